@@ -1,0 +1,26 @@
+.PHONY: demo test lint format
+
+PYTHON ?= python3
+export PYTHONUNBUFFERED = 1
+BIN := .venv/bin
+
+demo: .venv/ready
+	@$(BIN)/python tools/demo.py
+
+test: .venv/ready
+	@$(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/ready
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+.venv/ready: constraints.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "error: CMEMS needs Python 3.10, 3.11 or 3.12; $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=python3.11."; exit 2; }
+	@echo "setting up .venv (once; a few minutes, mostly downloading torch)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test]'
+	@touch $@

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+about = Path("cmems/__init__.py").read_text(encoding="utf-8")
+try:  # a full mmcv that is already there serves as well as mmcv-lite, and the two must not share a folder
+    import mmcv
+
+    layers = [] if hasattr(mmcv, "__version__") else ["mmcv-lite>=2.0"]
+except ImportError:
+    layers = ["mmcv-lite>=2.0"]
+
+setup(
+    name="cmems",
+    version=about.split('__version__ = "')[1].split('"')[0],
+    description="Medical image segmentation from one labelled slice",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["cmems", "cmems.*"]),
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        "torch>=2.4",
+        "mmengine>=0.10.7,<0.11",
+        *layers,
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "nibabel>=5.2",
+        "h5py>=3.10",
+        "opencv-python>=4.9",
+        "prettytable>=3.10",
+        "matplotlib>=3.8",
+        "rich>=13",
+        "setuptools<81",
+    ],
+    extras_require={"test": ["pytest>=8", "ruff>=0.9", "MedPy>=0.5.2"]},
+)
