@@ -1,4 +1,4 @@
-"""Every registry of CMEMS, children of MMEngine's roots under the scope ``cmems``.
+"""Every registry of CMEMS under the scope ``cmems``.
 
 A component becomes usable from a config by decorating its class::
 
@@ -8,33 +8,71 @@ A component becomes usable from a config by decorating its class::
 and, when it lives outside the package, by ``custom_imports = dict(imports=["my_module"])`` in the config.
 """
 
-from mmengine.registry import DATASETS as _DATASETS
-from mmengine.registry import HOOKS as _HOOKS
-from mmengine.registry import LOOPS as _LOOPS
-from mmengine.registry import METRICS as _METRICS
-from mmengine.registry import MODELS as _MODELS
-from mmengine.registry import OPTIM_WRAPPERS as _OPTIM_WRAPPERS
-from mmengine.registry import RUNNERS as _RUNNERS
-from mmengine.registry import TRANSFORMS as _TRANSFORMS
-from mmengine.registry import Registry
+import difflib
 
-# The train loop and the runner that hosts it.
-LOOPS = Registry("loop", parent=_LOOPS, scope="cmems", locations=["cmems.engine"])
-RUNNERS = Registry("runner", parent=_RUNNERS, scope="cmems", locations=["cmems.engine"])
-HOOKS = Registry("hook", parent=_HOOKS, scope="cmems", locations=["cmems.engine", "cmems.visualization"])
-OPTIM_WRAPPERS = Registry("optim_wrapper", parent=_OPTIM_WRAPPERS, scope="cmems", locations=["cmems.engine"])
+import mmengine.registry as roots
+from mmengine.registry import Registry as _Registry
 
-# Training sources (exemplar, synthetic, unlabeled), evaluation volumes, raw-layout readers, and Ω with its parts.
-DATASETS = Registry("dataset", parent=_DATASETS, scope="cmems", locations=["cmems.datasets"])
+from cmems.errors import InputError
+
+
+class Registry(_Registry):
+    """MMEngine's registry, whose answer to an unknown name is the known names near it.
+
+    Raises:
+        InputError: From ``get`` and ``build`` when neither this registry nor its parents know the name.
+    """
+
+    def get(self, key):
+        """Return the class or function registered under ``key``."""
+        found = super().get(key)
+        if found is None:
+            known = sorted(self._names())
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise InputError(f"{self.name} '{key}' is not registered: {hint}known names: {', '.join(known)}")
+        return found
+
+    def __contains__(self, key):
+        return super().get(key) is not None
+
+    def _names(self):
+        names, registry = set(), self
+        while registry is not None:
+            registry.import_from_location()
+            names.update(registry.module_dict)
+            registry = registry.parent
+        return names
+
+
+def _child(root, *locations):
+    return Registry(root.name, parent=root, scope="cmems", locations=list(locations))
+
+
+# The train loop, the runner that hosts it, and what acts around each step.
+LOOPS = _child(roots.LOOPS, "cmems.engine")
+RUNNERS = _child(roots.RUNNERS, "cmems.engine")
+HOOKS = _child(roots.HOOKS, "cmems.engine", "cmems.visualization")
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, "cmems.engine")
+
+# Training sources (exemplar, synthetic, unlabeled) and evaluation volumes; raw-layout readers; Ω.
+DATASETS = _child(roots.DATASETS, "cmems.datasets")
+FUNCTIONS = _child(roots.FUNCTIONS, "cmems.datasets")
 READERS = Registry("reader", scope="cmems", locations=["cmems.datasets"])
-SYNTHESIZERS = Registry("synthesizer", parent=_TRANSFORMS, scope="cmems", locations=["cmems.datasets"])
+SYNTHESIZERS = Registry("synthesizer", scope="cmems", locations=["cmems.datasets"])
 
 # Learners; networks with encode and decode; what perturbs, labels and scores their predictions.
-MODELS = Registry("model", parent=_MODELS, scope="cmems", locations=["cmems.models"])
-BACKBONES = Registry("backbone", parent=MODELS, scope="cmems", locations=["cmems.models"])
-PERTURBATIONS = Registry("perturbation", parent=_TRANSFORMS, scope="cmems", locations=["cmems.models"])
-PSEUDO_LABELERS = Registry("pseudo_labeler", parent=MODELS, scope="cmems", locations=["cmems.models"])
-LOSSES = Registry("loss", parent=MODELS, scope="cmems", locations=["cmems.models"])
-CONSISTENCY_LOSSES = Registry("consistency_loss", parent=LOSSES, scope="cmems", locations=["cmems.models"])
+MODELS = _child(roots.MODELS, "cmems.models")
+BACKBONES = Registry("backbone", scope="cmems", locations=["cmems.models"])
+PERTURBATIONS = Registry("perturbation", scope="cmems", locations=["cmems.models"])
+PSEUDO_LABELERS = Registry("pseudo_labeler", scope="cmems", locations=["cmems.models"])
+LOSSES = Registry("loss", scope="cmems", locations=["cmems.models"])
+CONSISTENCY_LOSSES = Registry("objective", parent=LOSSES, scope="cmems", locations=["cmems.models"])
 
-METRICS = Registry("metric", parent=_METRICS, scope="cmems", locations=["cmems.evaluation"])
+METRICS = _child(roots.METRICS, "cmems.evaluation")
+
+# Registries that CMEMS adds nothing to: named here so that their unknown names get the same answer.
+for _root in (roots.OPTIMIZERS, roots.PARAM_SCHEDULERS, roots.VISUALIZERS, roots.VISBACKENDS, roots.EVALUATOR,
+              roots.LOG_PROCESSORS, roots.OPTIM_WRAPPER_CONSTRUCTORS, roots.DATA_SAMPLERS,
+              roots.MODEL_WRAPPERS, roots.WEIGHT_INITIALIZERS, roots.RUNNER_CONSTRUCTORS):
+    _child(_root)

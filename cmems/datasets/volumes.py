@@ -1,0 +1,41 @@
+"""Whole volumes for validation and testing."""
+
+from torch.utils.data import Dataset
+
+from cmems.datasets.prepared import PreparedDataset
+from cmems.errors import InputError
+from cmems.registry import DATASETS, FUNCTIONS
+
+
+@DATASETS.register_module()
+class VolumeDataset(Dataset):
+    """The volumes of a split at their own resolution.
+
+    Items are what :meth:`PreparedDataset.volume` returns, with ``size``, the side of the slices the networks take.
+
+    Args:
+        data_root (str): A prepared data set.
+        split (str): ``val``, ``test``.
+
+    Raises:
+        InputError: The split holds no volume.
+    """
+
+    def __init__(self, data_root, split):
+        self.prepared = PreparedDataset(data_root)
+        self.metainfo = dict(name=self.prepared.name, classes=self.prepared.classes, split=split)
+        self.cases = self.prepared.cases(split)
+        if not self.cases:
+            raise InputError(f"{data_root}: split '{split}' holds no case")
+
+    def __len__(self):
+        return len(self.cases)
+
+    def __getitem__(self, index):
+        return dict(self.prepared.volume(self.cases[index]), size=self.prepared.size)
+
+
+@FUNCTIONS.register_module()
+def volume_collate(items):
+    """Batch volumes as a list; their shapes differ."""
+    return dict(volumes=items)

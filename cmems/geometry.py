@@ -1,0 +1,61 @@
+"""Batched affine maps of square slices: one grid per sample, images and labels through the same grid."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+def affine_matrices(angle, scale=None, shift=None, flip=None, center=None):
+    """Build sampling matrices: output position → input position, in normalised coordinates.
+
+    The content is mirrored, scaled and rotated about ``center``, then shifted.
+
+    Args:
+        angle (Tensor): ``(B,)`` radians.
+        scale (Tensor | None): ``(B,)`` enlargement of the content. Default 1.
+        shift (Tensor | None): ``(B, 2)`` shift of the content (x, y); the side of the image is 2.
+        flip (Tensor | None): ``(B,)`` bool; True mirrors the content left to right, before it is rotated.
+        center (Tensor | None): ``(2,)`` or ``(B, 2)`` fixed point (x, y). Default the image's centre.
+
+    Returns:
+        Tensor: ``(B, 2, 3)`` for :func:`warp`.
+    """
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    inverse_scale = torch.ones_like(angle) if scale is None else 1 / scale
+    mirror = torch.ones_like(angle) if flip is None else 1 - 2 * flip.to(angle.dtype)
+    linear = torch.stack(
+        [torch.stack([mirror * cos, mirror * sin], 1), torch.stack([-sin, cos], 1)], 1
+    ) * inverse_scale.view(-1, 1, 1)
+    center = angle.new_zeros(2) if center is None else center
+    landing = center + (0 if shift is None else shift)
+    offset = center - (linear @ (landing.expand(len(angle), 2).unsqueeze(-1))).squeeze(-1)
+    return torch.cat([linear, offset.unsqueeze(-1)], dim=2)
+
+
+def invert(matrices):
+    """Invert ``(B, 2, 3)`` sampling matrices."""
+    linear = torch.linalg.inv(matrices[:, :, :2])
+    return torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
+
+
+def grid(matrices, size):
+    """Return the ``(B, H, W, 2)`` sampling grid of :func:`warp` for a ``(H, W)`` output."""
+    return F.affine_grid(matrices, (len(matrices), 1, *size), align_corners=False)
+
+
+def warp_images(images, sampling):
+    """Sample ``(B, C, H, W)`` images bilinearly at ``sampling``; zero outside."""
+    return F.grid_sample(images, sampling, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def warp_labels(labels, sampling, outside=0):
+    """Sample ``(B, H, W)`` uint8 labels at the nearest pixel; ``outside`` beyond the border."""
+    shifted = labels.unsqueeze(1).float() - outside
+    moved = F.grid_sample(shifted, sampling, mode="nearest", padding_mode="zeros", align_corners=False)
+    return (moved.squeeze(1) + outside).to(torch.uint8)
+
+
+def degrees(stream, n, limit):
+    """Draw ``(n,)`` angles in radians, uniform in ±``limit`` degrees."""
+    return stream.uniform(n, -limit, limit) * (math.pi / 180)

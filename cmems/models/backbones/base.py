@@ -1,0 +1,41 @@
+"""The contract of every segmentation network: encode, decode, forward = decode after encode."""
+
+from torch import nn
+
+from cmems.errors import InputError
+
+
+class EncoderDecoder(nn.Module):
+    """A segmentation network whose features an objective may perturb between its two halves.
+
+    Attributes:
+        divisor (int): Height and width must be multiples of it.
+        in_channels (int): Channels of the images.
+    """
+
+    divisor = 1
+    in_channels = 1
+
+    def encode(self, images):
+        """Encode ``(B, C, H, W)`` images into a list of feature maps, fine to coarse."""
+        raise TypeError(f"{type(self).__name__} does not define encode")
+
+    def decode(self, features):
+        """Decode the list that ``encode`` returns into ``(B, K, H, W)`` logits."""
+        raise TypeError(f"{type(self).__name__} does not define decode")
+
+    def forward(self, images):
+        """Return ``(B, K, H, W)`` logits of ``(B, C, H, W)`` images."""
+        return self.decode(self.encode(images))
+
+    def check_input(self, images):
+        """Raise InputError when this network cannot take ``images``."""
+        name, (_, channels, height, width) = type(self).__name__, images.shape
+        if channels != self.in_channels:
+            raise InputError(f"{name}: expected {self.in_channels} image channel(s), got {channels}")
+        if height % self.divisor or width % self.divisor:
+            fit = [max(1, round(side / self.divisor)) * self.divisor for side in (height, width)]
+            raise InputError(
+                f"{name}: image height and width must be multiples of {self.divisor}, got {height}x{width}; "
+                f"prepare the data with --size {fit[0]}"
+            )

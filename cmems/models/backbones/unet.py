@@ -1,0 +1,89 @@
+"""The UNet of the paper's appendix D."""
+
+import torch
+from mmcv.cnn import ConvModule, build_conv_layer, build_upsample_layer
+from torch import nn
+
+from cmems.models.backbones.base import EncoderDecoder
+from cmems.registry import BACKBONES
+
+
+class ConvBlock(nn.Sequential):
+    """Conv3x3, norm, activation, dropout, Conv3x3, norm, activation."""
+
+    def __init__(self, in_channels, channels, dropout, **layers):
+        super().__init__(
+            ConvModule(in_channels, channels, 3, padding=1, bias=True, **layers),
+            nn.Dropout(dropout),
+            ConvModule(channels, channels, 3, padding=1, bias=True, **layers),
+        )
+
+
+class UpBlock(nn.Module):
+    """Conv1x1 and twofold upsampling of the coarse level, joined with the skip, then a ConvBlock."""
+
+    def __init__(self, in_channels, channels, **layers):
+        super().__init__()
+        self.reduce = build_conv_layer(layers.get("conv_cfg"), in_channels, channels, 1)
+        # SSL4MIS, whose UNet has these channels and dropout rates, aligns the corners.
+        self.upsample = build_upsample_layer(dict(type="bilinear", scale_factor=2, align_corners=True))
+        self.block = ConvBlock(2 * channels, channels, 0.0, **layers)
+
+    def forward(self, coarse, skip):
+        return self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+
+
+@BACKBONES.register_module()
+class UNet(EncoderDecoder):
+    """UNet with five levels (appendix D); 1,813,764 parameters at four classes.
+
+    Args:
+        num_classes (int): K, background included.
+        in_channels (int): Image channels. Default 1.
+        channels (tuple[int]): Channels per level, fine to coarse.
+        dropout (tuple[float]): Dropout rate per encoder level; the decoder has none.
+        conv_cfg, norm_cfg, act_cfg (dict | None): Layers for mmcv's builders, e.g. ``norm_cfg=dict(type="SyncBN")``.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        in_channels=1,
+        channels=(16, 32, 64, 128, 256),
+        dropout=(0.05, 0.1, 0.2, 0.3, 0.5),
+        conv_cfg=None,
+        norm_cfg=None,
+        act_cfg=None,
+    ):
+        super().__init__()
+        layers = dict(
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg or dict(type="BN"),
+            act_cfg=act_cfg or dict(type="LeakyReLU", negative_slope=0.01),
+        )
+        self.in_channels = in_channels
+        self.divisor = 2 ** (len(channels) - 1)
+        inputs = (in_channels, *channels[:-1])
+        self.encoder = nn.ModuleList(
+            ConvBlock(i, c, p, **layers) for i, c, p in zip(inputs, channels, dropout, strict=True)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.decoder = nn.ModuleList(
+            UpBlock(coarse, fine, **layers) for fine, coarse in zip(channels[-2::-1], channels[:0:-1], strict=True)
+        )
+        self.head = build_conv_layer(conv_cfg, channels[0], num_classes, 3, padding=1)
+
+    def encode(self, images):
+        """Encode ``(B, C, H, W)`` images into five ``(B, channels[l], H / 2^l, W / 2^l)`` maps."""
+        self.check_input(images)
+        features = [self.encoder[0](images)]
+        for block in self.encoder[1:]:
+            features.append(block(self.pool(features[-1])))
+        return features
+
+    def decode(self, features):
+        """Decode five feature maps into ``(B, K, H, W)`` logits."""
+        x = features[-1]
+        for block, skip in zip(self.decoder, features[-2::-1], strict=True):
+            x = block(x, skip)
+        return self.head(x)

@@ -1,0 +1,115 @@
+"""Random numbers as a function of (seed, step, rank, purpose), with no generator state to save or to disturb.
+
+The generator is counter-based: SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) applied to a key and an index, in
+wrapping int64 arithmetic, so every device gives the same bits. A run resumed at step k therefore draws what an
+uninterrupted run draws at step k, and an objective that draws more changes nothing for the others.
+"""
+
+import hashlib
+import math
+
+import torch
+
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _wrap(value):
+    """Wrap a Python int to int64; a tensor already wraps."""
+    return value if torch.is_tensor(value) else ((value + (1 << 63)) % (1 << 64)) - (1 << 63)
+
+
+def _shift(value, bits):
+    """Shift right without dragging the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value):
+    value = _wrap(value)
+    value = _wrap((value ^ _shift(value, 30)) * _MIX_1)
+    value = _wrap((value ^ _shift(value, 27)) * _MIX_2)
+    return value ^ _shift(value, 31)
+
+
+def derive_key(*parts):
+    """Hash ints and strings to one int64 key."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+class Stream:
+    """Random numbers for one purpose; each call continues where the last one ended.
+
+    Args:
+        key (int | Tensor): An int64 key, or ``(n,)`` int64 keys for draws whose row i depends on key i alone.
+        device (torch.device | str): Where the numbers are made.
+    """
+
+    def __init__(self, key, device="cpu"):
+        self.key = key
+        self.device = device
+        self._calls = 0
+
+    def bits(self, size):
+        """Draw uniformly distributed int64 of shape ``size``; under ``(n,)`` keys, ``size[0]`` must be n."""
+        size = (size,) if isinstance(size, int) else tuple(size)
+        key = self.key
+        if torch.is_tensor(key) and key.dim():
+            size_per_key = (1, *size[1:])
+            key = key.view(-1, *[1] * (len(size) - 1))
+        else:
+            size_per_key = size
+        index = torch.arange(math.prod(size_per_key), device=self.device).view(size_per_key)
+        index = index + (self._calls << 40)
+        self._calls += 1
+        return _mix(_mix(index * _GAMMA + key) + _GAMMA)
+
+    def uniform(self, size, low=0.0, high=1.0):
+        """Draw float32 in [low, high) of shape ``size``, on a grid of 2^24 steps."""
+        unit = _shift(self.bits(size), 40).to(torch.float32) * 2.0**-24
+        return unit * (high - low) + low
+
+    def integers(self, size, high):
+        """Draw int64 in [0, high) of shape ``size``; ``high`` at most 2^31."""
+        return (_shift(self.bits(size), 33) * high) >> 31
+
+    def bernoulli(self, size, probability):
+        """Draw bool of shape ``size``, True with ``probability``."""
+        return self.uniform(size) < probability
+
+
+class Draws:
+    """The random numbers of one step.
+
+    Args:
+        seed (int): The run's seed.
+        step (int | Tensor): Step index from 0; a 0-d int64 tensor on ``device`` where the step is captured in a graph.
+        rank (int): Process rank.
+        device (torch.device | str): Where the numbers are made.
+    """
+
+    def __init__(self, seed, step, rank=0, device="cpu"):
+        self.seed, self.step, self.rank, self.device = seed, step, rank, device
+
+    def stream(self, *purpose):
+        """Return the :class:`Stream` of this step for ``purpose`` (ints and strings)."""
+        return Stream(self.key(*purpose), self.device)
+
+    def key(self, *purpose):
+        """Return the int64 key of this step for ``purpose``: an int, or a tensor when the step is one."""
+        return _mix(derive_key(self.seed, self.rank, *purpose) + _wrap(_wrap(self.step) * _GAMMA))
+
+    def fixed(self, *purpose):
+        """Return an int64 key for ``purpose`` that neither step nor rank changes."""
+        return derive_key(self.seed, *purpose)
+
+
+def keyed_stream(key, ids):
+    """Return a stream whose row i is a function of ``key`` and ``ids[i]`` alone.
+
+    Args:
+        key (int): From :meth:`Draws.fixed`.
+        ids (Tensor): ``(n,)`` int64.
+    """
+    return Stream(_mix(ids * _GAMMA + key), ids.device)
