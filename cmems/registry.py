@@ -72,7 +72,17 @@ CONSISTENCY_LOSSES = Registry("objective", parent=LOSSES, scope="cmems", locatio
 METRICS = _child(roots.METRICS, "cmems.evaluation")
 
 # Registries that CMEMS adds nothing to: named here so that their unknown names get the same answer.
-for _root in (roots.OPTIMIZERS, roots.PARAM_SCHEDULERS, roots.VISUALIZERS, roots.VISBACKENDS, roots.EVALUATOR,
-              roots.LOG_PROCESSORS, roots.OPTIM_WRAPPER_CONSTRUCTORS, roots.DATA_SAMPLERS,
-              roots.MODEL_WRAPPERS, roots.WEIGHT_INITIALIZERS, roots.RUNNER_CONSTRUCTORS):
+for _root in (
+    roots.OPTIMIZERS,
+    roots.PARAM_SCHEDULERS,
+    roots.VISUALIZERS,
+    roots.VISBACKENDS,
+    roots.EVALUATOR,
+    roots.LOG_PROCESSORS,
+    roots.OPTIM_WRAPPER_CONSTRUCTORS,
+    roots.DATA_SAMPLERS,
+    roots.MODEL_WRAPPERS,
+    roots.WEIGHT_INITIALIZERS,
+    roots.RUNNER_CONSTRUCTORS,
+):
     _child(_root)

@@ -5,8 +5,8 @@ A source answers ``source(draws)`` with a batch on the device, a function of (se
 
 import numpy as np
 import torch
-
 from cmems.datasets.prepared import PreparedDataset
+
 from cmems.datasets.store import SliceStore
 from cmems.errors import InputError
 from cmems.registry import DATASETS, SYNTHESIZERS
@@ -18,22 +18,22 @@ class TrainData:
 
     Args:
         data_root (str): A prepared data set.
-        sources (dict[str, dict]): Configs of sources by name; ``exemplar``, ``synthetic`` and ``unlabeled`` as needed.
-        exemplar (dict | None): ``dict(case=..., slice=...)``, the one labelled slice.
+        exemplar_slice (dict | None): ``dict(case=..., slice=...)``, the one labelled slice.
         device (torch.device | str): Where batches are made.
-        seed (int): The run's seed.
+        sources (dict): Configs of sources by name: ``exemplar``, ``synthetic``, ``unlabeled``, as the method needs.
 
     Raises:
         InputError: The data set or the exemplar is unusable.
     """
 
-    def __init__(self, data_root, sources, exemplar=None, device="cpu", seed=0):
+    def __init__(self, data_root, exemplar_slice=None, device="cpu", **sources):
         self.prepared = PreparedDataset(data_root)
-        self.metainfo = dict(name=self.prepared.name, classes=self.prepared.classes)
+        self.metainfo = dict(name=self.prepared.name, classes=list(self.prepared.classes))
         self.device = device
-        self.seed = seed
         self.store = SliceStore(self.prepared.train_images(), device)
-        self.exemplar = None if exemplar is None else load_exemplar(self.prepared, device=device, **exemplar)
+        self.exemplar = (
+            None if exemplar_slice is None else load_exemplar(self.prepared, device=device, **exemplar_slice)
+        )
         self.sources = {name: DATASETS.build(cfg, default_args=dict(data=self)) for name, cfg in sources.items()}
 
     def __call__(self, draws):
@@ -60,7 +60,7 @@ def load_exemplar(prepared, case, slice, device="cpu"):
         complete = ", ".join(f"case={c} slice={s}" for c, s in prepared.eligible_exemplars(limit=5))
         raise InputError(
             f"{where}: expected every class, but {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} absent; slices that hold all: {complete or 'none in this data set'}"
+            f"{'is' if len(missing) == 1 else 'are'} absent; slices that hold all: {complete or 'none here'}"
         )
     image = torch.from_numpy(np.array(prepared.train_images()[row])).float()[None]
     return image.to(device), torch.from_numpy(label).to(device)
@@ -106,8 +106,8 @@ class SyntheticSource(_Source):
     Args:
         data, batch_size: As every source.
         synthesizer (dict): Ω.
-        per_background (int | None): Synthetic images per unlabelled slice (paper: 15 on ACDC, 10 on Synapse). The set is
-            then finite and fixed by the seed: image j of background b looks the same whenever it is drawn, on any
+        per_background (int | None): Synthetic images per unlabelled slice (paper: 15 on ACDC, 10 on Synapse). The set
+            is then finite and fixed by the seed: image j of background b looks the same whenever it is drawn, on any
             rank, though it is never stored. None draws new images for ever.
     """
 
@@ -151,7 +151,9 @@ class LabeledSource(_Source):
         labels = data.prepared.train_labels()
         cases = [c for c in data.prepared.cases("train") if not data.prepared.case(c)["labelled"]]
         if cases:
-            raise InputError(f"{data.prepared.root}: full supervision needs every train case labelled; without: {', '.join(cases)}")
+            raise InputError(
+                f"{data.prepared.root}: full supervision needs every train case labelled; without: {', '.join(cases)}"
+            )
         self.labels = torch.from_numpy(np.array(labels)).to(data.device)
 
     def __call__(self, draws):
@@ -162,4 +164,6 @@ class LabeledSource(_Source):
 
 def _need_exemplar(source):
     if source.data.exemplar is None:
-        raise InputError(f"{type(source).__name__}: train_dataloader.exemplar: expected dict(case=..., slice=...), got None")
+        raise InputError(
+            f"{type(source).__name__}: train_dataloader.exemplar_slice: expected dict(case=..., slice=...), got None"
+        )

@@ -69,7 +69,7 @@ class ExemplarPaste:
         geometric (dict): G for the exemplar.
         intensity (dict): I for the exemplar and, with draws of its own, for the background.
         background_geometric (dict | None): G for the background. Default: as ``geometric``.
-        edge (float): Width, in pixels, over which organ and background blend; 0 pastes hard. The labels are always hard.
+        edge (float): Width, in pixels, over which organ and background blend; 0 pastes hard. Labels are always hard.
     """
 
     def __init__(self, geometric, intensity, background_geometric=None, edge=0.0):
@@ -99,7 +99,9 @@ class ExemplarPaste:
         sampling = geometry.grid(organs, size)
         labels = geometry.warp_labels(label.expand(n, -1, -1), sampling)
         pasted = geometry.warp_images(self.intensity.apply(image.expand(n, -1, -1, -1), **look), sampling)
-        backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, geometry.grid(place, size)), **background_look)
+        backgrounds = self.intensity.apply(
+            geometry.warp_images(backgrounds, geometry.grid(place, size)), **background_look
+        )
         share = (labels > 0).unsqueeze(1).to(pasted.dtype)
         if self.edge:
             share = _soften(share, self.edge)

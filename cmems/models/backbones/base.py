@@ -11,10 +11,12 @@ class EncoderDecoder(nn.Module):
     Attributes:
         divisor (int): Height and width must be multiples of it.
         in_channels (int): Channels of the images.
+        num_classes (int): K, background included.
     """
 
     divisor = 1
     in_channels = 1
+    num_classes = None
 
     def encode(self, images):
         """Encode ``(B, C, H, W)`` images into a list of feature maps, fine to coarse."""

@@ -1,5 +1,7 @@
 """The UNet of the paper's appendix D."""
 
+import warnings
+
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer, build_upsample_layer
 from torch import nn
@@ -12,11 +14,13 @@ class ConvBlock(nn.Sequential):
     """Conv3x3, norm, activation, dropout, Conv3x3, norm, activation."""
 
     def __init__(self, in_channels, channels, dropout, **layers):
-        super().__init__(
-            ConvModule(in_channels, channels, 3, padding=1, bias=True, **layers),
-            nn.Dropout(dropout),
-            ConvModule(channels, channels, 3, padding=1, bias=True, **layers),
-        )
+        with warnings.catch_warnings():  # mmcv finds a bias before a norm unnecessary; the paper's UNet has it
+            warnings.filterwarnings("ignore", "Unnecessary conv bias")
+            super().__init__(
+                ConvModule(in_channels, channels, 3, padding=1, bias=True, **layers),
+                nn.Dropout(dropout),
+                ConvModule(channels, channels, 3, padding=1, bias=True, **layers),
+            )
 
 
 class UpBlock(nn.Module):
@@ -30,6 +34,7 @@ class UpBlock(nn.Module):
         self.block = ConvBlock(2 * channels, channels, 0.0, **layers)
 
     def forward(self, coarse, skip):
+        """Join ``coarse`` ``(B, C, H, W)`` with the ``skip`` of twice its height and width."""
         return self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
 
 
@@ -61,7 +66,7 @@ class UNet(EncoderDecoder):
             norm_cfg=norm_cfg or dict(type="BN"),
             act_cfg=act_cfg or dict(type="LeakyReLU", negative_slope=0.01),
         )
-        self.in_channels = in_channels
+        self.in_channels, self.num_classes = in_channels, num_classes
         self.divisor = 2 ** (len(channels) - 1)
         inputs = (in_channels, *channels[:-1])
         self.encoder = nn.ModuleList(

@@ -15,8 +15,8 @@ def _per_sample(values):
 class ColorJitter(Perturbation):
     """Brightness and contrast jitter of strength α; saturation leaves a one-channel image as it is.
 
-    Factors are uniform in [max(0, 1 - α), 1 + α] and the two act in random order, as torchvision's ``ColorJitter`` does on
-    grey images. α = 1 may give an all-black slice.
+    Factors are uniform in [max(0, 1 - α), 1 + α] and the two act in random order, as in torchvision's ``ColorJitter``
+    on grey images. α = 1 may give an all-black slice.
 
     Args:
         strength (float): α (paper: 1.0 on ACDC, 0.2 on Synapse).
@@ -42,9 +42,13 @@ class ColorJitter(Perturbation):
         # Two orders of two clamped affine maps: the first step's slope and offset are chosen per sample.
         first = _per_sample(contrast_first)
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        images = (images * torch.where(first, contrast, brightness) + torch.where(first, (1 - contrast) * mean, 0)).clamp(0, 1)
+        images = (
+            images * torch.where(first, contrast, brightness) + torch.where(first, (1 - contrast) * mean, 0)
+        ).clamp(0, 1)
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        return (images * torch.where(first, brightness, contrast) + torch.where(first, 0, (1 - contrast) * mean)).clamp(0, 1)
+        return (images * torch.where(first, brightness, contrast) + torch.where(first, 0, (1 - contrast) * mean)).clamp(
+            0, 1
+        )
 
 
 @PERTURBATIONS.register_module()
@@ -78,7 +82,7 @@ class GaussianBlur(Perturbation):
 
 @PERTURBATIONS.register_module()
 class Sharpness(Perturbation):
-    """Sharpness jitter (Table 9): a blend of the image and its 3x3-smoothed copy, as torchvision's ``adjust_sharpness``.
+    """Sharpness jitter (Table 9): a blend of the image and its 3x3-smoothed copy, as in torchvision.
 
     Args:
         strength (float): The factor is uniform in [max(0, 1 - strength), 1 + strength]; 0 smooths, 1 keeps, 2 sharpens.

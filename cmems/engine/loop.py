@@ -1,0 +1,82 @@
+"""The train loop that every method runs in (Algorithm 1)."""
+
+from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
+
+from cmems.datasets.sources import TrainData
+from cmems.errors import InputError
+from cmems.registry import LOOPS
+from cmems.seeding import Draws
+
+
+@LOOPS.register_module()
+class MutualLearningLoop(IterBasedTrainLoop):
+    """Draws a batch from every source, takes one optimiser step, validates now and then.
+
+    Batches are made on the device, by this process, from (seed, step, rank) alone; a resumed run therefore goes on with
+    the batch of its step, without replaying earlier ones.
+
+    Args:
+        runner (Runner): MMEngine's runner.
+        dataloader (dict): ``train_dataloader``: ``data_root``, ``exemplar_slice`` and the sources by name.
+        max_iters (int): Steps.
+        val_begin (int): First step that may validate.
+        val_interval (int): Steps between validations; the last step always validates.
+        dynamic_intervals (list[tuple[int, int]] | None): As in MMEngine.
+
+    Raises:
+        InputError: Data, exemplar or objectives do not fit together; before the first step.
+    """
+
+    def __init__(self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None):
+        for key, value in (("max_iters", max_iters), ("val_interval", val_interval)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"train_cfg.{key}: expected a positive integer, got {value!r}")
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.data = TrainData(device=next(model.parameters()).device, **dataloader)
+        problems = model.check(self.data.sources, self.data.prepared.size, self.data.prepared.classes)
+        if problems:
+            raise InputError(problems)
+        super().__init__(runner, _Batches(self), max_iters, val_begin, val_interval, dynamic_intervals)
+
+    def batch(self, step):
+        """Return what the model's ``forward`` takes at ``step``."""
+        draws = Draws(self.runner.seed, step, self.runner.rank, self.data.device)
+        return dict(batch=self.data(draws), draws=draws)
+
+    def run(self):
+        """Train to ``max_iters`` and return the model."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        while self._iter < self._max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(self.batch(self._iter))
+            self._decide_current_val_interval()
+            if self.validation_due(self._iter):
+                runner.val_loop.run()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def validation_due(self, steps_done):
+        """Tell whether a validation follows once ``steps_done`` steps are done."""
+        last = steps_done == self._max_iters
+        due = last or (steps_done >= self.val_begin and steps_done % self.val_interval == 0)
+        return due and self.runner.val_loop is not None
+
+
+class _Batches:
+    """The face of a data loader that MMEngine's base loop and hooks expect."""
+
+    def __init__(self, loop):
+        self._loop, self.dataset = loop, loop.data
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self._loop.batch(self._loop.iter)
+
+    def __len__(self):
+        return len(self.dataset.store)

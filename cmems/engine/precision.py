@@ -1,0 +1,46 @@
+"""bfloat16 on CPU and GPU."""
+
+from contextlib import contextmanager
+
+import torch
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+
+from cmems.registry import OPTIM_WRAPPERS
+
+
+def computes_bfloat16(device_type):
+    """Tell whether the machine multiplies in bfloat16 rather than emulating it, which is many times slower."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        # torch names these probes privately; where one is gone, assume no support and stay in float32.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return True
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(OptimWrapper):
+    """MMEngine's OptimWrapper with the forward in bfloat16 autocast; losses and weights stay float32.
+
+    bfloat16 has float32's range, so that no gradient scaling is needed. On a machine that would only emulate it, training
+    stays in float32 and says so.
+
+    Args:
+        device (str | None): Device type. Default: ``cuda`` where there is one, else ``cpu``.
+        **kwargs: OptimWrapper's.
+    """
+
+    def __init__(self, device=None, **kwargs):
+        super().__init__(**kwargs)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.enabled = computes_bfloat16(self.device)
+        if not self.enabled:
+            print_log(f"bfloat16: this {self.device} does not compute in it; training in float32", "current", level=30)
+
+    @contextmanager
+    def optim_context(self, model):
+        """Enter autocast besides what OptimWrapper does for gradient accumulation."""
+        with super().optim_context(model), torch.autocast(self.device, torch.bfloat16, enabled=self.enabled):
+            yield

@@ -1,0 +1,43 @@
+"""MMEngine's Runner with a quiet terminal and checkpoints that are data."""
+
+import logging
+from pathlib import Path
+
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from cmems.engine.checkpoint import load_weights, read_checkpoint, replace_atomically
+from cmems.registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class SegmentationRunner(Runner):
+    """A Runner whose log goes to the file, warnings alone to the terminal, and whose checkpoints load safely."""
+
+    def build_logger(self, log_level="INFO", log_file=None, **kwargs):
+        """Build MMEngine's logger and keep everything below a warning off the terminal."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
+        return logger
+
+    def save_checkpoint(self, out_dir, filename, *args, **kwargs):
+        """Write a checkpoint aside, flush it, then rename it: under its name there is always a whole one."""
+        part = f".{filename}.part"
+        super().save_checkpoint(out_dir, part, *args, **kwargs)
+        if self.rank == 0:
+            replace_atomically(Path(out_dir, part), Path(out_dir, filename))
+
+    def load_checkpoint(self, filename, map_location="cpu", **kwargs):
+        """Load all weights of a checkpoint with ``weights_only=True``.
+
+        Raises:
+            InputError: The file is unusable or belongs to another config.
+        """
+        checkpoint = read_checkpoint(filename, map_location)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_weights(self.model.module if is_model_wrapper(self.model) else self.model, checkpoint, filename)
+        self._has_loaded = True
+        self.logger.info(f"loaded {filename}")
+        return checkpoint

@@ -1,0 +1,168 @@
+"""The mutual learner: any number of networks that learn from labels and from each other (Algorithm 1)."""
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from cmems.errors import InputError
+from cmems.models.learners.views import StepViews
+from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
+from cmems.resize import resize_images, resize_labels
+from cmems.seeding import derive_key
+
+
+@MODELS.register_module()
+class MutualLearner(BaseModel):
+    """Networks, perturbations, a pseudo-labeller and the list of objectives that makes the method.
+
+    Args:
+        backbone (dict | list[dict]): One network's config, built ``num_networks`` times, or one config per network.
+        objectives (list[dict]): What the step minimises; the sum is L_total (Eq. 10).
+        num_networks (int): M ≥ 1 (paper: 2). Networks of one seed start from different weights.
+        weak (dict): W.
+        strong (dict | list[dict] | None): S; a list acts in order.
+        feature (dict | None): F.
+        pseudo_labeler (dict): Eq. 3.
+        shared_weak (sequence[str]): Sources whose weak view all networks share (Table 4). Default: none.
+        pseudo_label_mode (str): ``"train"``: the pseudo-label pass runs with dropout and batch statistics like every
+            other forward of Algorithm 1; ``"eval"``: without.
+        channels_last (bool): Keep images and weights channels-last, which is how convolutions are fast.
+        predict_batch (int): Slices per forward when predicting.
+        data_preprocessor (dict | None): As MMEngine's; batches are already on the device.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        objectives,
+        num_networks=2,
+        weak=None,
+        strong=None,
+        feature=None,
+        pseudo_labeler=None,
+        shared_weak=(),
+        pseudo_label_mode="train",
+        channels_last=True,
+        predict_batch=32,
+        data_preprocessor=None,
+    ):
+        super().__init__(data_preprocessor=data_preprocessor)
+        if not isinstance(num_networks, int) or num_networks < 1:
+            raise InputError(f"model.num_networks: expected an integer of 1 or more, got {num_networks!r}")
+        configs = list(backbone) if isinstance(backbone, (list, tuple)) else [backbone] * num_networks
+        if len(configs) != num_networks:
+            raise InputError(f"model.backbone: expected {num_networks} configs (num_networks), got {len(configs)}")
+        if pseudo_label_mode not in ("train", "eval"):
+            raise InputError(f"model.pseudo_label_mode: expected 'train' or 'eval', got {pseudo_label_mode!r}")
+        self.num_networks = num_networks
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.networks = nn.ModuleList(_build_networks(configs)).to(memory_format=self.memory_format)
+        self.weak = PERTURBATIONS.build(weak or dict(type="RandomRotateFlip"))
+        self.strong = _build_list(strong)
+        self.feature = _build_list(feature)
+        self.pseudo_labeler = PSEUDO_LABELERS.build(pseudo_labeler or dict(type="ConfidenceThreshold"))
+        self.objectives = nn.ModuleList(CONSISTENCY_LOSSES.build(o) for o in objectives)
+        self.shared_weak = frozenset(shared_weak)
+        self.pseudo_label_mode = pseudo_label_mode
+        self.predict_batch = predict_batch
+        names = [o.name for o in self.objectives]
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise InputError(f"model.objectives: two objectives are named {', '.join(repeated)}; give one a name=...")
+
+    def check(self, sources, size, classes):
+        """Return what keeps this learner from training, one line per problem.
+
+        Args:
+            sources (dict): What ``train_dataloader`` serves.
+            size (int): Side of the slices.
+            classes (sequence[str]): Foreground classes of the data.
+        """
+        problems = [problem for objective in self.objectives for problem in objective.check(self, sources)]
+        for m, net in enumerate(self.networks, 1):
+            try:
+                net.check_input(torch.empty(1, 1, size, size, device="meta"))
+            except InputError as error:
+                problems.append(str(error))
+            if net.num_classes != len(classes) + 1:
+                problems.append(
+                    f"network {m}: num_classes={net.num_classes}, but the data has {len(classes) + 1}: "
+                    f"background, {', '.join(classes)}"
+                )
+        return list(dict.fromkeys(problems))
+
+    def forward(self, batch=None, draws=None, monitor=(), volumes=None, mode="loss"):
+        """Run one step's forwards, or predict volumes.
+
+        Args:
+            batch (dict): ``{source: dict(images, labels)}``, for ``mode="loss"``.
+            draws (Draws): The step's random numbers, for ``mode="loss"``.
+            monitor (sequence[str]): Class names, background first, on steps whose monitors are wanted.
+            volumes (list[dict]): ``case``, ``image (D, H, W)``, ``size`` and more, for ``mode="predict"``.
+            mode (str): ``loss`` or ``predict``.
+
+        Returns:
+            dict | list[dict]: Losses and monitors, or the volumes with their ``predictions``.
+        """
+        if mode == "predict":
+            return [dict(volume, predictions=self.segment(volume["image"], volume["size"])) for volume in volumes]
+        step = StepViews(self, batch, draws)
+        losses = {}
+        for objective in self.objectives:
+            losses.update(objective(step))
+        if monitor:
+            losses.update(step.monitors(monitor))
+        return losses
+
+    @torch.no_grad()
+    def probabilities(self, images):
+        """Predict slices.
+
+        Args:
+            images (Tensor): ``(B, 1, S, S)`` float32 in [0, 1].
+
+        Returns:
+            Tensor: ``(M, B, K, S, S)`` float32, the softmax of each network.
+        """
+        images = images.contiguous(memory_format=self.memory_format)
+        return torch.stack([net(images).float().softmax(1) for net in self.networks])
+
+    @torch.no_grad()
+    def segment(self, image, size):
+        """Segment a volume slice by slice with every network and, of two or more, their mean (the ensemble).
+
+        Args:
+            image (np.ndarray): ``(D, H, W)`` in [0, 1].
+            size (int): Side of the slices the networks take.
+
+        Returns:
+            dict[str, np.ndarray]: ``network_1`` …, ``ensemble``: ``(D, H, W)`` uint8 on the volume's own grid.
+        """
+        device = next(self.parameters()).device
+        names = [f"network_{m + 1}" for m in range(self.num_networks)] + ["ensemble"] * (self.num_networks > 1)
+        parts = []
+        for slices in torch.from_numpy(image).split(self.predict_batch):
+            slices = resize_images(slices.to(device, torch.float32), (size, size)).clamp(0, 1)
+            p = self.probabilities(slices.unsqueeze(1))
+            if self.num_networks > 1:
+                p = torch.cat([p, p.mean(0, keepdim=True)])
+            labels = p.argmax(2).to(torch.uint8)
+            parts.append(resize_labels(labels.flatten(0, 1), image.shape[1:]).view(len(p), -1, *image.shape[1:]))
+        return dict(zip(names, torch.cat(parts, dim=1).cpu().numpy(), strict=True))
+
+
+def _build_networks(configs):
+    """Build each network from a key of its own, so that the weights of one do not depend on the others."""
+    seed = torch.initial_seed()
+    for m, config in enumerate(configs):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_key(seed, "weights", m) % (1 << 63))
+            yield BACKBONES.build(config)
+
+
+def _build_list(configs):
+    if configs is None:
+        return None
+    if isinstance(configs, (list, tuple)):
+        return PERTURBATIONS.build(dict(type="Compose", perturbations=list(configs)))
+    return PERTURBATIONS.build(configs)
