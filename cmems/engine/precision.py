@@ -24,8 +24,8 @@ def computes_bfloat16(device_type):
 class AutocastOptimWrapper(OptimWrapper):
     """MMEngine's OptimWrapper with the forward in bfloat16 autocast; losses and weights stay float32.
 
-    bfloat16 has float32's range, so that no gradient scaling is needed. On a machine that would only emulate it, training
-    stays in float32 and says so.
+    bfloat16 has float32's range, so that no gradient scaling is needed. On a machine that would only emulate it,
+    training stays in float32 and says so.
 
     Args:
         device (str | None): Device type. Default: ``cuda`` where there is one, else ``cpu``.

@@ -1,0 +1,6 @@
+"""What the command-line tools and notebooks call."""
+
+from cmems.apis.config import load_config
+from cmems.apis.run import test, train
+
+__all__ = ["load_config", "test", "train"]

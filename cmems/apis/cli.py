@@ -1,0 +1,24 @@
+"""How a command ends when the input is wrong: one message, no traceback."""
+
+import functools
+import sys
+
+from cmems.errors import InputError
+
+
+def main_guard(main):
+    """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130."""
+
+    @functools.wraps(main)
+    def guarded(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except InputError as error:
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    return guarded

@@ -1,0 +1,114 @@
+"""Training and testing a config."""
+
+import logging
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+
+from cmems.apis.config import load_config
+from cmems.engine.checkpoint import read_checkpoint
+from cmems.errors import InputError
+from cmems.registry import RUNNERS
+
+
+def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options=None, launcher="none"):
+    """Train a config.
+
+    Args:
+        config (str): Path of the config.
+        work_dir (str | None): Where logs and checkpoints go. Default: the config's, or ``work_dirs/<config name>``.
+        resume (bool): Go on from ``last.pth`` of the work directory, if there is one.
+        amp (bool): Train in bfloat16.
+        seed (int | None): Overrides the config's.
+        cfg_options (dict | None): Dotted keys to set.
+        launcher (str): As MMEngine's: ``none``, ``pytorch``, ``slurm``, ``mpi``.
+
+    Returns:
+        Runner: After training.
+
+    Raises:
+        InputError: Something in the config, the data or the checkpoint is wrong.
+    """
+    cfg = load_config(config, cfg_options)
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(config).stem))
+    cfg.launcher = launcher
+    if seed is not None:
+        cfg.setdefault("randomness", {})["seed"] = seed
+    if amp:
+        cfg.optim_wrapper.type = "AutocastOptimWrapper"
+    for scheduler in _as_list(cfg.get("param_scheduler")):
+        scheduler.setdefault("end", cfg.train_cfg.max_iters)
+    last = Path(cfg.work_dir, "last.pth")
+    if resume and last.is_file():
+        read_checkpoint(last)
+        cfg.resume, cfg.load_from = True, str(last)
+    # The test split is for tools/test.py alone: nothing of a training run may touch it.
+    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
+        cfg.pop(key, None)
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, work_dir=None, cfg_options=None):
+    """Measure a checkpoint.
+
+    Args:
+        config (str): Path of the config.
+        checkpoint (str): The weights.
+        split (str | None): Split to measure on. Default: the config's test split.
+        preset (str | None): Metric convention for every metric of the config.
+        show_dir (str | None): Write overlay panels there.
+        out (str | None): Stem of the JSON and CSV tables. Default: ``metrics`` beside the log.
+        work_dir (str | None): Where the log and tables go. Default: ``test_<split>`` beside the checkpoint.
+        cfg_options (dict | None): Dotted keys to set.
+
+    Returns:
+        dict: Metrics, e.g. ``ensemble/DSC``.
+
+    Raises:
+        InputError: Something in the config, the data or the checkpoint is wrong.
+    """
+    cfg = load_config(config, cfg_options)
+    read_checkpoint(checkpoint)
+    if split:
+        cfg.test_dataloader.dataset.split = split
+    split = cfg.test_dataloader.dataset.split
+    cfg.work_dir = work_dir or str(Path(checkpoint).resolve().parent / f"test_{split}")
+    if preset:
+        for metric in _as_list(cfg.test_evaluator):
+            metric["preset"] = preset
+    hooks = cfg.setdefault("custom_hooks", [])
+    for hook in hooks:
+        if hook["type"] == "MetricTableHook" and out:
+            hook["out"] = out
+    if show_dir:
+        hooks[:] = [h for h in hooks if h["type"] != "PanelHook"] + [dict(type="PanelHook", out_dir=show_dir)]
+    cfg.load_from, cfg.resume = checkpoint, False
+    for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
+                "val_evaluator"):  # fmt: skip
+        cfg.pop(key, None)
+    return build_runner(cfg).test()
+
+
+def build_runner(cfg):
+    """Build a config's runner; a component that rejects its arguments is the config's mistake.
+
+    Raises:
+        InputError: See the message.
+    """
+    cfg.setdefault("runner_type", "SegmentationRunner")
+    torch.set_float32_matmul_precision("high")
+    try:
+        runner = RUNNERS.get(cfg.runner_type).from_cfg(cfg)
+    except TypeError as error:
+        raise InputError(f"config: {error}") from error
+    print_log(f"torch {torch.__version__}, {torch.get_num_threads()} threads", "current", logging.INFO)
+    return runner
+
+
+def _as_list(value):
+    if value is None:
+        return []
+    return [value] if isinstance(value, dict) else list(value)

@@ -1,0 +1,56 @@
+"""BTCV's raw layout, as the Synapse multi-organ task uses it."""
+
+import numpy as np
+
+from cmems.datasets.readers.base import SPLITS, Reader, nifti_files, read_list
+from cmems.errors import InputError
+from cmems.registry import READERS
+
+# TransUNet's test cases. Of its 18 training cases, four choose the checkpoint here; --val none gives all 18 back.
+_TEST = "0001 0002 0003 0004 0008 0022 0025 0029 0032 0035 0036 0038".split()
+_VAL = "0005 0021 0030 0037".split()
+# BTCV's ids of the eight organs, in the paper's order.
+_ORGANS = (8, 4, 3, 2, 6, 11, 1, 7)
+
+
+@READERS.register_module(name="synapse")
+class SynapseReader(Reader):
+    """``RawData/Training/{img/imgNNNN.nii.gz, label/labelNNNN.nii.gz}``; 13 BTCV organs become the paper's eight."""
+
+    name = "synapse"
+    classes = ("Aor", "Gal", "KidL", "KidR", "Liv", "Pan", "Spl", "Sto")
+    modality = "ct"
+    expects = "RawData/Training/{img/imgNNNN.nii.gz, label/labelNNNN.nii.gz}"
+
+    def find(self):
+        """Return the cases of ``img``, with the labels of the same number."""
+        base = self.root / "RawData" / "Training"
+        if not (base / "img").is_dir():
+            return [], [f"{base / 'img'}: no such folder; expected {self.expects}"]
+        labels = nifti_files(base / "label")
+        lists = {s: read_list(self.root / "splits" / f"{s}.txt") for s in SPLITS}
+        listed = {case: split for split, cases in lists.items() for case in cases}
+        rows = []
+        for stem, image in nifti_files(base / "img").items():
+            number = stem.removeprefix("img")
+            split = "test" if number in _TEST else "val" if number in _VAL else "train"
+            split = listed.get(f"case{number}", split) if listed else split
+            label = labels.pop(f"label{number}", None)
+            rows.append((f"case{number}", split, (image,), (label,) if label else None))
+        return rows, [f"{path}: a label without its image in {base / 'img'}" for path in labels.values()]
+
+    def read_label(self, case):
+        """Read the labels as the eight classes; the other organs become background."""
+        volume = super().read_label(case)
+        if volume is None:
+            return None
+        seen = np.unique(volume.voxels)
+        if (seen != np.round(seen)).any() or seen.min() < 0 or seen.max() > 13:
+            raise InputError(f"{case.labels[0]}: expected the BTCV labels 0 to 13, got {_some(seen)}")
+        table = np.zeros(14, dtype=np.uint8)
+        table[list(_ORGANS)] = np.arange(1, 9)
+        return volume._replace(voxels=table[volume.voxels.astype(np.int64)])
+
+
+def _some(values):
+    return ", ".join(f"{v:g}" for v in values[:3]) + (f" … {values[-1]:g}" if len(values) > 3 else "")

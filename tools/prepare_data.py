@@ -1,0 +1,92 @@
+"""Turn a raw folder into a prepared data set: python tools/prepare_data.py acdc RAW OUT."""
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cmems.apis.cli import main_guard
+from cmems.datasets.prepare import check, prepare
+from cmems.datasets.prepared import PreparedDataset
+from cmems.errors import InputError
+from cmems.registry import READERS
+
+LAYOUTS = ("acdc", "synapse", "ssl4mis", "transunet", "nifti")
+
+
+@main_guard
+def main():
+    """Parse the arguments, prepare or check, and say what there is."""
+    parser = argparse.ArgumentParser(
+        description="Turn a raw folder into one prepared data set, or check one: prepare_data.py --check OUT."
+    )
+    parser.add_argument("layout", nargs="?", help=", ".join(LAYOUTS))
+    parser.add_argument("raw", nargs="?", help="the raw folder")
+    parser.add_argument("out", nargs="?", help="folder to write")
+    parser.add_argument("--size", type=int, default=224, help="side of the training slices, pixels (default 224)")
+    parser.add_argument("--val", type=_names, help="validation cases, comma-separated, or none")
+    parser.add_argument("--test", type=_names, help="test cases, comma-separated, or none")
+    parser.add_argument("--splits", help="JSON file with the lists train, val and test")
+    parser.add_argument("--classes", type=_names, help="nifti: foreground classes, comma-separated")
+    parser.add_argument("--modality", choices=["mr", "ct"], help="nifti: how intensities are scaled")
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: mm")
+    parser.add_argument("--workers", type=int, help="processes; default one per core")
+    parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
+    parser.add_argument("--check", metavar="OUT", help="verify a prepared data set against its manifest")
+    args = parser.parse_args()
+    if args.check:
+        problems = check(args.check)
+        if problems:
+            raise InputError(problems)
+        print(f"{args.check}: every file is as its manifest says")
+        return
+    if not args.out:
+        raise InputError("expected LAYOUT RAW OUT, or --check OUT; see --help")
+    options = {k: getattr(args, k) for k in ("classes", "modality", "spacing") if getattr(args, k) is not None}
+    try:
+        reader = READERS.get(args.layout)(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
+    except TypeError as error:
+        raise InputError(f"layout {args.layout}: an option does not apply to it ({error})") from error
+    show(_with_progress(reader, args))
+
+
+def _with_progress(reader, args):
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+               TextColumn("{task.description}"))  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(done, total, name):
+            bar.update(task, completed=done, total=total, description=name)
+
+        return prepare(reader, args.out, args.size, args.workers, report, args.overwrite)
+
+
+def show(data: PreparedDataset):
+    """Print what a prepared data set holds."""
+    cases, splits = data.manifest["cases"], data.manifest["splits"]
+    counts = ", ".join(
+        f"{split} {len(names)} volumes / {sum(cases[c]['shape'][0] for c in names)} slices"
+        for split, names in splits.items()
+    )
+    print(f"{data.root}: {data.name}, {data.size}x{data.size}, classes {' '.join(data.classes)}\n  {counts}")
+    orientations = {}
+    for name, case in cases.items():
+        orientations.setdefault(case["orientation"], []).append(name)
+    if len(orientations) > 1:
+        rare = min(orientations, key=lambda o: len(orientations[o]))
+        print(f"  warning: orientations differ: {', '.join(orientations)}; {rare}: {', '.join(orientations[rare][:5])}")
+    if any(cases[c]["labelled"] for c in splits["train"]):
+        found = data.eligible_exemplars()
+        first = ", ".join(f"{c} slice {s}" for c, s in found[:3])
+        print(f"  {len(found)} training slices hold every class and can be the exemplar, e.g. {first or 'none'}")
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    main()
