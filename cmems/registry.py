@@ -67,7 +67,7 @@ BACKBONES = Registry("backbone", scope="cmems", locations=["cmems.models"])
 PERTURBATIONS = Registry("perturbation", scope="cmems", locations=["cmems.models"])
 PSEUDO_LABELERS = Registry("pseudo_labeler", scope="cmems", locations=["cmems.models"])
 LOSSES = Registry("loss", scope="cmems", locations=["cmems.models"])
-CONSISTENCY_LOSSES = Registry("objective", parent=LOSSES, scope="cmems", locations=["cmems.models"])
+CONSISTENCY_LOSSES = Registry("consistency loss", scope="cmems", locations=["cmems.models"])
 
 METRICS = _child(roots.METRICS, "cmems.evaluation")
 

@@ -5,8 +5,8 @@ A source answers ``source(draws)`` with a batch on the device, a function of (se
 
 import numpy as np
 import torch
-from cmems.datasets.prepared import PreparedDataset
 
+from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.store import SliceStore
 from cmems.errors import InputError
 from cmems.registry import DATASETS, SYNTHESIZERS
@@ -20,13 +20,14 @@ class TrainData:
         data_root (str): A prepared data set.
         exemplar_slice (dict | None): ``dict(case=..., slice=...)``, the one labelled slice.
         device (torch.device | str): Where batches are made.
+        wanted (collection[str] | None): Sources to open; the others stay closed. Default: all.
         sources (dict): Configs of sources by name: ``exemplar``, ``synthetic``, ``unlabeled``, as the method needs.
 
     Raises:
         InputError: The data set or the exemplar is unusable.
     """
 
-    def __init__(self, data_root, exemplar_slice=None, device="cpu", **sources):
+    def __init__(self, data_root, exemplar_slice=None, device="cpu", wanted=None, **sources):
         self.prepared = PreparedDataset(data_root)
         self.metainfo = dict(name=self.prepared.name, classes=list(self.prepared.classes))
         self.device = device
@@ -34,7 +35,11 @@ class TrainData:
         self.exemplar = (
             None if exemplar_slice is None else load_exemplar(self.prepared, device=device, **exemplar_slice)
         )
-        self.sources = {name: DATASETS.build(cfg, default_args=dict(data=self)) for name, cfg in sources.items()}
+        self.sources = {
+            name: DATASETS.build(cfg, default_args=dict(data=self))
+            for name, cfg in sources.items()
+            if wanted is None or name in wanted
+        }
 
     def __call__(self, draws):
         """Return ``{source: dict(images=(B, 1, S, S) float32[, labels=(B, S, S) uint8])}``."""

@@ -54,9 +54,7 @@ class RandomGammaGain(Perturbation):
 
     def apply(self, images, gamma, gain):
         """Change ``(B, C, H, W)`` images in [0, 1]."""
-        # 1e-6 keeps log finite; the power of a black pixel stays black to 1e-4.
-        logs = torch.log(images.clamp(min=1e-6)) * gamma.view(-1, 1, 1, 1)
-        return (torch.exp(logs) * gain.view(-1, 1, 1, 1)).clamp(0, 1)
+        return (images.pow(gamma.view(-1, 1, 1, 1)) * gain.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 @SYNTHESIZERS.register_module()

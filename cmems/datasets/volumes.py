@@ -1,8 +1,8 @@
 """Whole volumes for validation and testing."""
 
-from cmems.datasets.prepared import PreparedDataset
 from torch.utils.data import Dataset
 
+from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 from cmems.registry import DATASETS, FUNCTIONS
 

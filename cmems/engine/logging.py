@@ -28,7 +28,7 @@ class TrainLogHook(RuntimeInfoHook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Add up on the device; read where a record is due."""
         for key, value in (outputs or {}).items():
-            self._sums[key] = self._sums.get(key, 0) + value
+            self._sums[key] = self._sums.get(key, 0) + value.detach()
             self._counts[key] = self._counts.get(key, 0) + 1
         if self._due(runner):
             for key, total in self._sums.items():

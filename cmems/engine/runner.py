@@ -20,6 +20,7 @@ class SegmentationRunner(Runner):
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
+                handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # MMEngine's own calls
         return logger
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):

@@ -4,8 +4,29 @@ from cmems.datasets.readers.base import SPLITS, Reader, read_list
 from cmems.registry import READERS
 
 # The split of the semi-supervised literature (SSL4MIS): 70 train, 10 val, 20 test patients.
-_VAL = "002 019 028 030 039 045 078 082 085 087".split()
-_TEST = "001 007 008 011 013 022 024 033 052 059 064 065 066 068 075 080 081 083 084 093".split()
+_VAL = ["002", "019", "028", "030", "039", "045", "078", "082", "085", "087"]
+_TEST = [
+    "001",
+    "007",
+    "008",
+    "011",
+    "013",
+    "022",
+    "024",
+    "033",
+    "052",
+    "059",
+    "064",
+    "065",
+    "066",
+    "068",
+    "075",
+    "080",
+    "081",
+    "083",
+    "084",
+    "093",
+]
 
 
 @READERS.register_module(name="acdc")

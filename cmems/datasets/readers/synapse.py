@@ -7,8 +7,8 @@ from cmems.errors import InputError
 from cmems.registry import READERS
 
 # TransUNet's test cases. Of its 18 training cases, four choose the checkpoint here; --val none gives all 18 back.
-_TEST = "0001 0002 0003 0004 0008 0022 0025 0029 0032 0035 0036 0038".split()
-_VAL = "0005 0021 0030 0037".split()
+_TEST = ["0001", "0002", "0003", "0004", "0008", "0022", "0025", "0029", "0032", "0035", "0036", "0038"]
+_VAL = ["0005", "0021", "0030", "0037"]
 # BTCV's ids of the eight organs, in the paper's order.
 _ORGANS = (8, 4, 3, 2, 6, 11, 1, 7)
 

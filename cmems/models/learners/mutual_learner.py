@@ -6,7 +6,7 @@ from torch import nn
 
 from cmems.errors import InputError
 from cmems.models.learners.views import StepViews
-from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
+from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
 from cmems.resize import resize_images, resize_labels
 from cmems.seeding import derive_key
 
@@ -61,7 +61,7 @@ class MutualLearner(BaseModel):
         self.strong = _build_list(strong)
         self.feature = _build_list(feature)
         self.pseudo_labeler = PSEUDO_LABELERS.build(pseudo_labeler or dict(type="ConfidenceThreshold"))
-        self.objectives = nn.ModuleList(CONSISTENCY_LOSSES.build(o) for o in objectives)
+        self.objectives = nn.ModuleList(_build_objective(o) for o in objectives)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
         self.predict_batch = predict_batch
@@ -158,6 +158,10 @@ def _build_networks(configs):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_key(seed, "weights", m) % (1 << 63))
             yield BACKBONES.build(config)
+
+
+def _build_objective(config):
+    return (LOSSES if config.get("type") in LOSSES else CONSISTENCY_LOSSES).build(config)
 
 
 def _build_list(configs):

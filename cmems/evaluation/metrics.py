@@ -1,0 +1,113 @@
+"""The metrics that a config's evaluators name."""
+
+import math
+import warnings
+
+from mmengine.evaluator import BaseMetric
+
+from cmems.errors import InputError
+from cmems.evaluation.conventions import get_convention
+from cmems.evaluation.scores import score_volume
+from cmems.registry import METRICS
+
+
+class _VolumeMetric(BaseMetric):
+    """One score per volume, model and class; its mean over volumes per class, and over classes.
+
+    Args:
+        preset (str): Convention for empty masks: ``transunet`` (the paper's), ``ssl4mis``, ``nan`` or ``strict``.
+        unit (str | None): ``voxel`` or ``mm``; None is the preset's. Only distances have one.
+        collect_device (str): As MMEngine's.
+
+    Attributes:
+        cases (list[dict]): Of the last evaluation: ``case``, ``model``, ``cls``, ``value``, ``status``, ``skipped``.
+        summary (dict): By model, then class or ``mean``: ``mean``, ``volumes``, ``missed``, ``false``, ``skipped``.
+        convention (dict): ``metric``, ``preset``, ``unit``.
+    """
+
+    name = ""
+
+    def __init__(self, preset="transunet", unit=None, collect_device="cpu"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().__init__(collect_device=collect_device, prefix=self.name)
+        self.prefix = None  # keys already name the model and the metric
+        self._convention = get_convention(preset)
+        if unit not in (None, "voxel", "mm"):
+            raise InputError(f"{self.name}: unit: expected 'voxel' or 'mm', got {unit!r}")
+        self.convention = dict(metric=self.name, preset=preset, unit=unit or self._convention.unit)
+        self.cases, self.summary = [], {}
+
+    def process(self, data_batch, data_samples):
+        """Score a batch of volumes; those without a reference are left out."""
+        classes = self.dataset_meta["classes"]
+        for sample in data_samples:
+            if sample["label"] is None:
+                continue
+            spacing = sample["spacing"] if self.convention["unit"] == "mm" else (1.0, 1.0, 1.0)
+            key = self.name.lower()
+            rows = score_volume(
+                sample["label"], sample["predictions"], len(classes) + 1, spacing, **{key: self._convention}
+            )
+            for row in rows:
+                self.results.append(
+                    dict(
+                        case=sample["case"],
+                        model=row["model"],
+                        cls=classes[row["cls"] - 1],
+                        value=row[key],
+                        status=row["status"],
+                        skipped=math.isnan(row[key]),
+                    )
+                )
+        # MMEngine warns of an evaluation without results; what is wrong is said in compute_metrics.
+        self.results = self.results or []
+
+    def compute_metrics(self, results):
+        """Return ``<model>/<metric>`` and ``<model>/<metric>_<class>``.
+
+        Raises:
+            InputError: No volume has a reference.
+        """
+        if not results:
+            raise InputError(f"{self.name}: no volume of this split is labelled, so there is nothing to compare with")
+        self.cases, self.summary, values = results, {}, {}
+        classes = list(self.dataset_meta["classes"])
+        for model in dict.fromkeys(row["model"] for row in results):
+            rows = {c: [r for r in results if r["model"] == model and r["cls"] == c] for c in classes}
+            self.summary[model] = {c: _summarise(rows[c]) for c in classes}
+            means = [s["mean"] for s in self.summary[model].values()]
+            total = _summarise([r for c in classes for r in rows[c]])
+            self.summary[model]["mean"] = dict(total, mean=_mean(means), volumes=len(rows[classes[0]]))
+            values[f"{model}/{self.name}"] = self.summary[model]["mean"]["mean"]
+            values.update({f"{model}/{self.name}_{c}": self.summary[model][c]["mean"] for c in classes})
+        return values
+
+
+def _summarise(rows):
+    return dict(
+        mean=_mean([r["value"] for r in rows]),
+        volumes=len(rows),
+        missed=sum(r["status"] == "missed" for r in rows),
+        false=sum(r["status"] == "false" for r in rows),
+        skipped=sum(r["skipped"] for r in rows),
+    )
+
+
+def _mean(values):
+    counted = [v for v in values if not math.isnan(v)]
+    return sum(counted) / len(counted) if counted else math.nan
+
+
+@METRICS.register_module()
+class DSC(_VolumeMetric):
+    """Dice similarity coefficient per volume, in [0, 1]."""
+
+    name = "DSC"
+
+
+@METRICS.register_module()
+class HD95(_VolumeMetric):
+    """95th-percentile Hausdorff distance per volume, in voxels (as the paper) or mm."""
+
+    name = "HD95"

@@ -1,0 +1,136 @@
+"""What a run shows and leaves for people: the metric table, panels, curves. Each works from its config line alone."""
+
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+
+from cmems.registry import HOOKS
+from cmems.visualization.curves import plot_curves, read_history
+from cmems.visualization.panels import panel, write_png
+from cmems.visualization.progress import say
+from cmems.visualization.tables import metric_table, model_label, write_metrics
+
+
+@HOOKS.register_module()
+class MetricTableHook(Hook):
+    """Prints a test's table and writes ``metrics.json`` and ``metrics.csv``; a validation gets one line.
+
+    Args:
+        out (str | None): Folder of the files. Default: the work directory.
+        show (bool): Print.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, out=None, show=True):
+        self.out, self.show = out, show
+
+    @master_only
+    def after_val_epoch(self, runner, metrics=None):
+        """Print one line."""
+        line = validation_line(metrics or {}, _classes(runner.val_loop), _step(runner))
+        if self.show and line:
+            say(line)
+
+    @master_only
+    def after_test_epoch(self, runner, metrics=None):
+        """Print the table and write the files."""
+        classes = _classes(runner.test_loop)
+        known = runner.test_loop.evaluator.metrics
+        if self.show:
+            say(metric_table(known, classes))
+        checkpoint = getattr(runner, "_load_from", None)
+        header = dict(
+            dataset=_meta(runner.test_loop).get("name"),
+            classes=list(classes),
+            experiment=getattr(runner, "experiment_name", None),
+            checkpoint=None if checkpoint is None else Path(checkpoint).name,
+            seed=getattr(runner, "seed", None),
+        )
+        write_metrics(Path(self.out or runner.work_dir, "metrics"), known, header)
+
+
+@HOOKS.register_module()
+class PanelHook(Hook):
+    """Draws ``CASE.png`` of the first test volumes: image, reference, every network, ensemble.
+
+    Args:
+        out_dir (str | None): Folder. Default: ``panels`` in the work directory.
+        max_volumes (int): How many volumes.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, out_dir=None, max_volumes=8):
+        self.out_dir, self.max_volumes = out_dir, max_volumes
+        self._drawn = 0
+
+    def before_test(self, runner):
+        """Count anew."""
+        self._drawn = 0
+
+    @master_only
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Draw what the batch brought."""
+        for sample in list(outputs or [])[: self.max_volumes - self._drawn]:
+            folder = Path(self.out_dir or Path(runner.work_dir, "panels"))
+            write_png(folder / f"{sample['case']}.png", panel(sample, classes=_classes(runner.test_loop)))
+            self._drawn += 1
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Keeps ``curves.png`` in the work directory up to date: after every validation and at the end of training.
+
+    It runs after MMEngine's LoggerHook, which writes what is drawn; that hook needs ``log_metric_by_epoch=False`` for
+    validations to be logged by step.
+    """
+
+    priority = "LOW"
+
+    def after_val_epoch(self, runner, metrics=None):
+        """Draw."""
+        self._draw(runner)
+
+    def after_train(self, runner):
+        """Draw."""
+        self._draw(runner)
+
+    @master_only
+    def _draw(self, runner):
+        history = read_history(runner.work_dir)
+        if history:
+            plot_curves(history, Path(runner.work_dir, "curves.png"))
+
+
+def validation_line(metrics, classes, step=None):
+    """Return a validation in one line, or "" where there is no DSC.
+
+    Args:
+        metrics (dict): What the evaluator returned.
+        classes (sequence[str]): Foreground classes.
+        step (int | None): Training steps done.
+    """
+    model = next((m for m in ("ensemble", "network_1") if f"{m}/DSC" in metrics), None)
+    if model is None:
+        return ""
+    each = " ".join(f"{c} {metrics[f'{model}/DSC_{c}']:.2f}" for c in classes if f"{model}/DSC_{c}" in metrics)
+    start = "" if step is None else f"step {step}  "
+    line = f"{start}{model_label(model)} DSC {metrics[f'{model}/DSC']:.3f}"
+    return f"{line} ({each})" if each else line
+
+
+def _step(runner):
+    """Return the steps done, or None outside training; MMEngine's ``runner.iter`` would build the train loop."""
+    return getattr(getattr(runner, "_train_loop", runner), "iter", None)
+
+
+def _meta(loop):
+    metas = [getattr(loop.dataloader.dataset, "metainfo", None)]
+    metas += [getattr(metric, "dataset_meta", None) for metric in loop.evaluator.metrics]
+    return next((meta for meta in metas if meta), {})
+
+
+def _classes(loop):
+    return tuple(_meta(loop).get("classes", ()))

@@ -1,0 +1,17 @@
+default_scope = "cmems"
+randomness = dict(seed=0)
+log_level = "INFO"
+log_processor = dict(by_epoch=False, window_size=1)
+default_hooks = dict(
+    runtime_info=dict(type="TrainLogHook", interval=10),
+    logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
+    checkpoint=dict(type="LastBestCheckpointHook", interval=500),
+    sampler_seed=None,
+)
+custom_hooks = [
+    dict(type="ProgressHook"),
+    dict(type="MetricTableHook"),
+    dict(type="PanelHook"),
+    dict(type="CurvesHook"),
+]
+visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from cmems.datasets.prepare import prepare
+from cmems.registry import READERS
+
+torch.set_num_threads(2)
+REPO = Path(__file__).parents[1]
+REAL = REPO.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    if not REAL.is_dir():
+        pytest.skip("real scans are not here (../shared/data is absent)")
+    return REAL
+
+
+def write_acdc(root, patients=4, side=40, depth=3, seed=0):
+    """A tiny data set in ACDC's raw layout: a disc (LV) in a ring (Myo) beside a block (RV), at random places."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    for p in range(1, patients + 1):
+        folder = root / "training" / f"patient{p:03d}"
+        folder.mkdir(parents=True)
+        (folder / "Info.cfg").write_text("ED: 1\nES: 2\nGroup: NOR\nHeight: 170.0\nNbFrame: 2\nWeight: 70.0\n")
+        for frame in (1, 2):
+            label = np.zeros((side, side, depth), dtype=np.uint8)
+            for z in range(depth):
+                cx, cy = random.integers(16, 24, 2)
+                r = np.hypot(x - cx, y - cy)
+                label[..., z][(abs(x - cx) < 12) & (abs(y - cy) < 4)] = 1
+                label[..., z][r < 7] = 2
+                label[..., z][r < 4] = 3
+            image = 100 + 60 * label + random.normal(0, 15, label.shape)
+            affine = np.diag([1.5, 1.5, 8.0, 1.0])
+            for name, array in ((f"frame{frame:02d}", image.astype(np.int16)), (f"frame{frame:02d}_gt", label)):
+                nib.save(nib.Nifti1Image(array, affine), folder / f"{folder.name}_{name}.nii.gz")
+    (root / "splits").mkdir()
+    names = [f"patient{p:03d}" for p in range(1, patients + 1)]
+    (root / "splits" / "train.txt").write_text("\n".join(names[:-2]))
+    (root / "splits" / "val.txt").write_text(names[-2])
+    (root / "splits" / "test.txt").write_text(names[-1])
+    return root
+
+
+@pytest.fixture(scope="session")
+def raw_acdc(tmp_path_factory):
+    return write_acdc(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="session")
+def prepared_acdc(raw_acdc, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "acdc"
+    prepare(READERS.get("acdc")(raw_acdc), out, size=32, workers=1)
+    return out

@@ -1,0 +1,297 @@
+"""The method: Eq. 1-10 and Algorithm 1."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cmems.datasets.synthesis import ExemplarPaste
+from cmems.errors import InputError
+from cmems.models.learners import StepViews
+from cmems.models.losses import CrossEntropyDice
+from cmems.models.pseudo_labelers import ConfidenceThreshold
+from cmems.registry import BACKBONES, MODELS
+from cmems.seeding import Draws, keyed_stream
+
+OBJECTIVES = [
+    dict(type="Supervised", source="exemplar"),
+    dict(type="Supervised", source="synthetic"),
+    dict(type="Consistency", student="strong", teacher="cross", weight=0.7),
+    dict(type="Consistency", student="feature", teacher="cross", weight=0.09),
+]
+
+
+def learner(num_networks=2, objectives=OBJECTIVES, **settings):
+    torch.manual_seed(0)
+    config = dict(
+        type="MutualLearner",
+        num_networks=num_networks,
+        backbone=dict(type="UNet", num_classes=4, channels=(4, 8, 8, 8, 8), dropout=(0.0,) * 5),
+        strong=dict(type="ColorJitter", strength=1.0),
+        feature=dict(type="ChannelDropout", probability=0.5),
+        pseudo_labeler=dict(type="ConfidenceThreshold", threshold=0.3),
+        objectives=copy.deepcopy(objectives),
+    )
+    return MODELS.build({**config, **settings})
+
+
+def batch(size=32, n=3, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    images = lambda: torch.rand(n, 1, size, size, generator=g)  # noqa: E731
+    labels = lambda: torch.randint(0, 4, (n, size, size), generator=g, dtype=torch.uint8)  # noqa: E731
+    return dict(
+        exemplar=dict(images=images(), labels=labels()),
+        synthetic=dict(images=images(), labels=labels()),
+        unlabeled=dict(images=images()),
+    )
+
+
+def slow_segmentation_loss(logits, labels, weight=None, smooth=1e-5):
+    """Eq. 6, pixel by pixel, in float64."""
+    logits, n = logits.double(), labels.numel()
+    b, k, h, w = logits.shape
+    weight = torch.ones(b, h, w, dtype=torch.float64) if weight is None else weight.double()
+    p = logits.exp() / logits.exp().sum(1, keepdim=True)
+    ce, n = torch.zeros((), dtype=torch.float64), weight.sum().clamp(min=1)
+    for i in range(b):
+        for r in range(h):
+            for c in range(w):
+                ce = ce - weight[i, r, c] * p[i, int(labels[i, r, c]), r, c].log() / n
+    dice = torch.zeros((), dtype=torch.float64)
+    for cls in range(k):
+        target = (labels == cls).double() * weight
+        mine = p[:, cls] * weight
+        dice = dice + 1 - (2 * (mine * target).sum() + smooth) / ((mine**2).sum() + (target**2).sum() + smooth)
+    return 0.5 * ce + 0.5 * dice / k
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_segmentation_loss_and_its_gradient_are_eq_6(weighted):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 6, 5, generator=g, dtype=torch.float64).requires_grad_()
+    labels = torch.randint(0, 4, (2, 6, 5), generator=g)
+    weight = (torch.rand(2, 6, 5, generator=g) > 0.4).float() if weighted else None
+    slow = slow_segmentation_loss(logits, labels, weight)
+    (expected,) = torch.autograd.grad(slow, logits)
+    single = logits.detach().float().requires_grad_()
+    fast = CrossEntropyDice()(single, labels, weight)
+    (gradient,) = torch.autograd.grad(fast, single)
+    assert fast.dtype == torch.float32
+    torch.testing.assert_close(fast.double(), slow.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_ignored_pixel_does_not_move_the_loss():
+    g = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(1, 3, 4, 4, generator=g), torch.randint(0, 3, (1, 4, 4), generator=g)
+    weight = torch.ones(1, 4, 4)
+    weight[0, 1, 2] = 0
+    moved = logits.clone()
+    moved[0, :, 1, 2] += torch.tensor([5.0, -3.0, 1.0])
+    loss = CrossEntropyDice()
+    assert loss(logits, labels, weight) == loss(moved, labels, weight)
+    assert loss(logits, labels) != loss(moved, labels)
+
+
+def test_eq_3_keeps_a_pixel_at_the_threshold_and_sends_one_under_it_to_class_0():
+    p = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.79, 0.11], [0.05, 0.05, 0.9], [0.85, 0.1, 0.05]])
+    logits = p.log().T.reshape(1, 3, 2, 2)
+    # softmax(log p) may round 0.8 to either side, so the threshold is what the pixel's own softmax gives.
+    tau = float(logits.softmax(1)[0, 1, 0, 0])
+    background = ConfidenceThreshold(tau, below="background")(logits)
+    assert background.labels.flatten().tolist() == [1, 0, 2, 0]
+    assert background.weight is None
+    ignore = ConfidenceThreshold(tau, below="ignore")(logits)
+    assert ignore.labels.flatten().tolist() == [1, 1, 2, 0]
+    assert ignore.weight.flatten().tolist() == [1, 0, 1, 1]
+    assert ConfidenceThreshold(0)(logits).confident.all()
+
+
+@pytest.mark.parametrize("below", ["background", "ignore"])
+def test_one_step_is_algorithm_1(below):
+    """Eq. 2-10, transcribed: every view, forward, pseudo-label and term by hand, in float64."""
+    model = learner(pseudo_labeler=dict(type="ConfidenceThreshold", threshold=0.3, below=below), channels_last=False)
+    data, draws = batch(), Draws(seed=3, step=5)
+    losses = model(batch=data, draws=draws)
+    reference = copy.deepcopy(model).double()
+    nets = reference.networks
+    total = {k: 0 for k in ("loss_exemplar", "loss_synthetic", "loss_cmip", "loss_cmfp")}
+    weak, target = {}, {}
+    for m in range(2):
+        for source, content in data.items():
+            parameters = model.weak.draw(draws.stream("weak", source, m), 3)
+            moved = model.weak.apply(content["images"], labels=content.get("labels"), **parameters)
+            weak[source, m] = moved if isinstance(moved, tuple) else (moved, None)
+        with torch.no_grad():  # Eq. 2-3
+            p = nets[m](weak["unlabeled", m][0].double()).softmax(1)
+        confidence, label = p.max(1)
+        keep = confidence >= 0.3
+        target[m] = (label * keep, None) if below == "background" else (label, keep.double())
+    for m in range(2):
+        other = 1 - m
+        for source in ("exemplar", "synthetic"):  # Eq. 9
+            image, label = weak[source, m]
+            total[f"loss_{source}"] += slow_segmentation_loss(nets[m](image.double()), label)
+        seen = weak["unlabeled", other][0]
+        strong = model.strong(seen, draws.stream("strong", "unlabeled", other)).double()
+        total["loss_cmip"] += 0.7 * slow_segmentation_loss(nets[m](strong), *target[other])  # Eq. 4-5
+        levels = nets[m].encode(seen.double())
+        assert len(levels) == 5
+        stream = draws.stream("feature", m, "unlabeled", other)
+        dropped = [f * (~stream.bernoulli(f.shape[:2], 0.5)).double()[:, :, None, None] / 0.5 for f in levels]
+        total["loss_cmfp"] += 0.09 * slow_segmentation_loss(nets[m].decode(dropped), *target[other])  # Eq. 7-8
+    assert list(losses) == list(total)
+    for name, expected in total.items():
+        torch.testing.assert_close(
+            losses[name].double(), expected.detach(), rtol=2e-4, atol=2e-5, msg=lambda m: f"{name}: {m}"
+        )
+
+
+def test_the_total_is_the_weighted_sum_of_the_terms():
+    losses = learner()(batch=batch(), draws=Draws(0, 0))
+    total, logged = learner().parse_losses(losses)
+    torch.testing.assert_close(total, sum(losses.values()))
+    assert logged["loss_cmfp"] == losses["loss_cmfp"]
+
+
+def test_unet_of_appendix_d_has_1813764_parameters_at_four_classes():
+    net = BACKBONES.build(dict(type="UNet", num_classes=4))
+    assert sum(p.numel() for p in net.parameters()) == 1_813_764
+    features = net.encode(torch.rand(2, 1, 64, 48))
+    assert [tuple(f.shape) for f in features] == [(2, 16 * 2**i, 64 >> i, 48 >> i) for i in range(5)]
+    assert net.decode(features).shape == (2, 4, 64, 48)
+
+
+def test_unet_layers_come_from_mmcv_so_that_another_norm_is_a_config_value():
+    net = BACKBONES.build(dict(type="UNet", num_classes=2, norm_cfg=dict(type="IN")))
+    kinds = {type(m) for m in net.modules()}
+    assert nn.InstanceNorm2d in kinds
+    assert nn.BatchNorm2d not in kinds
+
+
+def test_a_size_the_network_cannot_halve_is_refused_with_one_that_fits():
+    net = BACKBONES.build(dict(type="UNet", num_classes=2))
+    with pytest.raises(InputError, match=r"multiples of 16, got 50x64.*--size 48"):
+        net(torch.rand(1, 1, 50, 64))
+
+
+def test_networks_of_one_seed_differ_and_a_seed_repeats_them():
+    first, again = learner(3), learner(3)
+    weights = [n.head.weight for n in first.networks]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert all(torch.equal(a, b.head.weight) for a, b in zip(weights, again.networks, strict=True))
+    assert torch.equal(learner(2).networks[1].head.weight, weights[1])  # a third network does not move the second
+
+
+@pytest.mark.parametrize("num_networks", [2, 3])
+def test_each_network_sees_the_others_view_and_answers_to_the_others_label(num_networks):
+    model, asked = learner(num_networks), []
+    step = StepViews(model, batch(), Draws(0, 0))
+    views = [step.images("unlabeled", "weak", m) for m in range(num_networks)]
+    assert not torch.equal(views[0], views[1])
+    original = step._run
+
+    def spy(network, source, view, owner, role="student"):
+        asked.append((network, source, view, owner, role))
+        return original(network, source, view, owner, role)
+
+    step._run = spy
+    for objective in model.objectives:
+        objective(step)
+    for m in range(num_networks):
+        other = (m + 1) % num_networks
+        assert (m, "exemplar", "weak", m, "student") in asked
+        assert (m, "unlabeled", "weak", m, "teacher") in asked  # a pseudo-label is made on one's own weak view
+        assert (m, "unlabeled", "strong", other, "student") in asked
+        assert (m, "unlabeled", "feature", other, "student") in asked
+    assert len(asked) == 5 * num_networks == len(set(asked))  # and nothing is computed twice
+
+
+def test_a_pseudo_label_carries_no_gradient():
+    model = learner(objectives=[dict(type="Consistency", student="strong", teacher="cross")])
+    step = StepViews(model, batch(), Draws(0, 0))
+    assert not step.pseudo_label(1, "unlabeled").labels.requires_grad
+    loss = model.objectives[0].loss(step.logits(0, "unlabeled", "strong", 1), step.pseudo_label(1, "unlabeled").labels)
+    loss.backward()
+    assert model.networks[0].head.weight.grad.abs().sum() > 0
+    assert model.networks[1].head.weight.grad is None
+
+
+def test_shared_weak_views_are_shared_for_the_named_source_only():
+    step = StepViews(learner(shared_weak=("exemplar",)), batch(), Draws(0, 0))
+    assert torch.equal(step.images("exemplar", "weak", 0), step.images("exemplar", "weak", 1))
+    assert not torch.equal(step.images("unlabeled", "weak", 0), step.images("unlabeled", "weak", 1))
+
+
+def test_a_network_alone_learns_from_itself_but_not_from_another():
+    own = learner(1, [dict(type="Consistency", student="strong", teacher="self")])
+    assert own(batch=batch(), draws=Draws(0, 0))["loss_strong_self"] > 0
+    crossed = learner(1, [dict(type="Consistency", student="strong", teacher="cross")])
+    assert "needs num_networks of 2 or more" in crossed.check(batch(), 32, ("a", "b", "c"))[0]
+
+
+def test_monitors_say_how_much_is_confident_how_the_networks_agree_and_what_they_call_it():
+    model = learner()
+    model.networks[1].load_state_dict(model.networks[0].state_dict())
+    logs = model(batch=batch(), draws=Draws(0, 0), monitor=("background", "RV", "Myo", "LV"))
+    shares = [float(logs[f"share_{c}"]) for c in ("background", "RV", "Myo", "LV")]
+    assert sum(shares) == pytest.approx(1)
+    assert 0 <= float(logs["share_confident"]) <= 1
+    everywhere = learner(pseudo_labeler=dict(type="ConfidenceThreshold", threshold=0.99))
+    logs = everywhere(batch=batch(), draws=Draws(0, 0), monitor=("background", "RV", "Myo", "LV"))
+    assert float(logs["share_confident"]) == 0  # nothing is that sure after no training …
+    assert float(logs["agreement"]) == 1  # … so Eq. 3 calls all of it background, and they agree
+    assert float(logs["share_background"]) == 1
+
+
+def test_an_objective_that_is_added_changes_nothing_for_the_others():
+    few = learner(objectives=OBJECTIVES[:3])(batch=batch(), draws=Draws(0, 7))
+    more = learner(objectives=OBJECTIVES)(batch=batch(), draws=Draws(0, 7))
+    assert all(torch.equal(few[k], more[k]) for k in few)
+
+
+def test_dropout_is_a_function_of_the_step_and_not_of_the_generator():
+    model = learner(backbone=dict(type="UNet", num_classes=4, channels=(4, 8, 8, 8, 8), dropout=(0.5,) * 5))
+    state = copy.deepcopy(model.state_dict())
+    first = model(batch=batch(), draws=Draws(0, 7))
+    torch.rand(17)
+    model.load_state_dict(state)
+    again = model(batch=batch(), draws=Draws(0, 7))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    model.load_state_dict(state)
+    assert not torch.equal(model(batch=batch(), draws=Draws(0, 8))["loss_cmip"], first["loss_cmip"])
+
+
+def synthesizer(**change):
+    geometric = dict(type="RandomAffine", degrees=180, scale=(0.8, 1.2), shift=0.1)
+    return ExemplarPaste(**{**dict(geometric=geometric, intensity=dict(type="RandomGammaGain")), **change})
+
+
+def test_synthesis_moves_the_organs_with_their_labels():
+    label = torch.zeros(48, 48, dtype=torch.uint8)
+    label[10:26, 16:32] = 1
+    image = (label > 0).float()[None]
+    none = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
+    images, labels = synthesizer(intensity=none)(
+        image, label, torch.zeros(8, 1, 48, 48), keyed_stream(5, torch.arange(8))
+    )
+    assert (labels > 0).sum((1, 2)).float().std() > 10  # scales differ
+    assert ((images[:, 0] > 0.5) != (labels > 0)).float().mean() < 0.01
+    assert (images[:, 0][labels == 0] == 0).all()  # the background shows wherever there is no organ
+
+
+def test_synthetic_image_j_looks_the_same_whenever_it_is_drawn():
+    label = torch.zeros(48, 48, dtype=torch.uint8)
+    label[10:26, 16:32] = 1
+    g = torch.Generator().manual_seed(0)
+    image, backgrounds = torch.rand(1, 48, 48, generator=g), torch.rand(6, 1, 48, 48, generator=g)
+    ids = torch.tensor([4, 9, 2, 7, 30, 1])
+    images, labels = synthesizer()(image, label, backgrounds, keyed_stream(11, ids))
+    order = torch.tensor([3, 0, 5])
+    fewer, fewer_labels = synthesizer()(image, label, backgrounds[order], keyed_stream(11, ids[order]))
+    assert torch.equal(labels[order], fewer_labels)
+    assert torch.equal(images[order], fewer)
+    other, _ = synthesizer()(image, label, backgrounds, keyed_stream(12, ids))
+    assert not torch.equal(images, other)

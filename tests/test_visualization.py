@@ -1,0 +1,456 @@
+"""The table tells counts beside means, the files agree, the pictures show what they claim, progress stays short."""
+
+import csv
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cmems.registry import HOOKS
+from cmems.visualization import (
+    metric_rows,
+    metric_table,
+    panel,
+    plot_curves,
+    progress,
+    read_history,
+    write_metrics,
+    write_png,
+)
+from cmems.visualization.colors import class_colors
+
+ACDC = ("RV", "Myo", "LV")
+MODELS = ("network_1", "network_2", "ensemble")
+SYNAPSE = ("Aor", "Gal", "Kid(L)", "Kid(R)", "Liv", "Pan", "Spl", "Sto")
+
+
+def fake_metric(name, values, classes=ACDC, changes=None):
+    """A computed metric: ``values[model]`` are the class means of two cases; ``changes`` alters summary entries."""
+    summary, cases = {}, []
+    for model, means in values.items():
+        summary[model] = {
+            c: dict(mean=v, volumes=2, missed=0, false=0, skipped=0) for c, v in zip(classes, means, strict=True)
+        }
+        summary[model]["mean"] = dict(mean=float(np.mean(means)), volumes=2, missed=0, false=0, skipped=0)
+        for case in ("case1", "case2"):
+            cases += [
+                dict(case=case, model=model, cls=c, value=v, status="ok", skipped=False)
+                for c, v in zip(classes, means, strict=True)
+            ]
+    for (model, c), change in (changes or {}).items():
+        summary[model][c].update(change)
+    convention = dict(preset="transunet", unit="voxels", metric=name)
+    return SimpleNamespace(
+        summary=summary, cases=cases, convention=convention, dataset_meta=dict(name="acdc", classes=classes)
+    )
+
+
+def fake_metrics(**options):
+    dsc = {m: (0.75 + 0.01 * i, 0.7931, 0.9) for i, m in enumerate(MODELS)}
+    return [
+        fake_metric("DSC", dsc, **options),
+        fake_metric("HD95", {m: (12.914, 3.48, 5.67) for m in MODELS}, **options),
+    ]
+
+
+def ellipse(shape, center, radii):
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return ((y - center[0]) / radii[0]) ** 2 + ((x - center[1]) / radii[1]) ** 2 <= 1
+
+
+def fake_sample(shape=(6, 120, 100), shift=3, spacing=(10.0, 1.4, 1.4), label=True):
+    """A ring, its cavity and a neighbour on slices 1-4, and predictions that are moved down by ``shift`` pixels."""
+    rng = np.random.default_rng(0)
+    reference = np.zeros(shape, np.uint8)
+    for z in range(1, 5):
+        reference[z][ellipse(shape[1:], (60, 40), (16, 12))] = 1
+        reference[z][ellipse(shape[1:], (60, 60), (16, 16))] = 2
+        reference[z][ellipse(shape[1:], (60, 60), (10, 10))] = 3
+    image = 0.25 + 0.2 * (reference == 3) + 0.15 * (reference == 1) + 0.04 * rng.random(shape)
+    moved = np.roll(reference, shift, axis=1)
+    predictions = dict(network_1=moved, network_2=reference.copy(), ensemble=moved.copy())
+    return dict(
+        case="patient101_frame01",
+        spacing=spacing,
+        affine=np.diag([-1.4, -1.4, 10, 1]),
+        image=image.astype(np.float16),
+        label=reference if label else None,
+        predictions=predictions,
+    )
+
+
+def count(image, color):
+    return int((image == np.array(color)).all(-1).sum())
+
+
+# the table
+
+
+def test_the_table_has_a_row_per_model_with_dsc_to_three_and_hd95_to_two_decimals():
+    table = metric_table(fake_metrics(), ACDC)
+    row = next(line for line in table.splitlines() if "ensemble" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["ensemble", "0.821", "0.770", "0.793", "0.900", "7.35", "12.91", "3.48", "5.67"]
+    assert "network 1" in table
+    assert "network 2" in table
+    assert "transunet" in table
+    assert "HD95 in voxels" in table
+    assert "2 volumes" in table
+
+
+def test_clean_counts_are_stated():
+    assert metric_table(fake_metrics(), ACDC).splitlines()[-1] == "none missed, none false, none skipped"
+
+
+def test_counts_stand_below_the_table_with_model_class_and_total():
+    changes = {("network_1", "RV"): dict(missed=2, volumes=20), ("ensemble", "LV"): dict(false=1, volumes=20)}
+    table = metric_table(fake_metrics(changes=changes), ACDC)
+    assert "missed (prediction empty): network 1 RV 2 of 20" in table
+    assert "false (reference empty): ensemble LV 1 of 20" in table
+    assert table.splitlines()[-1] == "none skipped"
+
+
+def test_a_count_that_only_one_metric_has_names_that_metric():
+    metrics = fake_metrics()
+    metrics[1].summary["network_2"]["Myo"]["skipped"] = 1
+    assert "skipped: HD95 network 2 Myo 1 of 2" in metric_table(metrics, ACDC)
+
+
+def test_an_undefined_mean_is_not_a_number_in_the_table():
+    changes = {("network_1", "RV"): dict(mean=math.nan)}
+    table = metric_table(fake_metrics(changes=changes), ACDC)
+    assert "n/a" in next(line for line in table.splitlines() if "network 1" in line)
+    assert "nan" not in table
+
+
+def test_many_classes_give_one_table_per_metric_and_no_line_too_wide():
+    metrics = [fake_metric(n, {m: [0.5] * 8 for m in MODELS}, classes=SYNAPSE) for n in ("DSC", "HD95")]
+    table = metric_table(metrics, SYNAPSE)
+    assert max(map(len, table.splitlines())) <= 110
+    assert sum("Kid(L)" in line for line in table.splitlines()) == 2
+
+
+def test_other_metrics_are_passed_over():
+    assert metric_table([SimpleNamespace(results=[])], ACDC) == ""
+
+
+# the files
+
+
+def test_json_and_csv_agree_and_nan_is_null_and_empty(tmp_path):
+    metrics = fake_metrics()
+    metrics[1].cases[0].update(value=math.nan, status="missed", skipped=True)
+    write_metrics(tmp_path / "out" / "metrics", metrics, dict(seed=np.int64(3)))
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["header"] == {"seed": 3}
+    assert found["conventions"]["HD95"]["unit"] == "voxels"
+    assert found["summary"]["DSC"]["ensemble"]["mean"]["volumes"] == 2
+    with open(tmp_path / "out" / "metrics.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == len(found["cases"]) == 2 * 3 * 3
+    for row, case in zip(rows, found["cases"], strict=True):
+        assert (row["case"], row["model"], row["class"]) == (case["case"], case["model"], case["class"])
+        for name in ("DSC", "HD95"):
+            assert (float(row[name]) if row[name] else None) == case[name]
+    assert found["cases"][0]["HD95"] is None
+    assert found["cases"][0]["HD95_status"] == "missed"
+    assert found["cases"][0]["HD95_skipped"] is True
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == ["metrics.csv", "metrics.json"]
+
+
+def test_rows_set_the_metrics_side_by_side():
+    row = metric_rows(fake_metrics())[0]
+    assert (row["case"], row["model"], row["class"], row["DSC"], row["HD95"]) == (
+        "case1", "network_1", "RV", 0.75, 12.914,
+    )  # fmt: skip
+
+
+def test_a_failed_write_leaves_no_file(tmp_path):
+    with pytest.raises(AttributeError):
+        write_png(tmp_path / "a.png", "not an image")
+    assert list(tmp_path.iterdir()) == []
+
+
+# the panels
+
+
+def columns_of(sheet, columns):
+    """Cut a sheet into its columns, without title and legend."""
+    return np.array_split(sheet[56:-40], columns, axis=1)
+
+
+def test_organs_have_their_class_colour_in_the_reference_and_not_on_the_image():
+    image, reference, *_ = columns_of(panel(fake_sample(), classes=ACDC), 5)
+    for color in class_colors(3):
+        assert count(reference, color) > 200
+        assert count(image, color) == 0
+
+
+def test_a_class_that_a_network_misses_is_absent_from_its_column_alone():
+    sample = fake_sample(label=False)
+    sample["predictions"]["network_2"][sample["predictions"]["network_2"] == 1] = 0
+    columns = columns_of(panel(sample, classes=ACDC), 4)
+    rv = class_colors(3)[0]
+    assert [count(column, rv) > 0 for column in columns] == [False, True, False, True]
+
+
+def test_without_a_reference_there_is_no_reference_column():
+    with_reference, without = panel(fake_sample(), classes=ACDC), panel(fake_sample(label=False), classes=ACDC)
+    assert without.shape[1] < with_reference.shape[1]
+    assert without.dtype == np.uint8
+
+
+def test_anisotropic_pixels_keep_their_aspect():
+    from cmems.visualization.panels import _tile_size
+
+    assert _tile_size(50, 100, (5.0, 2.0, 1.0)) == (288, 288)
+    assert _tile_size(50, 100, (5.0, 1.0, 1.0)) == (144, 288)
+
+
+def test_each_part_of_the_labelled_range_shows_its_slice_of_most_disagreement():
+    from cmems.visualization.panels import choose_slices
+
+    reference = np.zeros((12, 8, 8), np.uint8)
+    reference[2:11, 2:6, 2:6] = 1
+    prediction = reference.copy()
+    prediction[3] = prediction[6] = prediction[10] = 0
+    prediction[0, 0, 0] = 1  # outside the labelled range
+    assert choose_slices(dict(reference=reference, ensemble=prediction), 3) == [3, 6, 10]
+
+
+def test_slices_on_request_and_an_empty_volume_are_drawn():
+    sample = fake_sample()
+    assert panel(sample, slices=[2], classes=ACDC).shape[0] < panel(sample, slices=[1, 2], classes=ACDC).shape[0]
+    for name in sample["predictions"]:
+        sample["predictions"][name] = np.zeros_like(sample["label"])
+    sample["label"] = np.zeros_like(sample["label"])
+    assert panel(sample, classes=ACDC).shape[2] == 3
+
+
+def test_an_affine_that_grows_to_right_and_anterior_is_turned_to_the_radiological_view():
+    sample = fake_sample()
+    sample["affine"] = np.diag([1.4, 1.4, 10, 1])
+    turned = columns_of(panel(sample, slices=[2], classes=ACDC), 5)[1]
+    stored = columns_of(panel(fake_sample(), slices=[2], classes=ACDC), 5)[1]
+
+    def center(tile):
+        return np.argwhere((tile == class_colors(1)[0]).all(-1))[:, 1].mean()
+
+    assert center(stored) < turned.shape[1] / 2 < center(turned)
+
+
+def test_an_affine_that_contradicts_the_spacing_turns_nothing():
+    from cmems.visualization.panels import _orientation
+
+    assert _orientation(np.eye(4), (10.0, 1.4, 1.4)) == ((slice(None), slice(None)), None)
+    assert _orientation(np.eye(4), (10.0, 1.0, 1.0))[1] == "RLAP"
+
+
+def test_the_dice_below_a_tile_is_that_of_its_slice():
+    from cmems.visualization.panels import _scores
+
+    found, reference = np.zeros((2, 10, 10), np.uint8)
+    reference[:4], found[2:4] = 1, 1  # 20 of 40 pixels found: 2*20 / (20+40)
+    reference[9], found[9] = 2, 2
+    texts = [text for text, _ in _scores(found, reference, ACDC, class_colors(3))]
+    assert texts == ["DSC 0.83", "RV 0.67", "Myo 1.00"]
+
+
+def test_colours_of_classes_differ_however_many():
+    assert len(set(class_colors(20))) == 20
+
+
+# the curves
+
+
+def write_run(work_dir, stamp, rows, name="scalars.json"):
+    folder = work_dir / stamp / "vis_data"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / name
+
+
+def train_rows(steps, loss):
+    return [
+        dict(step=s, loss=loss, loss_cmip=loss / 2, share_confident=0.9, share_background=0.95, share_RV=0.05)
+        for s in steps
+    ]
+
+
+def test_a_resumed_run_continues_the_history_and_replaces_what_was_lost(tmp_path):
+    write_run(tmp_path, "20240101_000000", [*train_rows(range(10, 70, 10), 1.0), {"step": 60, "ensemble/DSC": 0.2}])
+    write_run(tmp_path, "20240102_000000", [*train_rows(range(50, 60, 10), 2.0), {"step": 50, "ensemble/DSC": 0.4}])
+    history = read_history(tmp_path)
+    assert [(row["step"], row["loss"]) for row in history] == [
+        (10, 1.0), (20, 1.0), (30, 1.0), (40, 1.0), (50, 2.0),
+    ]  # fmt: skip
+    assert [row.get("ensemble/DSC") for row in history] == [None] * 4 + [0.4]
+
+
+def test_half_lines_and_validations_outside_training_are_not_history(tmp_path):
+    file = write_run(tmp_path, "20240101_000000", [*train_rows([10], 1.0), {"step": 0, "ensemble/DSC": 0.2}])
+    with open(file, "a") as handle:
+        handle.write('{"step": 20, "lo')
+    assert [row["step"] for row in read_history(tmp_path)] == [10]
+    assert read_history(tmp_path / "nowhere") == []
+
+
+def test_without_scalars_json_the_timestamped_file_is_read(tmp_path):
+    write_run(tmp_path, "20240101_000000", train_rows([10, 20], 1.0), name="20240101_000000.json")
+    assert len(read_history(tmp_path)) == 2
+
+
+def test_curves_are_drawn_from_a_merged_history_and_from_rows_that_lack_keys(tmp_path):
+    write_run(tmp_path, "20240101_000000", train_rows(range(10, 60, 10), 1.0))
+    write_run(tmp_path, "20240102_000000", [*train_rows(range(40, 90, 10), 0.5), {"step": 80, "network_1/DSC": 0.4}])
+    drawn = []
+    for name, history in (("full", read_history(tmp_path)), ("nothing", []), ("odd", [dict(step=1, loss=math.nan)])):
+        with Image.open(plot_curves(history, tmp_path / f"{name}.png")) as image:
+            assert image.format == "PNG"
+            drawn.append(np.asarray(image.convert("RGB")))
+    assert (drawn[0] != drawn[1]).any()
+
+
+# the hooks
+
+
+def fake_loop(metrics=(), batches=4):
+    dataset = SimpleNamespace(metainfo=dict(name="acdc", classes=ACDC))
+
+    class Loader(list):
+        pass
+
+    loader = Loader(range(batches))
+    loader.dataset = dataset
+    return SimpleNamespace(dataloader=loader, evaluator=SimpleNamespace(metrics=list(metrics)))
+
+
+def fake_runner(work_dir=None, **attributes):
+    scalar = SimpleNamespace(current=lambda: 0.4321)
+    hub = SimpleNamespace(log_scalars={"train/loss": scalar}, get_scalar=lambda key: scalar)
+    runner = SimpleNamespace(
+        work_dir=str(work_dir), iter=0, max_iters=100, message_hub=hub, seed=1,
+        val_loop=fake_loop(), test_loop=fake_loop(fake_metrics()),
+    )  # fmt: skip
+    vars(runner).update(attributes)
+    return runner
+
+
+def use_console(monkeypatch, **options):
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=text, width=120, **options))
+    return text
+
+
+def test_every_hook_is_built_from_its_name_alone():
+    for name in ("MetricTableHook", "PanelHook", "CurvesHook", "ProgressHook"):
+        assert type(HOOKS.build(dict(type=name))).__name__ == name
+
+
+def test_a_test_prints_its_table_and_leaves_the_files(tmp_path, monkeypatch):
+    text = use_console(monkeypatch)
+    HOOKS.build(dict(type="MetricTableHook")).after_test_epoch(fake_runner(tmp_path), {})
+    assert metric_table(fake_metrics(), ACDC) in text.getvalue()
+    header = json.loads((tmp_path / "metrics.json").read_text())["header"]
+    assert (header["dataset"], header["classes"], header["seed"]) == ("acdc", list(ACDC), 1)
+    assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_a_validation_prints_one_line(tmp_path, monkeypatch):
+    text = use_console(monkeypatch)
+    metrics = {"ensemble/DSC": 0.6124, "ensemble/DSC_RV": 0.55, "ensemble/DSC_Myo": 0.58, "ensemble/DSC_LV": 0.7}
+    HOOKS.build(dict(type="MetricTableHook")).after_val_epoch(fake_runner(iter=500), {**metrics, "network_1/DSC": 0.5})
+    assert text.getvalue() == "step 500  ensemble DSC 0.612 (RV 0.55 Myo 0.58 LV 0.70)\n"
+
+
+def test_panels_are_drawn_for_the_first_volumes_only(tmp_path):
+    hook = HOOKS.build(dict(type="PanelHook", max_volumes=2))
+    hook.before_test(None)
+    for k in range(2):
+        samples = [dict(fake_sample(), case=f"case{2 * k + i}") for i in range(2)]
+        hook.after_test_iter(fake_runner(tmp_path), k, None, samples)
+    assert sorted(p.name for p in (tmp_path / "panels").iterdir()) == ["case0.png", "case1.png"]
+
+
+def test_curves_are_left_in_the_work_directory(tmp_path):
+    hook = HOOKS.build(dict(type="CurvesHook"))
+    hook.after_train(fake_runner(tmp_path))
+    assert not (tmp_path / "curves.png").exists()
+    write_run(tmp_path, "20240101_000000", train_rows([10, 20], 1.0))
+    hook.after_train(fake_runner(tmp_path))
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def train(hook, runner, steps):
+    hook.before_run(runner)
+    hook.before_train(runner)
+    for step in range(steps):
+        runner.iter = step
+        hook.after_train_iter(runner, step)
+
+
+def test_without_a_terminal_a_long_training_prints_few_lines(monkeypatch):
+    text = use_console(monkeypatch, force_terminal=False)
+    hook, runner = HOOKS.build(dict(type="ProgressHook")), fake_runner(max_iters=1000)
+    train(hook, runner, 1000)
+    hook.after_train(runner)
+    hook.after_run(runner)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("train 100/1000")
+    assert lines[-1].startswith("train 1000/1000")
+    assert "loss 0.4321" in lines[-1]
+
+
+def test_a_training_that_fails_gives_the_terminal_back_to_the_next_run(monkeypatch):
+    text = use_console(monkeypatch, force_terminal=True)
+    hook, runner = HOOKS.build(dict(type="ProgressHook")), fake_runner(max_iters=40)
+    train(hook, runner, 20)  # ends without after_run
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert text.getvalue().count(hidden) == 1
+    assert shown not in text.getvalue()
+    hook.before_run(runner)
+    assert text.getvalue().count(shown) == 1
+
+
+def test_a_validation_line_stays_whole_beside_a_live_bar(monkeypatch):
+    text = use_console(monkeypatch, force_terminal=True)
+    hook, runner = HOOKS.build(dict(type="ProgressHook")), fake_runner(max_iters=40)
+    train(hook, runner, 20)
+    hook.before_val(runner)
+    for k in range(4):
+        hook.after_val_iter(runner, k)
+    hook.after_val_epoch(runner, {"ensemble/DSC": 0.612})
+    progress.say("step 20  ensemble DSC 0.612")
+    runner.iter = 39
+    hook.after_train_iter(runner, 39)
+    hook.after_train(runner)
+    hook.after_run(runner)
+    assert "step 20  ensemble DSC 0.612\n" in text.getvalue()
+    assert "validate" in text.getvalue()
+    assert "40/40" in text.getvalue()
+    assert "val DSC 0.612" in text.getvalue()
+
+
+def test_steps_per_second_do_not_count_the_validation(monkeypatch):
+    text, now = use_console(monkeypatch, force_terminal=False), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    hook, runner = HOOKS.build(dict(type="ProgressHook", interval=1)), fake_runner(max_iters=20)
+    hook.before_train(runner)
+    for step in range(10):
+        now[0] += 0.5
+        runner.iter = step
+        hook.after_train_iter(runner, step)
+    hook.before_val(runner)
+    now[0] += 15
+    hook.after_val_epoch(runner, {})
+    now[0], runner.iter = now[0] + 0.5, 10
+    hook.after_train_iter(runner, 10)
+    now[0], runner.iter = now[0] + 0.5, 11
+    hook.after_train_iter(runner, 11)
+    assert "train 12/20  2.0/s  0:21 elapsed  0:14 left" in text.getvalue()  # 12 steps in 6 s; 8 more at 21/12 s
