@@ -8,7 +8,7 @@ import torch
 from cmems.datasets.prepare import prepare
 from cmems.registry import READERS
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 REPO = Path(__file__).parents[1]
 REAL = REPO.parent / "shared" / "data"
 
@@ -58,3 +58,33 @@ def prepared_acdc(raw_acdc, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "acdc"
     prepare(READERS.get("acdc")(raw_acdc), out, size=32, workers=1)
     return out
+
+
+TINY = """
+_base_ = "{repo}/configs/{base}"
+data_root = "{data}"
+train_dataloader = dict(
+    data_root=data_root,
+    exemplar_slice=dict(case="patient001_frame01", slice=1),
+    exemplar=dict(batch_size=2),
+    synthetic=dict(batch_size=2),
+    unlabeled=dict(batch_size=2),
+)
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = dict(dataset=dict(data_root=data_root))
+model = dict(backbone=dict(channels=(4, 4, 8, 8, 8)))
+train_cfg = dict(max_iters=4, val_interval=2)
+param_scheduler = dict(end=100)
+"""
+
+
+@pytest.fixture
+def tiny_config(tmp_path, prepared_acdc):
+    """Write a config that trains in a second: ``tiny_config(base, data, extra lines)``."""
+
+    def write(base="cmems/unet_acdc.py", data=prepared_acdc, extra="", name="tiny.py"):
+        path = tmp_path / name
+        path.write_text(TINY.format(repo=REPO, base=base, data=data) + extra)
+        return str(path)
+
+    return write

@@ -28,7 +28,7 @@ def read_checkpoint(path, map_location="cpu"):
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"checkpoint {path}: truncated, or not a checkpoint of plain data ({reason})") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"checkpoint {path}: expected a dict with 'state_dict' and 'meta', as CMEMS writes it")
@@ -104,7 +104,7 @@ class LastBestCheckpointHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         """Make the checkpoint plain data: no history buffers, no numpy scalars."""
-        checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_info={})
+        checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         checkpoint["meta"].update(best=self.best, summary=summarise(model))
 

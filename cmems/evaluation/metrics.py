@@ -49,8 +49,9 @@ class _VolumeMetric(BaseMetric):
             rows = score_volume(
                 sample["label"], sample["predictions"], len(classes) + 1, spacing, **{key: self._convention}
             )
-            for row in rows:
-                self.results.append(
+            # One result per volume: MMEngine drops what goes beyond the number of volumes.
+            self.results.append(
+                [
                     dict(
                         case=sample["case"],
                         model=row["model"],
@@ -59,9 +60,9 @@ class _VolumeMetric(BaseMetric):
                         status=row["status"],
                         skipped=math.isnan(row[key]),
                     )
-                )
-        # MMEngine warns of an evaluation without results; what is wrong is said in compute_metrics.
-        self.results = self.results or []
+                    for row in rows
+                ]
+            )
 
     def compute_metrics(self, results):
         """Return ``<model>/<metric>`` and ``<model>/<metric>_<class>``.
@@ -71,6 +72,7 @@ class _VolumeMetric(BaseMetric):
         """
         if not results:
             raise InputError(f"{self.name}: no volume of this split is labelled, so there is nothing to compare with")
+        results = [row for volume in results for row in volume]
         self.cases, self.summary, values = results, {}, {}
         classes = list(self.dataset_meta["classes"])
         for model in dict.fromkeys(row["model"] for row in results):

@@ -1,0 +1,195 @@
+"""A cardiac short-axis MR phantom in ACDC's raw layout.
+
+Every patient has its own anatomy, pathology, position, contrast and coil; bright vessels with walls, stomach and fat
+distract. Coordinates are mm from the picture's centre, x to the right, y downwards.
+"""
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from cmems.datasets.phantom.shapes import (
+    check_counts,
+    draw_bumps,
+    ellipse,
+    save_nifti,
+    smooth_noise,
+    whole_folder,
+    write_splits,
+)
+
+CARDIAC_EXEMPLAR = ("patient001_frame01", 2)
+RV, MYO, LV = 1, 2, 3
+_GROUPS = ("NOR", "DCM", "HCM", "RV")
+
+
+def cardiac_volume(seed, patient, frame):
+    """Make one volume, a function of its arguments alone.
+
+    Args:
+        seed (int): The data set's seed.
+        patient (int): From 1.
+        frame (int): 0 end-diastole, 1 end-systole.
+
+    Returns:
+        tuple: Image ``(D, H, W)`` int16, label ``(D, H, W)`` uint8 (1 RV, 2 Myo, 3 LV), spacing (slice, row, column) mm.
+    """
+    anatomy = _Patient(np.random.default_rng([seed, patient]), patient)
+    noise = np.random.default_rng([seed, patient, frame + 1])
+    size, step, depth = anatomy.size, anatomy.step, anatomy.depth
+    images = np.empty((depth, size, size))
+    labels = np.empty((depth, size, size), dtype=np.uint8)
+    for z in range(depth):
+        level = z / (depth - 1)
+        labels[z] = anatomy.heart(*_grid(size, step, 1), level, frame)
+        fine = anatomy.paint(*_grid(size, step, 2), level, frame, noise)
+        images[z] = gaussian_filter(fine, anatomy.blur * 2).reshape(size, 2, size, 2).mean((1, 3))
+    images = images**anatomy.gamma * anatomy.bias
+    sigma = anatomy.noise
+    images = np.hypot(images + noise.normal(0, sigma, images.shape), noise.normal(0, sigma, images.shape))  # Rician
+    return np.round(images * anatomy.gain).astype(np.int16), labels, (anatomy.thickness, step, step)
+
+
+def make_cardiac(root, train=16, val=4, test=4, seed=0):
+    """Write a data set in ACDC's raw layout: two frames a patient.
+
+    Args:
+        root (str): New or empty folder.
+        train, val, test (int): Patients.
+        seed (int): Patient n of a seed is the same however many there are.
+
+    Returns:
+        Path: ``root``.
+
+    Raises:
+        InputError: The folder holds files, or a count is wrong.
+    """
+    check_counts(train, val, test)
+    names = [f"patient{n:03d}" for n in range(1, train + val + test + 1)]
+    with whole_folder(root) as part:
+        for number, name in enumerate(names, 1):
+            folder = part / "training" / name
+            folder.mkdir(parents=True)
+            random = np.random.default_rng([seed, number, 9])
+            systole = int(random.integers(8, 13))
+            for frame, index in enumerate((1, systole)):
+                image, label, spacing = cardiac_volume(seed, number, frame)
+                save_nifti(folder / f"{name}_frame{index:02d}.nii.gz", image, spacing)
+                save_nifti(folder / f"{name}_frame{index:02d}_gt.nii.gz", label, spacing)
+            (folder / "Info.cfg").write_text(
+                f"ED: 1\nES: {systole}\nGroup: {_GROUPS[number % 4]}\nHeight: {random.uniform(155, 190):.1f}\n"
+                f"NbFrame: 30\nWeight: {random.uniform(55, 95):.1f}\n"
+            )
+        write_splits(part, dict(train=names[:train], val=names[train : train + val], test=names[train + val :]))
+    return root
+
+
+def _grid(size, step, fineness):
+    axis = (np.arange(size * fineness) + 0.5) / fineness * step - size * step / 2
+    return np.meshgrid(axis, axis)
+
+
+class _Patient:
+    """What stays the same over a patient's slices and frames."""
+
+    def __init__(self, random, number):
+        u = random.uniform
+        group = _GROUPS[number % 4]
+        self.size = int(random.integers(56, 69)) * 2
+        self.step = u(1.4, 1.75)
+        self.depth, self.thickness = int(random.integers(6, 10)), u(7, 10)
+        self.center = (u(-22, 22), u(-22, 22))
+        self.angle = u(-0.9, 0.9)
+        self.radius = u(27, 33) if group == "DCM" else u(17, 24)
+        self.wall = u(14, 18) if group == "HCM" else u(7, 10)
+        self.shrink = u(0.82, 0.92) if group == "DCM" else u(0.58, 0.75)
+        self.rv = u(1.15, 1.4) if group == "RV" else u(0.8, 1.05)
+        self.lv_bumps, self.rv_bumps = draw_bumps(random, 0.05), draw_bumps(random, 0.08)
+        self.outflow = random.random() < 0.5
+        self.papillary = [(u(0.5, 0.62), a + u(-0.3, 0.3), u(0.13, 0.2)) for a in (0.9, -1.1)]
+        self.blood, self.muscle = u(0.65, 1.0), u(0.22, 0.42)
+        self.rv_blood = self.blood * u(0.8, 1.1)
+        self.fat, self.liver, self.lung = u(0.7, 1.1), u(0.3, 0.55), u(0.04, 0.12)
+        self.gamma, self.gain = u(0.75, 1.4), u(150, 900)
+        self.noise, self.blur = u(0.015, 0.05), u(0.35, 0.8)
+        self.vessels = [self._vessel(random) for _ in range(random.integers(4, 8))]
+        self.organs = [
+            (u(-110, 110), u(35, 110), u(18, 45), u(15, 35), u(0, 3.1), u(0.25, 1.0))
+            for _ in range(random.integers(3, 6))
+        ]
+        self.body = (u(-15, 15), u(-5, 20), u(112, 140), u(88, 108))
+        self.textures = random.integers(0, 2**31)
+        y, x = np.mgrid[-1 : 1 : self.size * 1j, -1 : 1 : self.size * 1j]
+        a, b, c, d = (u(-0.45, 0.45) for _ in range(4))
+        self.bias = np.exp(a * x + b * y + c * x * y + d * (x**2 + y**2 - 0.6))
+
+    def _vessel(self, random):
+        """Draw a bright disc, often with a wall like the heart's: (x, y, radius, wall, brightness)."""
+        angle, reach = random.uniform(0, 2 * np.pi), random.uniform(52, 95)
+        brightness = self.blood * random.uniform(0.85, 1.1)
+        x, y = self.center[0] + reach * np.cos(angle), self.center[1] + reach * np.sin(angle)
+        return x, y, random.uniform(6, 15), random.choice([0, 2.5, 5]), brightness
+
+    def _lv_size(self, level, frame):
+        """Return the cavity's radius and the wall's thickness in mm at a level, 0 base to 1 apex."""
+        taper = np.sqrt(1 - (0.86 * level) ** 2)
+        if frame:
+            return self.radius * self.shrink * taper, self.wall * (1.25 if level < 0.9 else 1.1)
+        return self.radius * taper, self.wall
+
+    def heart(self, x, y, level, frame):
+        """Label points: 0, RV, Myo or LV."""
+        label = np.zeros(x.shape, dtype=np.uint8)
+        radius, wall = self._lv_size(level, frame)
+        outer = radius + wall
+        rv_scale = self.rv * (0.82 if frame else 1.0) * np.sqrt(max(0.0, 1 - (level / 0.92) ** 2))
+        if rv_scale > 0.25:
+            reach = outer + 6 * rv_scale
+            middle = (self.center[0] - reach * np.cos(self.angle), self.center[1] - reach * np.sin(self.angle))
+            inside = ellipse(x, y, middle, (24 * rv_scale, 33 * rv_scale), self.angle, self.rv_bumps) > 0
+            label[inside] = RV
+        label[ellipse(x, y, self.center, (outer, outer), self.angle, self.lv_bumps) > 0] = MYO
+        label[ellipse(x, y, self.center, (radius, radius), self.angle, self.lv_bumps) > 0] = LV
+        if self.outflow and level == 0:  # the most basal slice cuts the outflow tract: the ring is open
+            direction = np.arctan2(y - self.center[1], x - self.center[0]) - self.angle
+            label[(label == MYO) & (np.cos(direction - 2.2) > 0.8)] = 0
+        return label
+
+    def paint(self, x, y, level, frame, random):
+        """Return intensities without bias and noise."""
+        texture = np.random.default_rng([self.textures, int(level * 100)])
+        coarse, fine = smooth_noise(texture, x.shape, 9), smooth_noise(texture, x.shape, 2)
+        image = np.full(x.shape, 0.02)
+        bx, by, ba, bb = self.body
+        image[ellipse(x, y, (bx, by), (ba, bb)) > 0] = self.fat
+        inner = ellipse(x, y, (bx, by), (ba - 13, bb - 11)) > 0
+        image[inner] = self.muscle * 1.25
+        for side in (-1, 1):
+            lung = ellipse(x, y, (bx + side * 62, by - 14), (46, 66), side * 0.2) > 0
+            image[lung & inner] = self.lung * (1 + 0.5 * np.clip(fine, 0, 3))[lung & inner]
+        lower = inner & (y > by + 42 + 4 * coarse)
+        image[lower] = self.liver
+        for ox, oy, a, b, angle, brightness in self.organs:
+            organ = (ellipse(x, y, (ox, oy - 6 * level), (a, b), angle) > 0) & inner
+            image[organ] = brightness
+        for vx, vy, r, wall, brightness in self.vessels:
+            r = r * (1 + 0.15 * np.sin(6 * level + vx))
+            if wall:
+                image[(ellipse(x, y, (vx, vy), (r + wall, r + wall)) > 0) & inner] = self.muscle
+            image[(ellipse(x, y, (vx, vy), (r, r)) > 0) & inner] = brightness
+        sac = ellipse(x, y, self.center, (self.radius + self.wall + 26,) * 2, self.angle, self.rv_bumps) > 0
+        image[sac] = self.fat * 0.55
+        label = self.heart(x, y, level, frame)
+        if self.outflow and level == 0:
+            radius, wall = self._lv_size(level, frame)
+            ring = ellipse(x, y, self.center, (radius + wall,) * 2, self.angle, self.lv_bumps) > 0
+            image[ring & (label == 0)] = self.blood * 0.9
+        image[label == RV] = self.rv_blood
+        image[label == MYO] = self.muscle
+        image[label == LV] = self.blood
+        radius, _ = self._lv_size(level, frame)
+        for reach, angle, part in self.papillary:
+            if level < 0.75:
+                px = self.center[0] + reach * radius * np.cos(self.angle + angle)
+                py = self.center[1] + reach * radius * np.sin(self.angle + angle)
+                image[(ellipse(x, y, (px, py), (part * radius,) * 2) > 0) & (label == LV)] = self.muscle * 1.15
+        return np.clip(image * (1 + 0.07 * coarse + 0.05 * fine), 0, None)

@@ -1,0 +1,248 @@
+"""Training as a user runs it: resuming, leaks, one's own components, and what bad input gets."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from cmems.apis import load_config, train
+from cmems.apis import test as run_test
+from cmems.datasets.prepare import prepare
+from cmems.errors import InputError
+from cmems.registry import READERS
+
+REPO = Path(__file__).parents[1]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def run(*arguments, **options):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=REPO, capture_output=True, text=True, **options)
+
+
+def test_two_n_steps_are_n_steps_and_a_resume_and_n_steps_bit_for_bit(tiny_config, tmp_path):
+    config = tiny_config()
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    train(config, str(whole))
+    train(config, str(halves), cfg_options={"train_cfg.max_iters": 2})
+    assert torch.load(halves / "last.pth", weights_only=True)["meta"]["iter"] == 2
+    train(config, str(halves), resume=True)
+    first, second = (torch.load(d / "last.pth", weights_only=True) for d in (whole, halves))
+    assert same(first["state_dict"], second["state_dict"])
+    for key, state in first["optimizer"]["state"].items():
+        assert all(torch.equal(state[k], second["optimizer"]["state"][key][k]) for k in state)
+    assert first["meta"]["best"] == second["meta"]["best"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
+    config = tiny_config(
+        extra="default_hooks = dict(checkpoint=dict(interval=3))\nval_dataloader = val_cfg = val_evaluator = None\n"
+    )
+    options = {"train_cfg.max_iters": 24}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(config, str(whole), cfg_options=options)
+    command = [
+        sys.executable,
+        "tools/train.py",
+        config,
+        "--work-dir",
+        str(killed),
+        "--cfg-options",
+        "train_cfg.max_iters=24",
+    ]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last, deadline = killed / "last.pth", time.monotonic() + 60
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = torch.load(last, weights_only=True)["meta"]["iter"]
+    assert 0 < reached < 24
+    train(config, str(killed), resume=True, cfg_options=options)
+    assert same(weights(whole / "last.pth"), weights(last))
+
+
+def test_another_seed_gives_other_weights(tiny_config, tmp_path):
+    for seed in (0, 1):
+        train(tiny_config(), str(tmp_path / str(seed)), seed=seed, cfg_options={"train_cfg.max_iters": 1})
+    assert not same(weights(tmp_path / "0" / "last.pth"), weights(tmp_path / "1" / "last.pth"))
+
+
+def test_labels_cannot_leak(tiny_config, raw_acdc, tmp_path):
+    """Every label but the exemplar's slice replaced by noise on disk: training gives the same bits."""
+    noisy, random = tmp_path / "noisy", np.random.default_rng(0)
+    shutil.copytree(raw_acdc, noisy)
+    for path in noisy.rglob("*_gt.nii.gz"):
+        image = nib.load(path)
+        label = np.asarray(image.dataobj)
+        noise = random.integers(0, 4, label.shape).astype(np.uint8)
+        if path.name == "patient001_frame01_gt.nii.gz":
+            noise[..., 1] = label[..., 1]
+        nib.save(nib.Nifti1Image(noise, image.affine), path)
+    prepare(READERS.get("acdc")(noisy), tmp_path / "prepared", size=32, workers=1)
+    train(tiny_config(name="clean.py"), str(tmp_path / "a"))
+    train(tiny_config(data=tmp_path / "prepared", name="noisy.py"), str(tmp_path / "b"))
+    assert same(weights(tmp_path / "a" / "last.pth"), weights(tmp_path / "b" / "last.pth"))
+
+
+def test_full_supervision_and_the_exemplar_alone_train_too(tiny_config, tmp_path):
+    for base in ("unet/unet_acdc.py", "fullysup/unet_acdc.py"):
+        config = tiny_config(base)
+        train(config, str(tmp_path / base), cfg_options={"train_cfg.max_iters": 2})
+        assert all(v.isfinite().all() for v in weights(tmp_path / base / "last.pth").values())
+
+
+def test_a_perturbation_from_a_file_outside_the_package_trains(tiny_config, tmp_path):
+    (tmp_path / "my_noise.py").write_text(
+        "import torch\n"
+        "from cmems.registry import PERTURBATIONS\n"
+        "@PERTURBATIONS.register_module()\n"
+        "class MyNoise:\n"
+        "    calls = 0\n"
+        "    def __init__(self, width):\n"
+        "        self.width = width\n"
+        "    def __call__(self, images, stream):\n"
+        "        MyNoise.calls += 1\n"
+        "        return (images + stream.uniform(images.shape, -self.width, self.width)).clamp(0, 1)\n"
+    )
+    config = tiny_config(
+        extra='custom_imports = dict(imports=["my_noise"])\n'
+        'model["strong"] = [dict(type="ColorJitter", strength=0.5), dict(type="MyNoise", width=0.1)]\n'
+    )
+    done = run("tools/train.py", config, "--work-dir", tmp_path / "w", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "w" / "best.pth").is_file()
+
+
+def test_the_log_holds_losses_and_monitors_and_the_terminal_stays_short(tiny_config, tmp_path):
+    config = tiny_config(extra="default_hooks = dict(runtime_info=dict(interval=2), logger=dict(interval=2))\n")
+    done = run("tools/train.py", config, "--work-dir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) + len(done.stderr.splitlines()) < 15
+    (scalars,) = (tmp_path / "w").glob("*/vis_data/scalars.json")
+    row = json.loads(scalars.read_text().splitlines()[-2])
+    for key in (
+        "loss_exemplar",
+        "loss_synthetic",
+        "loss_cmip",
+        "loss_cmfp",
+        "share_confident",
+        "agreement",
+        "share_LV",
+    ):
+        assert key in row
+    assert list((tmp_path / "w").glob("*/*.log"))
+
+
+def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_the_table(tiny_config, tmp_path):
+    config = tiny_config()
+    train(config, str(tmp_path / "w"))
+    done = run(
+        "tools/test.py",
+        config,
+        tmp_path / "w" / "best.pth",
+        "--show-dir",
+        tmp_path / "panels",
+        "--metrics-preset",
+        "strict",
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "w" / "test_test" / "metrics.json").read_text())
+    assert "strict" in json.dumps(report["conventions"])
+    for row in ("network 1", "network 2", "ensemble"):
+        assert row in done.stdout
+    assert len(list((tmp_path / "panels").glob("*.png"))) == 2
+
+
+def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):
+    config = tiny_config()
+    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
+    metrics = run_test(config, str(tmp_path / "w" / "last.pth"), split="val")
+    assert 0 <= metrics["ensemble/DSC"] <= 1
+    assert "network_2/HD95_Myo" in metrics
+
+
+MISTAKES = {
+    "data folder": ("train_dataloader.data_root=nowhere", "nowhere: no such folder"),
+    "unknown case": ("train_dataloader.exemplar_slice.case=patient1", "no case 'patient1'; near: patient00"),
+    "slice beyond": ("train_dataloader.exemplar_slice.slice=9", "expected an integer from 0 to 2"),
+    "unknown type": ("model.backbone.type=Unet", "backbone 'Unet' is not registered: did you mean UNet"),
+    "unknown student": ("model.objectives.2.student=weird", "expected one of weak, strong, feature, got 'weird'"),
+    "unknown argument": ("model.backbone.depth=3", "unexpected keyword argument 'depth'"),
+    "misspelt key": ("train_cgf.max_iters=3", "no 'train_cgf'; did you mean train_cfg"),
+    "lonely network": ("model.num_networks=1", "needs num_networks of 2 or more"),
+    "wrong classes": ("model.backbone.num_classes=9", "num_classes=9, but the data has 4: background, RV, Myo, LV"),
+    "bad steps": ("train_cfg.max_iters=0", "train_cfg.max_iters: expected a positive integer, got 0"),
+    "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
+    "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_config_ends_in_one_message_before_any_step(mistake, tiny_config, tmp_path):
+    option, expected = MISTAKES[mistake]
+    key, value = option.split("=")
+    value = int(value) if value.isdigit() else value
+    with pytest.raises(InputError) as caught:
+        train(tiny_config(), str(tmp_path / "w"), cfg_options={key: value})
+    assert expected in str(caught.value)
+    assert not list((tmp_path / "w").glob("*.pth"))
+
+
+def test_the_command_prints_the_message_without_a_traceback(tiny_config, tmp_path):
+    done = run(
+        "tools/train.py", tiny_config(), "--work-dir", tmp_path / "w", "--cfg-options", "model.backbone.type=Unet"
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: backbone 'Unet' is not registered")
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_an_exemplar_that_lacks_a_class_is_refused_with_slices_that_have_all(tiny_config, raw_acdc, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(raw_acdc, broken)
+    path = broken / "training" / "patient001" / "patient001_frame01_gt.nii.gz"
+    image = nib.load(path)
+    label = np.array(image.dataobj)
+    label[..., 1][label[..., 1] == 3] = 2
+    nib.save(nib.Nifti1Image(label, image.affine), path)
+    prepare(READERS.get("acdc")(broken), tmp_path / "prepared", size=32, workers=1)
+    with pytest.raises(InputError, match=r"LV is absent; slices that hold all: case=patient\d+_frame\d+ slice=\d"):
+        train(tiny_config(data=tmp_path / "prepared"), str(tmp_path / "w"))
+
+
+def test_a_checkpoint_of_another_config_a_truncated_one_and_a_missing_one_are_told_apart(tiny_config, tmp_path):
+    config = tiny_config()
+    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
+    last = tmp_path / "w" / "last.pth"
+    with pytest.raises(InputError, match=r"belongs to another config: it was made by 2 network\(s\).*has 1 network"):
+        run_test(tiny_config("unet/unet_acdc.py", name="one.py"), str(last))
+    (tmp_path / "cut.pth").write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"cut\.pth: truncated"):
+        run_test(config, str(tmp_path / "cut.pth"))
+    with pytest.raises(InputError, match=r"las\.pth: no such file; .* holds last\.pth"):
+        run_test(config, str(tmp_path / "w" / "las.pth"))
+
+
+def test_every_shipped_config_reads_and_names_known_components():
+    paths = sorted(p for p in (REPO / "configs").glob("*/*.py") if p.parent.name != "_base_")
+    assert len(paths) >= 6
+    for path in paths:
+        config = load_config(path)
+        assert config.model.objectives, path
+        assert config.train_cfg.type == "MutualLearningLoop"
