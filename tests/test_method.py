@@ -143,9 +143,7 @@ def test_one_step_is_algorithm_1(below):
         total["loss_cmfp"] += 0.09 * slow_segmentation_loss(nets[m].decode(dropped), *target[other])  # Eq. 7-8
     assert list(losses) == list(total)
     for name, expected in total.items():
-        torch.testing.assert_close(
-            losses[name].double(), expected.detach(), rtol=2e-4, atol=2e-5, msg=lambda m: f"{name}: {m}"
-        )
+        assert losses[name].item() == pytest.approx(expected.item(), rel=2e-4), name
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms():

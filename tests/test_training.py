@@ -166,7 +166,7 @@ def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_t
     assert "strict" in json.dumps(report["conventions"])
     for row in ("network 1", "network 2", "ensemble"):
         assert row in done.stdout
-    assert len(list((tmp_path / "panels").glob("*.png"))) == 2
+    assert len(list(panels.glob("*.png"))) == 2
 
 
 def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):

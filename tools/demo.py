@@ -1,4 +1,4 @@
-"""The main job on phantom data, start to end: make it, prepare it, train CMEMS from one labelled slice, measure, draw."""
+"""The main job on phantom data: make it, prepare it, train CMEMS from one labelled slice, measure, draw."""
 
 import time
 from pathlib import Path

@@ -18,7 +18,8 @@ class Convention:
     Attributes:
         name: The preset.
         unit: ``voxel`` (every spacing 1) or ``mm``, of HD95.
-        dsc: Scores by status: ``both_empty``, ``missed`` (only the reference has voxels), ``false`` (only the prediction).
+        dsc: Scores by status: ``both_empty``, ``missed`` (only the reference has voxels), ``false`` (only the
+            prediction).
         hd95: The same for HD95.
     """
 

@@ -61,8 +61,8 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
         dsc, hd95 (Convention | None): Measure these, under these conventions.
 
     Returns:
-        list[dict]: A row per model and foreground class: ``model``, ``cls`` (label id), ``status`` (``ok``, ``missed``, ``false``,
-        ``both_empty``), and ``dsc``, ``hd95`` as asked for (nan: skipped).
+        list[dict]: A row per model and foreground class: ``model``, ``cls`` (label id), ``status`` (``ok``, ``missed``,
+        ``false``, ``both_empty``), and ``dsc``, ``hd95`` as asked for (nan: skipped).
 
     Raises:
         InputError: Shapes differ.

@@ -1,5 +1,5 @@
-# CMEMS on the abdomen phantom, small enough for a demonstration: 64x64, four images of each source a step, 600 steps at a
-# learning rate three times the paper's. The paper's settings of Synapse otherwise.
+# CMEMS on the abdomen phantom, small enough for a demonstration: 64x64, four images of each source a step, 600 steps at
+# a learning rate three times the paper's. The paper's settings of Synapse otherwise.
 _base_ = [
     "../_base_/default_runtime.py",
     "../_base_/datasets/phantom_abdomen.py",

@@ -1,5 +1,5 @@
-# CMEMS on the cardiac phantom, small enough for a demonstration: 64x64, four images of each source a step, 600 steps at a
-# learning rate three times the paper's. The paper's settings of ACDC otherwise.
+# CMEMS on the cardiac phantom, small enough for a demonstration: 64x64, four images of each source a step, 600 steps at
+# a learning rate three times the paper's. The paper's settings of ACDC otherwise.
 _base_ = [
     "../_base_/default_runtime.py",
     "../_base_/datasets/phantom_cardiac.py",

@@ -31,7 +31,8 @@ def cardiac_volume(seed, patient, frame):
         frame (int): 0 end-diastole, 1 end-systole.
 
     Returns:
-        tuple: Image ``(D, H, W)`` int16, label ``(D, H, W)`` uint8 (1 RV, 2 Myo, 3 LV), spacing (slice, row, column) mm.
+        tuple: Image ``(D, H, W)`` int16, label ``(D, H, W)`` uint8 (1 RV, 2 Myo, 3 LV), and spacing (slice, row,
+        column) in mm.
     """
     anatomy = _Patient(np.random.default_rng([seed, patient]), patient)
     noise = np.random.default_rng([seed, patient, frame + 1])

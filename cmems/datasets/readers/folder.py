@@ -34,10 +34,9 @@ class NiftiFolderReader(Reader):
 
     def find(self):
         """Return a case per image."""
-        for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
-            if (self.root / images).is_dir():
-                break
-        else:
+        pairs = (("images", "labels"), ("imagesTr", "labelsTr"))
+        images, labels = next((p for p in pairs if (self.root / p[0]).is_dir()), (None, None))
+        if images is None:
             return [], [f"{self.root / 'images'}: no such folder; expected {self.expects}"]
         known = nifti_files(self.root / labels)
         rows = []

@@ -19,7 +19,7 @@ class _SliceReader(Reader):
 
     Args:
         root, val, test, splits: As every reader.
-        spacing (tuple[float, float, float] | None): (slice, row, column) in mm. Default: 1 mm, and the manifest says so.
+        spacing (tuple[float, float, float] | None): (slice, row, column) in mm. Default: 1 mm each.
     """
 
     def __init__(self, root, val=None, test=None, splits=None, spacing=None):
@@ -49,8 +49,8 @@ class _SliceReader(Reader):
 class SSL4MISReader(_SliceReader):
     """``data/slices/patientNNN_frameFF_slice_S.h5`` for training and ``data/patientNNN_frameFF.h5`` volumes (ACDC).
 
-    A case in ``val.list`` or ``test.list`` is of that split, and so is every volume without slices; ``train_slices.list``
-    is not needed. WSL4MIS's folders (``ACDC_training_slices``, ``ACDC_training_volumes``) do too; scribbles are not read.
+    A case in ``val.list`` or ``test.list`` is of that split; of the others, those with slices train, the rest validate.
+    WSL4MIS's folders (``ACDC_training_slices``, ``ACDC_training_volumes``) do too; scribbles are not read.
     """
 
     name = "acdc"

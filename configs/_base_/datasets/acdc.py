@@ -1,6 +1,6 @@
 # ACDC, prepared by tools/prepare_data.py acdc RAW data/acdc_224.
-# Left open in the paper: which slice is the exemplar, how a batch of 12 divides (12 of each source here), Ω's transforms
-# (the heart may lie anywhere, at any angle: rotation ±180°, scale 0.7 to 1.4, shift ±15 % of the side).
+# Left open in the paper: which slice is the exemplar, how a batch of 12 divides (12 of each source here), Ω's
+# transforms (the heart may lie anywhere, at any angle: rotation ±180°, scale 0.7 to 1.4, shift ±15 % of the side).
 data_root = "data/acdc_224"
 train_dataloader = dict(
     data_root=data_root,

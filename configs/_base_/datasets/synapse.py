@@ -1,6 +1,6 @@
 # Synapse, prepared by tools/prepare_data.py synapse RAW data/synapse_224.
-# Left open in the paper: which slice is the exemplar, how a batch of 12 divides (12 of each source here), Ω's transforms
-# (abdominal organs keep their places: small rotations and shifts).
+# Left open in the paper: which slice is the exemplar, how a batch of 12 divides (12 of each source here), Ω's
+# transforms (abdominal organs keep their places: small rotations and shifts).
 data_root = "data/synapse_224"
 train_dataloader = dict(
     data_root=data_root,

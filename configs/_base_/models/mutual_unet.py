@@ -1,6 +1,6 @@
 # The paper's pair of UNets (appendix D) and its perturbations.
-# Left open there: whether W's rotation is quarter turns or arbitrary (both, up to 20° more), jitter probability (always),
-# dropout and BatchNorm in the pseudo-label pass (as in training).
+# Left open there: whether W's rotation is quarter turns or arbitrary (both, up to 20° more), jitter probability
+# (always), dropout and BatchNorm in the pseudo-label pass (as in training).
 model = dict(
     type="MutualLearner",
     num_networks=2,

@@ -1,5 +1,5 @@
-# Adam as in the paper. Left open there: the number of steps (30,000, as the semi-supervised literature takes on ACDC), the
-# schedule (polynomial decay of power 0.9 to the last step), validation (every 1,000 steps, choosing best.pth).
+# Adam as in the paper. Left open there: the number of steps (30,000, as the semi-supervised literature takes on ACDC),
+# the schedule (polynomial decay of power 0.9 to the last step), validation (every 1,000 steps, choosing best.pth).
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="Adam", lr=3e-4, weight_decay=1e-4, fused=True),
