@@ -166,7 +166,7 @@ def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_t
     assert "strict" in json.dumps(report["conventions"])
     for row in ("network 1", "network 2", "ensemble"):
         assert row in done.stdout
-    assert len(list(panels.glob("*.png"))) == 2
+    assert len(list((tmp_path / "panels").glob("*.png"))) == 2
 
 
 def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):
@@ -246,3 +246,24 @@ def test_every_shipped_config_reads_and_names_known_components():
         config = load_config(path)
         assert config.model.objectives, path
         assert config.train_cfg.type == "MutualLearningLoop"
+
+
+def test_two_processes_train_one_model_and_write_one_checkpoint(tiny_config, tmp_path):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    done = run(*launch, "tools/train.py", tiny_config(), "--work-dir", tmp_path / "w", "--launcher", "pytorch")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 4  ensemble DSC") == 1
+    alone = tmp_path / "alone"
+    train(tiny_config(), str(alone))
+    together = weights(tmp_path / "w" / "last.pth")
+    assert not same(together, weights(alone / "last.pth"))  # the second process brought other images
+    assert all(v.isfinite().all() for v in together.values())
+
+
+def test_bfloat16_trains_near_float32(tiny_config, tmp_path):
+    for name, amp in (("a", False), ("b", True)):
+        train(tiny_config(), str(tmp_path / name), amp=amp, cfg_options={"train_cfg.max_iters": 2})
+    first, second = weights(tmp_path / "a" / "last.pth"), weights(tmp_path / "b" / "last.pth")
+    key = "networks.0.head.weight"
+    assert second[key].dtype == torch.float32
+    assert (first[key] - second[key]).abs().max() < 5e-3

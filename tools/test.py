@@ -17,7 +17,7 @@ def main():
     parser.add_argument("--split", help="train-time val or test; default the config's")
     parser.add_argument("--metrics-preset", help="transunet (the paper's), ssl4mis, nan or strict")
     parser.add_argument("--show-dir", help="write overlay panels (image, reference, networks, ensemble) there")
-    parser.add_argument("--out", help="stem of the JSON and CSV tables; default metrics beside the log")
+    parser.add_argument("--out", help="folder of metrics.json and metrics.csv; default the work directory")
     parser.add_argument("--work-dir", help="where the log goes; default test_<split> beside the checkpoint")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
     args = parser.parse_args()

@@ -37,6 +37,8 @@ def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options
         cfg.setdefault("randomness", {})["seed"] = seed
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
+    if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     last = Path(cfg.work_dir, "last.pth")
@@ -60,7 +62,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         split (str | None): Split to measure on. Default: the config's test split.
         preset (str | None): Metric convention for every metric of the config.
         show_dir (str | None): Write overlay panels there.
-        out (str | None): Stem of the JSON and CSV tables. Default: ``metrics`` beside the log.
+        out (str | None): Folder of ``metrics.json`` and ``metrics.csv``. Default: the work directory.
         work_dir (str | None): Where the log and tables go. Default: ``test_<split>`` beside the checkpoint.
         cfg_options (dict | None): Dotted keys to set.
 

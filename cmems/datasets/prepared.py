@@ -86,8 +86,8 @@ class PreparedDataset:
         """Read a validation or test volume.
 
         Returns:
-            dict: ``case``; ``image`` ``(D, H, W)`` float16 in [0, 1] on the source's grid; ``label`` ``(D, H, W)`` uint8
-            or None; ``spacing`` (slice, row, column) in mm; ``affine`` ``(4, 4)``.
+            dict: ``case``; ``image`` ``(D, H, W)`` float16 in [0, 1] on the source's grid; ``label`` ``(D, H, W)``
+            uint8 or None; ``spacing`` (slice, row, column) in mm; ``affine`` ``(4, 4)``.
         """
         entry = self.case(case)
         labels = self.root / "volumes" / f"{case}_label.npy"

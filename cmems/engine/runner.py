@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from mmengine.model import is_model_wrapper
+import torch
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 
 from cmems.engine.checkpoint import load_weights, read_checkpoint, replace_atomically
@@ -22,6 +23,12 @@ class SegmentationRunner(Runner):
                 handler.setLevel(logging.WARNING)
                 handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # MMEngine's own calls
         return logger
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        """Wrap the model for several processes; on CPUs too, where MMEngine would name a GPU."""
+        if not self.distributed or torch.cuda.is_available():
+            return super().wrap_model(model_wrapper_cfg, model)
+        return MMDistributedDataParallel(module=model, broadcast_buffers=False)
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):
         """Write a checkpoint aside, flush it, then rename it: under its name there is always a whole one."""
