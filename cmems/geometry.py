@@ -19,7 +19,7 @@ def affine_matrices(angle, scale=None, shift=None, flip=None, center=None):
         center (Tensor | None): ``(2,)`` or ``(B, 2)`` fixed point (x, y). Default the image's centre.
 
     Returns:
-        Tensor: ``(B, 2, 3)`` for :func:`warp`.
+        Tensor: ``(B, 2, 3)`` for the ``warp`` functions.
     """
     cos, sin = torch.cos(angle), torch.sin(angle)
     inverse_scale = torch.ones_like(angle) if scale is None else 1 / scale
@@ -39,9 +39,18 @@ def invert(matrices):
     return torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
 
 
-def grid(matrices, size):
-    """Return the ``(B, H, W, 2)`` sampling grid of :func:`warp` for a ``(H, W)`` output."""
-    return F.affine_grid(matrices, (len(matrices), 1, *size), align_corners=False)
+def grid(matrices, size, displacement=None):
+    """Return the ``(B, H, W, 2)`` sampling grid of a ``(H, W)`` output.
+
+    Args:
+        matrices (Tensor): ``(B, 2, 3)``.
+        size (tuple[int, int]): H, W.
+        displacement (Tensor | None): ``(B, 2, C, C)`` further shift (x, y) at control points, bicubic between them.
+    """
+    sampling = F.affine_grid(matrices, (len(matrices), 1, *size), align_corners=False)
+    if displacement is None:
+        return sampling
+    return sampling + F.interpolate(displacement, size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
 def warp_images(images, sampling):

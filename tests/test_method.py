@@ -293,3 +293,35 @@ def test_synthetic_image_j_looks_the_same_whenever_it_is_drawn():
     assert torch.equal(images[order], fewer)
     other, _ = synthesizer()(image, label, backgrounds, keyed_stream(12, ids))
     assert not torch.equal(images, other)
+
+
+def test_an_elastic_deformation_bends_image_and_label_alike_and_zero_bends_nothing():
+    label = torch.zeros(64, 64, dtype=torch.uint8)
+    label[20:44, 20:44] = 1
+    image, ids = (label > 0).float()[None], torch.arange(6)
+    none = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
+    still = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
+    bent = {}
+    for elastic in (0.0, 0.03):
+        make = ExemplarPaste(geometric=dict(still, elastic=elastic), intensity=none)
+        images, labels = make(image, label, torch.zeros(6, 1, 64, 64), keyed_stream(5, ids))
+        assert ((images[:, 0] > 0.5) != (labels > 0)).float().mean() < 0.01
+        bent[elastic] = labels
+    assert torch.equal(bent[0.0], label.expand(6, -1, -1))
+    assert (bent[0.03] != label).float().mean((1, 2)).min() > 0.01
+
+
+@pytest.mark.parametrize("choice", ["all", "pseudo_label"])
+def test_running_statistics_follow_the_chosen_forwards_and_training_does_not_depend_on_them(choice):
+    model = learner(norm_statistics=choice)
+    before = model.networks[0].encoder[0][0].bn.running_mean.clone()
+    step = StepViews(model, batch(), Draws(0, 0))
+    step.logits(0, "exemplar", "weak", 0)
+    moved = not torch.equal(before, model.networks[0].encoder[0][0].bn.running_mean)
+    assert moved == (choice == "all")
+    before = model.networks[0].encoder[0][0].bn.running_mean.clone()
+    step.pseudo_label(0, "unlabeled")
+    assert not torch.equal(before, model.networks[0].encoder[0][0].bn.running_mean)
+    losses = learner(norm_statistics=choice)(batch=batch(), draws=Draws(0, 0))
+    plain = learner()(batch=batch(), draws=Draws(0, 0))
+    assert all(torch.equal(losses[k], plain[k]) for k in plain)

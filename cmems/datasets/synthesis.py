@@ -11,26 +11,44 @@ from cmems.registry import SYNTHESIZERS
 
 @SYNTHESIZERS.register_module()
 class RandomAffine(Perturbation):
-    """G, the geometric part: rotation, scale, shift and mirroring.
+    """G, the geometric part: rotation, scale, shift, mirroring and a smooth elastic deformation.
 
     Args:
         degrees (float): Rotation, uniform in ± this many degrees.
         scale (tuple[float, float]): Range of the enlargement, log-uniform.
         shift (float): Shift along each axis, uniform in ± this share of the image's side.
         flip (float): Probability of mirroring left to right.
+        elastic (float): Standard deviation of the deformation at its control points, as a share of the image's side.
+        control_points (int): Control points along each side; between them the deformation is bicubic.
     """
 
-    def __init__(self, degrees=180.0, scale=(0.7, 1.4), shift=0.15, flip=0.5):
+    def __init__(self, degrees=180.0, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.0, control_points=9):
         self.degrees, self.scale, self.shift, self.flip = degrees, scale, shift, flip
+        self.elastic, self.control_points = elastic, control_points
 
     def draw(self, stream, n):
-        """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)``, ``shift`` ``(n, 2)`` and ``flip`` ``(n,)`` bool."""
-        return dict(
+        """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)``, ``shift`` ``(n, 2)``, ``flip`` ``(n,)`` bool, and
+        ``displacement`` ``(n, 2, C, C)`` (x, y) at the control points, the side of the image being 2.
+        """
+        parameters = dict(
             angle=geometry.degrees(stream, n, self.degrees),
             scale=torch.exp(stream.uniform(n, math.log(self.scale[0]), math.log(self.scale[1]))),
             shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
             flip=stream.bernoulli(n, self.flip),
+            displacement=None,
         )
+        if self.elastic:
+            # A uniform draw of this width has the wanted standard deviation, and no far outlier that would fold space.
+            width = 2 * self.elastic * math.sqrt(3)
+            size = (n, 2, self.control_points, self.control_points)
+            parameters["displacement"] = stream.uniform(size, -width, width)
+        return parameters
+
+    def grid(self, parameters, size, center=None):
+        """Return the ``(n, H, W, 2)`` sampling grid of drawn parameters."""
+        displacement = parameters["displacement"]
+        affine = {k: v for k, v in parameters.items() if k != "displacement"}
+        return geometry.grid(geometry.affine_matrices(**affine, center=center), size, displacement)
 
 
 @SYNTHESIZERS.register_module()
@@ -89,17 +107,14 @@ class ExemplarPaste:
             tuple[Tensor, Tensor]: Images ``(B, 1, H, W)`` float32 in [0, 1] and labels ``(B, H, W)`` uint8.
         """
         n, size = len(backgrounds), backgrounds.shape[-2:]
-        organs = geometry.affine_matrices(**self.geometric.draw(stream, n), center=centroid(label > 0))
+        organs = self.geometric.grid(self.geometric.draw(stream, n), size, center=centroid(label > 0))
         look = self.intensity.draw(stream, n)
-        place = geometry.affine_matrices(**self.background_geometric.draw(stream, n))
+        place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
         background_look = self.intensity.draw(stream, n)
 
-        sampling = geometry.grid(organs, size)
-        labels = geometry.warp_labels(label.expand(n, -1, -1), sampling)
-        pasted = geometry.warp_images(self.intensity.apply(image.expand(n, -1, -1, -1), **look), sampling)
-        backgrounds = self.intensity.apply(
-            geometry.warp_images(backgrounds, geometry.grid(place, size)), **background_look
-        )
+        labels = geometry.warp_labels(label.expand(n, -1, -1), organs)
+        pasted = geometry.warp_images(self.intensity.apply(image.expand(n, -1, -1, -1), **look), organs)
+        backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, place), **background_look)
         share = (labels > 0).unsqueeze(1).to(pasted.dtype)
         if self.edge:
             share = _soften(share, self.edge)

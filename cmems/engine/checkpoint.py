@@ -45,8 +45,8 @@ def load_weights(model, checkpoint, path):
     missing, extra = [k for k in own if k not in saved], [k for k in saved if k not in own]
     shapes = [k for k in own if k in saved and own[k].shape != saved[k].shape]
     if missing or extra or shapes:
-        seen = [f"{len(missing)} weights missing (first {missing[0]})"] * bool(missing)
-        seen += [f"{len(extra)} not expected (first {extra[0]})"] * bool(extra)
+        seen = [f"{len(missing)} weights missing (first {k})" for k in missing[:1]]
+        seen += [f"{len(extra)} not expected (first {k})" for k in extra[:1]]
         seen += [f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(saved[k].shape)}" for k in shapes[:1]]
         made_by = checkpoint.get("meta", {}).get("summary", "an unknown config")
         raise InputError(
