@@ -1,7 +1,6 @@
 """The table tells counts beside means, the files agree, the pictures show what they claim, progress stays short."""
 
 import csv
-import io
 import json
 import math
 from types import SimpleNamespace
@@ -9,15 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from cmems.registry import HOOKS
 from cmems.visualization import (
     metric_rows,
     metric_table,
     panel,
     plot_curves,
-    progress,
     read_history,
     write_metrics,
     write_png,
@@ -314,143 +310,3 @@ def test_curves_are_drawn_from_a_merged_history_and_from_rows_that_lack_keys(tmp
             assert image.format == "PNG"
             drawn.append(np.asarray(image.convert("RGB")))
     assert (drawn[0] != drawn[1]).any()
-
-
-# the hooks
-
-
-def fake_loop(metrics=(), batches=4):
-    dataset = SimpleNamespace(metainfo=dict(name="acdc", classes=ACDC))
-
-    class Loader(list):
-        pass
-
-    loader = Loader(range(batches))
-    loader.dataset = dataset
-    return SimpleNamespace(dataloader=loader, evaluator=SimpleNamespace(metrics=list(metrics)))
-
-
-def fake_runner(work_dir=None, **attributes):
-    scalar = SimpleNamespace(current=lambda: 0.4321)
-    hub = SimpleNamespace(log_scalars={"train/loss": scalar}, get_scalar=lambda key: scalar)
-    runner = SimpleNamespace(
-        work_dir=str(work_dir), iter=0, max_iters=100, message_hub=hub, seed=1,
-        val_loop=fake_loop(), test_loop=fake_loop(fake_metrics()),
-    )  # fmt: skip
-    vars(runner).update(attributes)
-    return runner
-
-
-def use_console(monkeypatch, **options):
-    text = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=text, width=120, **options))
-    return text
-
-
-def test_every_hook_is_built_from_its_name_alone():
-    for name in ("MetricTableHook", "PanelHook", "CurvesHook", "ProgressHook"):
-        assert type(HOOKS.build(dict(type=name))).__name__ == name
-
-
-def test_a_test_prints_its_table_and_leaves_the_files(tmp_path, monkeypatch):
-    text = use_console(monkeypatch)
-    HOOKS.build(dict(type="MetricTableHook")).after_test_epoch(fake_runner(tmp_path), {})
-    assert metric_table(fake_metrics(), ACDC) in text.getvalue()
-    header = json.loads((tmp_path / "metrics.json").read_text())["header"]
-    assert (header["dataset"], header["classes"], header["seed"]) == ("acdc", list(ACDC), 1)
-    assert (tmp_path / "metrics.csv").is_file()
-
-
-def test_a_validation_prints_one_line(tmp_path, monkeypatch):
-    text = use_console(monkeypatch)
-    metrics = {"ensemble/DSC": 0.6124, "ensemble/DSC_RV": 0.55, "ensemble/DSC_Myo": 0.58, "ensemble/DSC_LV": 0.7}
-    HOOKS.build(dict(type="MetricTableHook")).after_val_epoch(fake_runner(iter=500), {**metrics, "network_1/DSC": 0.5})
-    assert text.getvalue() == "step 500  ensemble DSC 0.612 (RV 0.55 Myo 0.58 LV 0.70)\n"
-
-
-def test_panels_are_drawn_for_the_first_volumes_only(tmp_path):
-    hook = HOOKS.build(dict(type="PanelHook", max_volumes=2))
-    hook.before_test(None)
-    for k in range(2):
-        samples = [dict(fake_sample(), case=f"case{2 * k + i}") for i in range(2)]
-        hook.after_test_iter(fake_runner(tmp_path), k, None, samples)
-    assert sorted(p.name for p in (tmp_path / "panels").iterdir()) == ["case0.png", "case1.png"]
-
-
-def test_curves_are_left_in_the_work_directory(tmp_path):
-    hook = HOOKS.build(dict(type="CurvesHook"))
-    hook.after_train(fake_runner(tmp_path))
-    assert not (tmp_path / "curves.png").exists()
-    write_run(tmp_path, "20240101_000000", train_rows([10, 20], 1.0))
-    hook.after_train(fake_runner(tmp_path))
-    assert (tmp_path / "curves.png").stat().st_size > 0
-
-
-def train(hook, runner, steps):
-    hook.before_run(runner)
-    hook.before_train(runner)
-    for step in range(steps):
-        runner.iter = step
-        hook.after_train_iter(runner, step)
-
-
-def test_without_a_terminal_a_long_training_prints_few_lines(monkeypatch):
-    text = use_console(monkeypatch, force_terminal=False)
-    hook, runner = HOOKS.build(dict(type="ProgressHook")), fake_runner(max_iters=1000)
-    train(hook, runner, 1000)
-    hook.after_train(runner)
-    hook.after_run(runner)
-    lines = text.getvalue().splitlines()
-    assert len(lines) == 10
-    assert lines[0].startswith("train 100/1000")
-    assert lines[-1].startswith("train 1000/1000")
-    assert "loss 0.4321" in lines[-1]
-
-
-def test_a_training_that_fails_gives_the_terminal_back_to_the_next_run(monkeypatch):
-    text = use_console(monkeypatch, force_terminal=True)
-    hook, runner = HOOKS.build(dict(type="ProgressHook")), fake_runner(max_iters=40)
-    train(hook, runner, 20)  # ends without after_run
-    hidden, shown = "\x1b[?25l", "\x1b[?25h"
-    assert text.getvalue().count(hidden) == 1
-    assert shown not in text.getvalue()
-    hook.before_run(runner)
-    assert text.getvalue().count(shown) == 1
-
-
-def test_a_validation_line_stays_whole_beside_a_live_bar(monkeypatch):
-    text = use_console(monkeypatch, force_terminal=True)
-    hook, runner = HOOKS.build(dict(type="ProgressHook")), fake_runner(max_iters=40)
-    train(hook, runner, 20)
-    hook.before_val(runner)
-    for k in range(4):
-        hook.after_val_iter(runner, k)
-    hook.after_val_epoch(runner, {"ensemble/DSC": 0.612})
-    progress.say("step 20  ensemble DSC 0.612")
-    runner.iter = 39
-    hook.after_train_iter(runner, 39)
-    hook.after_train(runner)
-    hook.after_run(runner)
-    assert "step 20  ensemble DSC 0.612\n" in text.getvalue()
-    assert "validate" in text.getvalue()
-    assert "40/40" in text.getvalue()
-    assert "val DSC 0.612" in text.getvalue()
-
-
-def test_steps_per_second_do_not_count_the_validation(monkeypatch):
-    text, now = use_console(monkeypatch, force_terminal=False), [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    hook, runner = HOOKS.build(dict(type="ProgressHook", interval=1)), fake_runner(max_iters=20)
-    hook.before_train(runner)
-    for step in range(10):
-        now[0] += 0.5
-        runner.iter = step
-        hook.after_train_iter(runner, step)
-    hook.before_val(runner)
-    now[0] += 15
-    hook.after_val_epoch(runner, {})
-    now[0], runner.iter = now[0] + 0.5, 10
-    hook.after_train_iter(runner, 10)
-    now[0], runner.iter = now[0] + 0.5, 11
-    hook.after_train_iter(runner, 11)
-    assert "train 12/20  2.0/s  0:21 elapsed  0:14 left" in text.getvalue()  # 12 steps in 6 s; 8 more at 21/12 s

@@ -1,36 +1,15 @@
 # ACDC, prepared by tools/prepare_data.py acdc RAW data/acdc_224.
-# Left open in the paper: which slice is the exemplar, how a batch of 12 divides (12 of each source here), Ω's
-# transforms (the heart may lie anywhere, at any angle: rotation ±180°, scale 0.7 to 1.4, shift ±15 % of the side).
+# Left open in the paper: which slice is the exemplar, and G (the heart may lie anywhere, at any angle and in any phase:
+# rotation ±180°, scale 0.7 to 1.4, shift ±15 % of the side, elastic deformation of 2 % of it).
+_base_ = "./one_slice.py"
 data_root = "data/acdc_224"
 train_dataloader = dict(
     data_root=data_root,
     exemplar_slice=dict(case="patient005_frame01", slice=2),
-    exemplar=dict(type="ExemplarSource", batch_size=12),
     synthetic=dict(
-        type="SyntheticSource",
-        batch_size=12,
         per_background=15,
-        synthesizer=dict(
-            type="ExemplarPaste",
-            geometric=dict(type="RandomAffine", degrees=180, scale=(0.7, 1.4), shift=0.15, flip=0.5),
-            intensity=dict(type="RandomGammaGain", gamma=(0.7, 1.5), gain=(0.7, 1.3)),
-        ),
+        synthesizer=dict(geometric=dict(degrees=180, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.02)),
     ),
-    unlabeled=dict(type="UnlabeledSource", batch_size=12),
 )
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    dataset=dict(type="VolumeDataset", data_root=data_root, split="val"),
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="cmems.volume_collate"),
-)
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    dataset=dict(type="VolumeDataset", data_root=data_root, split="test"),
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="cmems.volume_collate"),
-)
-val_evaluator = [dict(type="DSC", preset="transunet")]
-test_evaluator = [dict(type="DSC", preset="transunet"), dict(type="HD95", preset="transunet")]
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = dict(dataset=dict(data_root=data_root))
