@@ -309,19 +309,3 @@ def test_an_elastic_deformation_bends_image_and_label_alike_and_zero_bends_nothi
         bent[elastic] = labels
     assert torch.equal(bent[0.0], label.expand(6, -1, -1))
     assert (bent[0.03] != label).float().mean((1, 2)).min() > 0.01
-
-
-@pytest.mark.parametrize("choice", ["all", "pseudo_label"])
-def test_running_statistics_follow_the_chosen_forwards_and_training_does_not_depend_on_them(choice):
-    model = learner(norm_statistics=choice)
-    before = model.networks[0].encoder[0][0].bn.running_mean.clone()
-    step = StepViews(model, batch(), Draws(0, 0))
-    step.logits(0, "exemplar", "weak", 0)
-    moved = not torch.equal(before, model.networks[0].encoder[0][0].bn.running_mean)
-    assert moved == (choice == "all")
-    before = model.networks[0].encoder[0][0].bn.running_mean.clone()
-    step.pseudo_label(0, "unlabeled")
-    assert not torch.equal(before, model.networks[0].encoder[0][0].bn.running_mean)
-    losses = learner(norm_statistics=choice)(batch=batch(), draws=Draws(0, 0))
-    plain = learner()(batch=batch(), draws=Draws(0, 0))
-    assert all(torch.equal(losses[k], plain[k]) for k in plain)

@@ -267,3 +267,13 @@ def test_bfloat16_trains_near_float32(tiny_config, tmp_path):
     key = "networks.0.head.weight"
     assert second[key].dtype == torch.float32
     assert (first[key] - second[key]).abs().max() < 5e-3
+
+
+def test_prediction_normalises_by_the_statistics_of_unlabelled_slices(tiny_config, tmp_path):
+    runner = train(tiny_config(), str(tmp_path / "w"))
+    model, store = runner.model.eval(), runner.train_loop.data.store
+    first = model.networks[0].encoder[0][0]
+    convolved = first.conv(store[torch.arange(len(store))])
+    torch.testing.assert_close(first.bn.running_mean, convolved.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.bn.running_var, convolved.var((0, 2, 3)), rtol=1e-3, atol=1e-6)
+    assert first.bn.momentum == 0.1

@@ -3,6 +3,7 @@
 from cmems.engine.checkpoint import LastBestCheckpointHook
 from cmems.engine.logging import TrainLogHook
 from cmems.engine.loop import MutualLearningLoop
+from cmems.engine.norm import PreciseNormHook
 from cmems.engine.precision import AutocastOptimWrapper
 from cmems.engine.runner import SegmentationRunner
 
@@ -10,6 +11,7 @@ __all__ = [
     "AutocastOptimWrapper",
     "LastBestCheckpointHook",
     "MutualLearningLoop",
+    "PreciseNormHook",
     "SegmentationRunner",
     "TrainLogHook",
 ]

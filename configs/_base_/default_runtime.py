@@ -9,6 +9,7 @@ default_hooks = dict(
     sampler_seed=None,
 )
 custom_hooks = [
+    dict(type="PreciseNormHook", slices=256),
     dict(type="ProgressHook"),
     dict(type="MetricTableHook"),
     dict(type="PanelHook"),

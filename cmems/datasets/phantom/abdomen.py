@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from cmems.datasets.phantom.shapes import (
     check_counts,
+    check_key,
     draw_bumps,
     ellipse,
     save_nifti,
@@ -16,6 +17,7 @@ from cmems.datasets.phantom.shapes import (
     write_splits,
 )
 
+# A slice of make_abdomen's seed 0 that holds all eight organs.
 ABDOMEN_EXEMPLAR = ("case0006", 12)
 # BTCV's ids.
 SPLEEN, KIDNEY_R, KIDNEY_L, GALLBLADDER, LIVER, STOMACH, AORTA, VENA_CAVA, PANCREAS = 1, 2, 3, 4, 6, 7, 8, 9, 11
@@ -36,7 +38,12 @@ def abdomen_volume(seed, number):
 
     Returns:
         tuple: Image ``(D, H, W)`` int16 HU, label ``(D, H, W)`` uint8 (BTCV's ids), spacing (slice, row, column) mm.
+        Cases 23 and 35 have no gallbladder.
+
+    Raises:
+        InputError: The seed or the number is negative.
     """
+    check_key(seed, number)
     body = _Patient(np.random.default_rng([seed, number]), number)
     random = np.random.default_rng([seed, number, 1])
     axis = (np.arange(body.size) + 0.5) * body.step - body.size * body.step / 2
@@ -54,23 +61,23 @@ def make_abdomen(root, train=10, val=2, test=4, seed=0):
 
     Args:
         root (str): New or empty folder.
-        train, val, test (int): Cases, at most 14, 4 and 12.
+        train, val, test (int): Cases; beyond BTCV's 14, 4 and 12 numbers they go on from 100, 400 and 700.
         seed (int): A case of a seed is the same however many there are.
 
     Returns:
         Path: ``root``.
 
     Raises:
-        InputError: The folder holds files, or a count is wrong.
+        InputError: The folder holds files or cannot be made, or a count or the seed is wrong.
     """
     check_counts(train, val, test)
+    check_key(seed)
     chosen = {}
     for split, count in (("train", train), ("val", val), ("test", test)):
-        # Beyond BTCV's numbers the cases go on from 100, so that any count can be had.
         base = {"train": 100, "val": 400, "test": 700}[split]
         numbers = (*_NUMBERS[split], *range(base, base + count))
         chosen[split] = numbers[:count]
-    with whole_folder(root) as part:
+    with whole_folder(root) as (root, part):
         images, labels = (part / "RawData" / "Training" / kind for kind in ("img", "label"))
         images.mkdir(parents=True)
         labels.mkdir()
@@ -143,8 +150,17 @@ class _Patient:
         image[muscle] = 55
         cavity = ellipse(x, y, (0, -6), (a - rim - 11, b - rim - 15)) > 0
         image[cavity] = -95
+        for side in (-1, 1):  # the lungs' bases
+            dome = np.sqrt(np.clip((z - 42) / 45, 0, 1))
+            if dome > 0.1:
+                lung = ellipse(x, y, (side * 78 * self.grow, 12), (58 * dome * self.grow, 74 * dome * self.grow)) > 0
+                image[lung & cavity] = -820
+            psoas = ellipse(x, y, (side * 36 * self.grow, 66 * self.grow), (15, 18)) > 0
+            image[psoas & cavity & (z < 20)] = 58
         for angle in np.linspace(0.2, 2 * np.pi + 0.2, 15)[:-1]:
             wobble = angle + 0.012 * z
+            if np.sin(wobble) < 0.35 - (z + 60) / 90:  # the lower, the less of the front is behind ribs
+                continue
             center = ((a - rim - 6) * np.cos(wobble), (b - rim - 6) * np.sin(wobble))
             image[ellipse(x, y, center, (9, 3.8), wobble + np.pi / 2) > 0] = 420
         image[ellipse(x, y, (0, 78 * self.grow), (46, 24)) > 0] = 60

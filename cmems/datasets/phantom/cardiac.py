@@ -1,7 +1,7 @@
 """A cardiac short-axis MR phantom in ACDC's raw layout.
 
-Every patient has its own anatomy, pathology, position, contrast and coil; bright vessels with walls, stomach and fat
-distract. Coordinates are mm from the picture's centre, x to the right, y downwards.
+Every patient has its own anatomy, pathology, position, contrast and coil; the descending aorta, other bright vessels
+with walls, stomach, spleen and fat distract. Coordinates are mm from the picture's centre, x to the right, y downwards.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from cmems.datasets.phantom.shapes import (
     check_counts,
+    check_key,
     draw_bumps,
     ellipse,
     save_nifti,
@@ -16,7 +17,9 @@ from cmems.datasets.phantom.shapes import (
     whole_folder,
     write_splits,
 )
+from cmems.errors import InputError
 
+# A slice of make_cardiac's seed 0 that holds every class: the first training patient, mid-ventricle, end-diastole.
 CARDIAC_EXEMPLAR = ("patient001_frame01", 2)
 RV, MYO, LV = 1, 2, 3
 _GROUPS = ("NOR", "DCM", "HCM", "RV")
@@ -33,7 +36,13 @@ def cardiac_volume(seed, patient, frame):
     Returns:
         tuple: Image ``(D, H, W)`` int16, label ``(D, H, W)`` uint8 (1 RV, 2 Myo, 3 LV), and spacing (slice, row,
         column) in mm.
+
+    Raises:
+        InputError: The seed or the number is negative, or the frame is neither 0 nor 1.
     """
+    check_key(seed, patient)
+    if frame not in (0, 1):
+        raise InputError(f"frame: expected 0 (end-diastole) or 1 (end-systole), got {frame}")
     anatomy = _Patient(np.random.default_rng([seed, patient]), patient)
     noise = np.random.default_rng([seed, patient, frame + 1])
     size, step, depth = anatomy.size, anatomy.step, anatomy.depth
@@ -42,7 +51,7 @@ def cardiac_volume(seed, patient, frame):
     for z in range(depth):
         level = z / (depth - 1)
         labels[z] = anatomy.heart(*_grid(size, step, 1), level, frame)
-        fine = anatomy.paint(*_grid(size, step, 2), level, frame, noise)
+        fine = anatomy.paint(*_grid(size, step, 2), level, frame)
         images[z] = gaussian_filter(fine, anatomy.blur * 2).reshape(size, 2, size, 2).mean((1, 3))
     images = images**anatomy.gamma * anatomy.bias
     sigma = anatomy.noise
@@ -62,11 +71,12 @@ def make_cardiac(root, train=16, val=4, test=4, seed=0):
         Path: ``root``.
 
     Raises:
-        InputError: The folder holds files, or a count is wrong.
+        InputError: The folder holds files or cannot be made, or a count or the seed is wrong.
     """
     check_counts(train, val, test)
+    check_key(seed)
     names = [f"patient{n:03d}" for n in range(1, train + val + test + 1)]
-    with whole_folder(root) as part:
+    with whole_folder(root) as (root, part):
         for number, name in enumerate(names, 1):
             folder = part / "training" / name
             folder.mkdir(parents=True)
@@ -122,13 +132,27 @@ class _Patient:
         y, x = np.mgrid[-1 : 1 : self.size * 1j, -1 : 1 : self.size * 1j]
         a, b, c, d = (u(-0.45, 0.45) for _ in range(4))
         self.bias = np.exp(a * x + b * y + c * x * y + d * (x**2 + y**2 - 0.6))
+        outer = self.radius + self.wall
+        aorta, stomach = u(1.1, 1.7), u(0.35, 0.8)
+        self.vessels.append((*self._beside(aorta, outer + u(18, 26)), u(10, 13), 1.5, self.blood * u(0.92, 1.05)))
+        size = max(self.radius, 22)  # as large as the cavity, so that brightness alone does not tell them apart
+        self.blobs = [  # stomach and spleen
+            (self._beside(angle, outer + b * size + u(8, 16)), (a * size, b * size), angle + u(1.2, 1.9), u(0.85, 1.05))
+            for angle, a, b in ((stomach, u(1.2, 1.5), u(1.0, 1.2)), (u(1.5, 2.1), u(0.9, 1.3), u(0.6, 0.8)))
+        ]
+        self.sac = (outer + u(12, 20), outer + u(7, 12))
+        self.sac_bumps = draw_bumps(random, 0.16, count=4)
+        self.rv_wall = u(2.0, 3.5)
 
     def _vessel(self, random):
         """Draw a bright disc, often with a wall like the heart's: (x, y, radius, wall, brightness)."""
         angle, reach = random.uniform(0, 2 * np.pi), random.uniform(52, 95)
         brightness = self.blood * random.uniform(0.85, 1.1)
-        x, y = self.center[0] + reach * np.cos(angle), self.center[1] + reach * np.sin(angle)
-        return x, y, random.uniform(6, 15), random.choice([0, 2.5, 5]), brightness
+        return *self._beside(angle, reach), random.uniform(6, 15), random.choice([0, 2.5, 5]), brightness
+
+    def _beside(self, angle, reach):
+        """Return the point ``reach`` mm from the LV's centre, ``angle`` below the picture's right."""
+        return self.center[0] + reach * np.cos(angle), self.center[1] + reach * np.sin(angle)
 
     def _lv_size(self, level, frame):
         """Return the cavity's radius and the wall's thickness in mm at a level, 0 base to 1 apex."""
@@ -137,17 +161,20 @@ class _Patient:
             return self.radius * self.shrink * taper, self.wall * (1.25 if level < 0.9 else 1.1)
         return self.radius * taper, self.wall
 
+    def _rv(self, x, y, level, frame, wall=0.0):
+        """Return how deep points lie in the RV, the LV's disc not yet cut out of it, with ``wall`` mm around it."""
+        scale = self.rv * (0.82 if frame else 1.0) * np.sqrt(max(0.0, 1 - (level / 0.92) ** 2))
+        if scale <= 0.25:
+            return np.full(x.shape, -1.0)
+        middle = self._beside(self.angle, -sum(self._lv_size(level, frame)) - 6 * scale)
+        return ellipse(x, y, middle, (24 * scale + wall, 33 * scale + wall), self.angle, self.rv_bumps)
+
     def heart(self, x, y, level, frame):
         """Label points: 0, RV, Myo or LV."""
         label = np.zeros(x.shape, dtype=np.uint8)
         radius, wall = self._lv_size(level, frame)
         outer = radius + wall
-        rv_scale = self.rv * (0.82 if frame else 1.0) * np.sqrt(max(0.0, 1 - (level / 0.92) ** 2))
-        if rv_scale > 0.25:
-            reach = outer + 6 * rv_scale
-            middle = (self.center[0] - reach * np.cos(self.angle), self.center[1] - reach * np.sin(self.angle))
-            inside = ellipse(x, y, middle, (24 * rv_scale, 33 * rv_scale), self.angle, self.rv_bumps) > 0
-            label[inside] = RV
+        label[self._rv(x, y, level, frame) > 0] = RV
         label[ellipse(x, y, self.center, (outer, outer), self.angle, self.lv_bumps) > 0] = MYO
         label[ellipse(x, y, self.center, (radius, radius), self.angle, self.lv_bumps) > 0] = LV
         if self.outflow and level == 0:  # the most basal slice cuts the outflow tract: the ring is open
@@ -155,10 +182,12 @@ class _Patient:
             label[(label == MYO) & (np.cos(direction - 2.2) > 0.8)] = 0
         return label
 
-    def paint(self, x, y, level, frame, random):
+    def paint(self, x, y, level, frame):
         """Return intensities without bias and noise."""
         texture = np.random.default_rng([self.textures, int(level * 100)])
-        coarse, fine = smooth_noise(texture, x.shape, 9), smooth_noise(texture, x.shape, 2)
+        half = (x.shape[0] // 2, x.shape[1] // 2)  # coarse texture needs no fine grid
+        coarse = smooth_noise(texture, half, 4.5).repeat(2, axis=0).repeat(2, axis=1)
+        fine = smooth_noise(texture, x.shape, 2)
         image = np.full(x.shape, 0.02)
         bx, by, ba, bb = self.body
         image[ellipse(x, y, (bx, by), (ba, bb)) > 0] = self.fat
@@ -172,13 +201,19 @@ class _Patient:
         for ox, oy, a, b, angle, brightness in self.organs:
             organ = (ellipse(x, y, (ox, oy - 6 * level), (a, b), angle) > 0) & inner
             image[organ] = brightness
+        grow = 0.8 + 0.35 * level  # nearer the diaphragm towards the apex
+        for middle, (a, b), angle, part in self.blobs:
+            inside = (ellipse(x, y, middle, (a * grow, b * grow), angle, self.sac_bumps) > 0) & inner
+            image[inside] = (self.blood * part * (1 + 0.06 * coarse))[inside]
         for vx, vy, r, wall, brightness in self.vessels:
             r = r * (1 + 0.15 * np.sin(6 * level + vx))
             if wall:
                 image[(ellipse(x, y, (vx, vy), (r + wall, r + wall)) > 0) & inner] = self.muscle
             image[(ellipse(x, y, (vx, vy), (r, r)) > 0) & inner] = brightness
-        sac = ellipse(x, y, self.center, (self.radius + self.wall + 26,) * 2, self.angle, self.rv_bumps) > 0
-        image[sac] = self.fat * 0.55
+        sac = ellipse(x, y, self._beside(self.angle, -10 * (1 - level)), self.sac, self.angle, self.sac_bumps) > 0
+        image[sac & inner] = (self.fat * (0.5 + 0.1 * np.clip(coarse, -2, 2)))[sac & inner]
+        # The RV's free wall, unlabelled as in ACDC.
+        image[self._rv(x, y, level, frame, self.rv_wall) > 0] = self.muscle * 1.1
         label = self.heart(x, y, level, frame)
         if self.outflow and level == 0:
             radius, wall = self._lv_size(level, frame)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def ellipse(x, y, center, axes, angle=0.0, bumps=None):
     v = (-np.sin(angle) * dx + np.cos(angle) * dy) / axes[1]
     radius = np.hypot(u, v)
     if bumps is not None:
-        theta = np.arctan2(v, u)
-        radius = radius / (1 + sum(a * np.cos(k * theta + p) for k, (a, p) in enumerate(bumps, 2)))
+        near = radius < 1 + sum(a for a, _ in bumps)  # farther points are outside whatever the waves
+        theta = np.arctan2(v[near], u[near])
+        radius[near] /= 1 + sum(a * np.cos(k * theta + p) for k, (a, p) in enumerate(bumps, 2))
     return 1 - radius
 
 
@@ -50,21 +52,27 @@ def save_nifti(path, voxels, spacing):
 
 @contextmanager
 def whole_folder(root):
-    """Give a folder to fill that takes its final name only once all of it is written.
+    """Give ``(root, part)``: ``part``, a folder to fill, becomes ``root`` only once all of it is written.
 
     Raises:
-        InputError: ``root`` exists and is not empty.
+        InputError: ``root`` is a file, a folder that holds files, or cannot be made.
     """
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root}: expected a new or an empty folder, but it holds files")
-    part = root.with_name(f".{root.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    if root.exists():
-        root.rmdir()
-    os.replace(part, root)
+    try:
+        if root.is_dir() and any(root.iterdir()):
+            raise InputError(f"{root}: expected a new or an empty folder, but it holds files")
+        if root.exists() and not root.is_dir():
+            raise InputError(f"{root}: expected a new or an empty folder, but it is a file")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
+        part.chmod(0o755)  # mkdtemp's folders are their owner's alone
+    except OSError as error:
+        raise InputError(f"{root}: expected a folder that can be made: {error.strerror}") from error
+    try:
+        yield root, part
+        os.replace(part, root)  # an empty folder gives way
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_splits(root, splits):
@@ -78,3 +86,10 @@ def check_counts(train, val, test):
     """Raise InputError unless there is at least one training case and no count is negative."""
     if train < 1 or val < 0 or test < 0:
         raise InputError(f"--train {train} --val {val} --test {test}: expected at least 1, 0 and 0 cases")
+
+
+def check_key(seed, number=0):
+    """Raise InputError unless a seed and a case's number are whole and not negative."""
+    for name, value in (("seed", seed), ("number", number)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise InputError(f"{name}: expected a whole number of at least 0, got {value}")

@@ -26,9 +26,6 @@ class MutualLearner(BaseModel):
         shared_weak (sequence[str]): Sources whose weak view all networks share (Table 4). Default: none.
         pseudo_label_mode (str): ``"train"``: the pseudo-label pass runs with dropout and batch statistics like every
             other forward of Algorithm 1; ``"eval"``: without.
-        norm_statistics (str): Which forwards move BatchNorm's running statistics, which prediction uses: ``"all"``, or
-            ``"pseudo_label"``, the pseudo-label pass alone, the only one that sees unlabelled images as they are. Where
-            nothing makes pseudo-labels, all do. Training normalises by the batch either way.
         channels_last (bool): Keep images and weights channels-last, which is how convolutions are fast.
         predict_batch (int): Slices per forward when predicting.
         data_preprocessor (dict | None): As MMEngine's; batches are already on the device.
@@ -45,7 +42,6 @@ class MutualLearner(BaseModel):
         pseudo_labeler=None,
         shared_weak=(),
         pseudo_label_mode="train",
-        norm_statistics="all",
         channels_last=True,
         predict_batch=32,
         data_preprocessor=None,
@@ -58,9 +54,6 @@ class MutualLearner(BaseModel):
             raise InputError(f"model.backbone: expected {num_networks} configs (num_networks), got {len(configs)}")
         if pseudo_label_mode not in ("train", "eval"):
             raise InputError(f"model.pseudo_label_mode: expected 'train' or 'eval', got {pseudo_label_mode!r}")
-        if norm_statistics not in ("all", "pseudo_label"):
-            raise InputError(f"model.norm_statistics: expected 'all' or 'pseudo_label', got {norm_statistics!r}")
-        self.norm_statistics = norm_statistics
         self.num_networks = num_networks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.networks = nn.ModuleList(_build_networks(configs)).to(memory_format=self.memory_format)
@@ -69,7 +62,6 @@ class MutualLearner(BaseModel):
         self.feature = _build_list(feature)
         self.pseudo_labeler = PSEUDO_LABELERS.build(pseudo_labeler or dict(type="ConfidenceThreshold"))
         self.objectives = nn.ModuleList(_build_objective(o) for o in objectives)
-        self.labels_itself = any(hasattr(o, "teacher") for o in self.objectives)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
         self.predict_batch = predict_batch

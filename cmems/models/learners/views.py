@@ -1,9 +1,6 @@
 """Everything that one step's objectives may ask for, each computed once and only when asked."""
 
-from contextlib import contextmanager, nullcontext
-
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmems import geometry
 
@@ -92,13 +89,10 @@ class StepViews:
         if not torch.is_tensor(key):
             torch.manual_seed(key % (1 << 63))
         images = images.contiguous(memory_format=self.learner.memory_format)
-        # Where pseudo-labels are made, their pass alone sees the images as prediction will see them.
-        tracked = self.learner.norm_statistics == "all" or role == "teacher" or not self.learner.labels_itself
-        with nullcontext() if tracked else keep_statistics(net):
-            if view != "feature":
-                return net(images)
-            stream = self.draws.stream("feature", network, source, owner)
-            return net.decode(self.learner.feature(net.encode(images), stream))
+        if view != "feature":
+            return net(images)
+        stream = self.draws.stream("feature", network, source, owner)
+        return net.decode(self.learner.feature(net.encode(images), stream))
 
     @torch.no_grad()
     def monitors(self, class_names):
@@ -126,15 +120,3 @@ class StepViews:
         """Move a pseudo-label back onto the grid of the images; 255 where the weak view did not reach."""
         matrices = geometry.invert(self.matrices(source, network)["matrices"])
         return geometry.warp_labels(target.labels, geometry.grid(matrices, target.labels.shape[-2:]), outside=255)
-
-
-@contextmanager
-def keep_statistics(net):
-    """Normalise by the batch as ever, but leave the running statistics as they are."""
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

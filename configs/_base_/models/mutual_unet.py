@@ -1,7 +1,6 @@
 # The paper's pair of UNets (appendix D) and its perturbations.
 # Left open there: whether W's rotation is quarter turns or arbitrary (both, up to 20° more), jitter probability
-# (always), dropout and BatchNorm in the pseudo-label pass (as in training), which forwards move the running statistics
-# that prediction normalises by (the pseudo-label pass, which sees unlabelled images as they are).
+# (always), dropout and BatchNorm in the pseudo-label pass (as in training).
 model = dict(
     type="MutualLearner",
     num_networks=2,
@@ -11,5 +10,4 @@ model = dict(
     feature=dict(type="ChannelDropout", probability=0.5),
     pseudo_labeler=dict(type="ConfidenceThreshold", threshold=0.8, below="background"),
     pseudo_label_mode="train",
-    norm_statistics="pseudo_label",
 )

@@ -1,0 +1,45 @@
+"""Population statistics for BatchNorm at prediction."""
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cmems.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PreciseNormHook(Hook):
+    """Before every validation, sets BatchNorm's running statistics to those of unlabelled slices as they are.
+
+    In training the running average mixes pasted, jittered and feature-perturbed views of small batches, none of which
+    prediction meets (precise BatchNorm: Wu & Johnson, *Rethinking "Batch" in BatchNorm*, 2021). Training itself
+    normalises by the batch and does not notice. A method without unlabelled images keeps its running average.
+
+    Args:
+        slices (int): Unlabelled training slices to average over, evenly spaced.
+        batch_size (int): Slices per forward.
+    """
+
+    def __init__(self, slices=256, batch_size=32):
+        self.slices, self.batch_size = slices, batch_size
+
+    @torch.no_grad()
+    def before_val_epoch(self, runner):
+        """Measure the statistics under the current weights."""
+        data = getattr(runner.train_loop, "data", None)
+        if data is None or "unlabeled" not in data.sources:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        momenta = [norm.momentum for norm in norms]
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's sign for a plain average
+            norm.train()
+        rows = torch.linspace(0, len(data.store) - 1, min(self.slices, len(data.store))).round().long()
+        for part in rows.split(self.batch_size):
+            model.probabilities(data.store[part])
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
