@@ -29,6 +29,7 @@ setup(
         "opencv-python>=4.9",
         "prettytable>=3.10",
         "matplotlib>=3.8",
+        "pillow>=10",
         "rich>=13",
         "setuptools<81",
     ],

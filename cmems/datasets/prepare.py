@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -106,22 +107,30 @@ def _convert_all(reader, cases, parts, size, workers, progress):
         else:
             entries[case.name] = entry
     workers = min(workers or os.cpu_count() or 1, max(1, len(pending)))
-    # "spawn": a forked child inherits torch's thread pool in an unusable state.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        running = {pool.submit(_convert, reader, case, parts, size): case for case in pending}
-        try:
-            for done in as_completed(running):
-                entry, found = done.result()
-                entries[running[done].name] = entry
-                problems += found
-                if progress:
-                    progress(len(entries), len(cases), running[done].name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with closing(_converted(reader, pending, parts, size, workers)) as results:
+        for case, (entry, found) in results:
+            entries[case.name] = entry
+            problems += found
+            if progress:
+                progress(len(entries), len(cases), case.name)
     if problems:
         raise InputError(sorted(problems))
     return entries
+
+
+def _converted(reader, cases, parts, size, workers):
+    """Yield ``(case, (entry, problems))`` as cases are done; one worker is this process."""
+    if workers == 1:
+        yield from ((case, _convert(reader, case, parts, size)) for case in cases)
+        return
+    # "spawn": a forked child inherits torch's thread pool in an unusable state.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        running = {pool.submit(_convert, reader, case, parts, size): case for case in cases}
+        try:
+            yield from ((running[done], done.result()) for done in as_completed(running))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _one_thread():

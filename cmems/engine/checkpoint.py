@@ -106,11 +106,17 @@ class LastBestCheckpointHook(Hook):
         """Make the checkpoint plain data: no history buffers, no numpy scalars."""
         checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        checkpoint["meta"].update(best=self.best, summary=summarise(model))
+        checkpoint["meta"].update(best=self.best, summary=summarise(model), threads=torch.get_num_threads())
 
     def after_load_checkpoint(self, runner, checkpoint):
-        """Remember the best score of the run that goes on."""
-        self.best = checkpoint.get("meta", {}).get("best")
+        """Remember the best score of the run that goes on; say where its bits will not be those of an unbroken run."""
+        meta, threads = checkpoint.get("meta", {}), torch.get_num_threads()
+        self.best = meta.get("best")
+        if meta.get("threads", threads) != threads and not torch.cuda.is_available():
+            runner.logger.warning(
+                f"the run was made with {meta['threads']} CPU thread(s) and goes on with {threads}: sums round "
+                f"differently, so the weights will not be the same bits; OMP_NUM_THREADS={meta['threads']} keeps them"
+            )
 
     @master_only
     def _save(self, runner, name, step):

@@ -1,0 +1,412 @@
+"""From what people have on disk to a prepared data set: every layout, and what wrong input gets."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import write_acdc
+
+from cmems.datasets.prepare import check, prepare, scale_intensity
+from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.sources import TrainData
+from cmems.datasets.store import SliceStore
+from cmems.errors import InputError
+from cmems.registry import READERS
+from cmems.resize import resize_images, resize_labels
+from cmems.seeding import Draws
+
+REPO = Path(__file__).parents[1]
+
+
+def nifti(path, voxels, spacing=(1.5, 1.5, 8.0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
+
+
+def run_prepare(layout, raw, out, size=32, **options):
+    return prepare(READERS.get(layout)(raw, **options), out, size=size, workers=1)
+
+
+def command(*arguments):
+    words = [sys.executable, "tools/prepare_data.py", *map(str, arguments)]
+    return subprocess.run(words, cwd=REPO, capture_output=True, text=True)
+
+
+# What a prepared data set holds
+
+
+def test_acdc_is_read_as_nibabel_reads_it(raw_acdc, prepared_acdc):
+    data = PreparedDataset(prepared_acdc)
+    assert data.classes == ("RV", "Myo", "LV")
+    assert {s: len(data.cases(s)) for s in ("train", "val", "test")} == dict(train=4, val=2, test=2)
+    path = raw_acdc / "training" / "patient003" / "patient003_frame01.nii.gz"
+    source, volume = nib.load(path), data.volume("patient003_frame01")
+    assert volume["spacing"] == (8.0, 1.5, 1.5)
+    assert np.array_equal(volume["affine"], source.affine)
+    label = np.asarray(nib.load(str(path).replace(".nii", "_gt.nii")).dataobj)
+    assert np.array_equal(volume["label"], label.transpose(2, 1, 0))
+    voxels = np.asarray(source.dataobj).astype(np.float64).transpose(2, 1, 0)
+    low, high = voxels.min(), np.percentile(voxels, 99.5)
+    expected = (voxels.clip(low, high) - low) / (high - low)
+    np.testing.assert_allclose(volume["image"], expected, atol=1e-3)
+
+
+def test_training_slices_are_the_volumes_resized(raw_acdc, prepared_acdc):
+    data = PreparedDataset(prepared_acdc)
+    row = data.row("patient002_frame02", 1)
+    path = raw_acdc / "training" / "patient002" / "patient002_frame02.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj).transpose(2, 1, 0)
+    image = torch.from_numpy(scale_intensity(voxels, "mr")[0])[1:2]
+    np.testing.assert_allclose(data.train_images()[row], resize_images(image, (32, 32))[0], atol=1e-3)
+    label = torch.from_numpy(np.asarray(nib.load(str(path).replace(".nii", "_gt.nii")).dataobj).transpose(2, 1, 0))
+    assert np.array_equal(data.train_labels()[row], resize_labels(label[1:2].contiguous(), (32, 32))[0])
+
+
+def test_the_manifest_tells_sources_counts_and_ranges(raw_acdc, prepared_acdc):
+    manifest = PreparedDataset(prepared_acdc).manifest
+    case = manifest["cases"]["patient001_frame01"]
+    source = raw_acdc / case["sources"]["image"][0]["path"]
+    assert case["sources"]["image"][0]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    label = np.asarray(nib.load(raw_acdc / case["sources"]["label"][0]["path"]).dataobj)
+    assert case["label_counts"] == {str(k): int((label == k).sum()) for k in range(4)}
+    voxels = np.asarray(nib.load(source).dataobj)
+    assert case["intensity_range"] == [float(voxels.min()), float(voxels.max())]
+    assert (case["shape"], case["spacing"], case["split"]) == ([3, 40, 40], [8.0, 1.5, 1.5], "train")
+
+
+def test_ct_is_clipped_to_the_window_and_the_thirteen_organs_become_eight(tmp_path):
+    random, base = np.random.default_rng(0), tmp_path / "raw" / "RawData" / "Training"
+    image = random.integers(-1000, 1000, (24, 20, 2)).astype(np.int16)
+    label = np.arange(24 * 20 * 2).reshape(24, 20, 2).astype(np.uint8) % 14
+    for number in ("0006", "0008"):  # TransUNet's split: 0006 trains, 0008 tests
+        nifti(base / "img" / f"img{number}.nii.gz", image, (0.7, 0.7, 3.0))
+        nifti(base / "label" / f"label{number}.nii.gz", label, (0.7, 0.7, 3.0))
+    data = run_prepare("synapse", tmp_path / "raw", tmp_path / "out")
+    volume = data.volume("case0008")
+    np.testing.assert_allclose(volume["image"], ((image + 125.0) / 400).clip(0, 1).transpose(2, 1, 0), atol=1e-3)
+    ids = {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8}
+    expected = np.vectorize(lambda k: ids.get(k, 0))(label).transpose(2, 1, 0)
+    assert np.array_equal(volume["label"], expected)
+    assert data.cases("train") == ["case0006"]
+
+
+@pytest.mark.parametrize(
+    "folders", [("data/slices", "data"), ("ACDC_training_slices", "ACDC_training_volumes")], ids=str
+)
+def test_ssl4mis_and_wsl4mis_slices_come_back_in_order(tmp_path, folders):
+    random, raw = np.random.default_rng(0), tmp_path / "raw"
+    slices, volumes = raw / folders[0], raw / folders[1]
+    slices.mkdir(parents=True)
+    volumes.mkdir(exist_ok=True)
+    image, label = random.random((12, 30, 28), dtype=np.float32), random.integers(0, 4, (12, 30, 28)).astype(np.uint8)
+    for z in range(12):  # slice_10 sorts before slice_2 as text
+        with h5py.File(slices / f"patient003_frame01_slice_{z}.h5", "w") as file:
+            file["image"], file["label"] = image[z], label[z]
+    with h5py.File(volumes / "patient002_frame01.h5", "w") as file:
+        file["image"], file["label"] = image, label
+    data = run_prepare("ssl4mis", raw, tmp_path / "out", spacing=(10, 1.5, 1.5))
+    assert (data.cases("train"), data.cases("val")) == (["patient003_frame01"], ["patient002_frame01"])
+    assert np.array_equal(data.train_labels(), resize_labels(torch.from_numpy(label), (32, 32)))
+    assert data.volume("patient002_frame01")["spacing"] == (10, 1.5, 1.5)
+
+
+def test_transunets_npz_slices_and_h5_volumes_are_read_as_they_are(tmp_path):
+    random, raw = np.random.default_rng(0), tmp_path / "raw"
+    (raw / "train_npz").mkdir(parents=True)
+    (raw / "test_vol_h5").mkdir()
+    image, label = random.random((3, 32, 32), dtype=np.float32), random.integers(0, 9, (3, 32, 32)).astype(np.uint8)
+    for z in range(3):
+        np.savez(raw / "train_npz" / f"case0006_slice{z:03d}.npz", image=image[z], label=label[z])
+    with h5py.File(raw / "test_vol_h5" / "case0008.npy.h5", "w") as file:
+        file["image"], file["label"] = image, label
+    data = run_prepare("transunet", raw, tmp_path / "out")
+    np.testing.assert_allclose(data.train_images(), image, atol=5e-4)
+    assert np.array_equal(data.train_labels(), label)
+    np.testing.assert_allclose(data.volume("case0008")["image"], image, atol=5e-4)
+
+
+def test_a_plain_folder_needs_only_images_and_says_which_are_labelled(tmp_path):
+    random, raw = np.random.default_rng(0), tmp_path / "raw"
+    for name in "abc":
+        nifti(raw / "images" / f"{name}.nii.gz", random.random((20, 24, 4)).astype(np.float32))
+    nifti(raw / "labels" / "b.nii.gz", (random.random((20, 24, 4)) > 0.5).astype(np.uint8))
+    data = run_prepare("nifti", raw, tmp_path / "out", classes=["tumour"], val=["c"])
+    assert (data.cases("train"), data.cases("val")) == (["a", "b"], ["c"])
+    assert (data.train_labels()[:4] == 255).all()  # a has no label
+    assert set(np.unique(data.train_labels()[4:])) == {0, 1}
+    assert data.volume("c")["label"] is None
+    assert {case for case, _ in data.eligible_exemplars()} == {"b"}
+
+
+def test_acdcs_own_split_is_the_semi_supervised_literatures(tmp_path):
+    raw = write_acdc(tmp_path / "raw", patients=3)
+    shutil.rmtree(raw / "splits")
+    splits = {c.name[:10]: c.split for c in READERS.get("acdc")(raw).cases()}
+    assert splits == dict(patient001="test", patient002="val", patient003="train")
+
+
+# Interruption, repetition, damage
+
+
+def test_an_interrupted_preparation_looks_unfinished_and_goes_on_where_it_was(raw_acdc, prepared_acdc, tmp_path):
+    out, converted = tmp_path / "out", []
+
+    def stop(done, total, name):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(READERS.get("acdc")(raw_acdc), out, size=32, workers=1, progress=stop)
+    with pytest.raises(InputError, match="its preparation was interrupted; run the same command again to go on"):
+        PreparedDataset(out)
+    kept = {p: p.stat().st_mtime_ns for p in (out / ".partial").glob("*.npy")}
+    assert len(kept) >= 6
+    prepare(READERS.get("acdc")(raw_acdc), out, size=32, workers=1, progress=lambda *a: converted.append(a[2]))
+    assert 0 < len(converted) <= 5  # of eight
+    assert PreparedDataset(out).manifest["files"] == PreparedDataset(prepared_acdc).manifest["files"]
+    assert not (out / ".partial").exists()
+
+
+def test_preparing_again_does_nothing_and_other_settings_need_overwrite(raw_acdc, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_prepare("acdc", raw_acdc, out)
+    before = (out / "manifest.json").stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr("cmems.datasets.prepare._convert", lambda *a: pytest.fail("converted again"))
+        run_prepare("acdc", raw_acdc, out)
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="already holds another prepared data set; --overwrite"):
+        run_prepare("acdc", raw_acdc, out, size=48)
+    prepare(READERS.get("acdc")(raw_acdc), out, size=48, workers=1, overwrite=True)
+    assert PreparedDataset(out).train_images().shape == (12, 48, 48)
+
+
+def test_a_folder_with_other_files_is_left_alone(raw_acdc, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        run_prepare("acdc", raw_acdc, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_check_names_every_file_that_changed(prepared_acdc, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(prepared_acdc, out)
+    assert check(out) == []
+    array = np.load(out / "train_images.npy")
+    array[0, 0, 0] += 0.5
+    np.save(out / "train_images.npy", array)
+    (out / "volumes" / "patient003_frame01_image.npy").unlink()
+    done = command("--check", out)
+    assert done.returncode == 2
+    assert "train_images.npy: sha256: expected" in done.stderr
+    assert "patient003_frame01_image.npy: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_says_what_it_made_and_which_slices_can_be_the_exemplar(raw_acdc, tmp_path):
+    done = command("acdc", raw_acdc, tmp_path / "out", "--size", 32)
+    assert done.returncode == 0, done.stderr
+    assert "train 4 volumes / 12 slices, val 2 volumes / 6 slices" in done.stdout
+    assert "12 training slices hold every class" in done.stdout
+
+
+# Wrong input
+
+
+def break_truncated(folder):
+    path = folder / "patient001_frame01.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def break_label(change):
+    def broken(folder):
+        path = folder / "patient001_frame01_gt.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj).copy()), image.affine), path)
+
+    return broken
+
+
+def break_image(change):
+    def broken(folder):
+        path = folder / "patient001_frame01.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj).astype(np.float32)), image.affine), path)
+
+    return broken
+
+
+def with_value(array, value, dtype=None):
+    array = array if dtype is None else array.astype(dtype)
+    array[0, 0, 0] = value
+    return array
+
+
+DAMAGE = {
+    "truncated": (break_truncated, r"patient001_frame01\.nii\.gz: truncated or not a NIfTI file"),
+    "shapes": (break_label(lambda a: a[:-1]), r"frame01_gt.*expected shape \(3, 40, 40\) of .*, got \(3, 40, 39\)"),
+    "range": (break_label(lambda a: with_value(a, 7)), r"frame01_gt.*expected labels 0 to 3, got 7"),
+    "negative": (break_label(lambda a: with_value(a, -1, np.int16)), r"expected labels 0 to 3, got -1"),
+    "fraction": (break_label(lambda a: with_value(a, 1.5, np.float32)), r"expected integer labels, got 1\.5"),
+    "nan": (break_image(lambda a: with_value(a, np.nan)), r"expected finite voxels, got 1 NaN or infinite"),
+    "constant": (break_image(lambda a: a * 0 + 3), r"expected an image, got the constant 3"),
+    "4-D": (break_image(lambda a: np.stack([a, a], -1)), r"expected a 3-D volume, got shape \(40, 40, 3, 2\)"),
+    "absent": (lambda f: (f / "patient001_frame01.nii.gz").unlink(), r"no such file; Info\.cfg names frame 1"),
+    "no Info.cfg": (lambda f: (f / "Info.cfg").unlink(), r"Info\.cfg: no such file; expected the lines 'ED: "),
+    "bad Info.cfg": (lambda f: (f / "Info.cfg").write_text("ED: one\nES: 2\n"), r"expected 'ED: <frame.*got 'one'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named_with_what_was_expected_and_seen(damage, raw_acdc, tmp_path):
+    breaks, message = DAMAGE[damage]
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw_acdc, raw)
+    breaks(raw / "training" / "patient001")
+    with pytest.raises(InputError, match=message):
+        run_prepare("acdc", raw, out)
+    assert not (out / "manifest.json").exists()
+
+
+def test_all_problems_of_a_raw_folder_are_reported_at_once(raw_acdc, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw_acdc, raw)
+    DAMAGE["range"][0](raw / "training" / "patient001")
+    DAMAGE["nan"][0](raw / "training" / "patient001")
+    for patient in ("patient002", "patient003"):
+        nifti(raw / "training" / patient / f"{patient}_frame02.nii.gz", np.ones((40, 40, 3), np.int16))
+    done = command("acdc", raw, out, "--size", 32)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 4 problems:")
+    for words in ("frame01_gt.nii.gz: expected labels", "patient002_frame02", "patient003_frame02"):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("acdc", "nowhere", "out"), "nowhere: no such folder; expected training/patientNNN"),
+        (("acdx", ".", "out"), "reader 'acdx' is not registered: did you mean acdc"),
+        (("nifti", ".", "out"), "--classes: a folder of NIfTI files needs its foreground classes"),
+        (("acdc", ".", "out", "--classes", "a,b"), "layout acdc: an option does not apply to it"),
+        (("acdc", "docs", "out"), "docs: no case found; expected training/patientNNN"),
+        (("acdc", "RAW", "out", "--val", "patient9"), "--val patient9: no such case"),
+        (("acdc", "RAW", "out", "--size", "8"), "--size: expected an integer of 16 or more pixels, got 8"),
+        (("acdc",), "expected LAYOUT RAW OUT"),
+        (("--check", "docs"), "docs: not a prepared data set: it has no manifest.json"),
+    ],
+)
+def test_a_wrong_command_ends_in_one_message(arguments, message, raw_acdc, tmp_path):
+    words = {"out": str(tmp_path / "out"), "RAW": str(raw_acdc)}
+    done = command(*(words.get(a, a) for a in arguments))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_unlabelled_case_cannot_be_the_exemplar_nor_train_full_supervision(tmp_path):
+    random, raw = np.random.default_rng(0), tmp_path / "raw"
+    for name in "ab":
+        nifti(raw / "images" / f"{name}.nii.gz", random.random((32, 32, 2)).astype(np.float32))
+    nifti(raw / "labels" / "b.nii.gz", (random.random((32, 32, 2)) > 0.5).astype(np.uint8))
+    run_prepare("nifti", raw, tmp_path / "out", classes=["tumour"])
+    with pytest.raises(InputError, match="case=a slice=0.*this case has no label"):
+        TrainData(tmp_path / "out", dict(case="a", slice=0))
+    with pytest.raises(InputError, match="needs every train case labelled; without: a"):
+        TrainData(tmp_path / "out", labeled=dict(type="LabeledSource", batch_size=2))
+
+
+# The sources of a step
+
+
+def sources(root, **options):
+    source = dict(
+        type="SyntheticSource",
+        batch_size=6,
+        synthesizer=dict(
+            type="ExemplarPaste", geometric=dict(type="RandomAffine"), intensity=dict(type="RandomGammaGain")
+        ),
+    )
+    exemplar = dict(case="patient001_frame01", slice=1)
+    return TrainData(
+        root, exemplar, synthetic=dict(source, **options), unlabeled=dict(type="UnlabeledSource", batch_size=6)
+    )
+
+
+def test_per_background_is_a_finite_set_fixed_by_the_seed(prepared_acdc):
+    data = sources(prepared_acdc, per_background=2)
+    assert len(data.sources["synthetic"]) == 12 * 2
+    seen = {}
+    for step in range(40):
+        draws = Draws(0, step)
+        ids = data.sources["synthetic"].rows(draws, 24)
+        for i, image in zip(ids.tolist(), data(draws)["synthetic"]["images"], strict=True):
+            assert torch.equal(seen.setdefault(i, image), image)
+    assert len(seen) == 24
+    endless = sources(prepared_acdc)
+    first, second = (endless(Draws(0, step))["synthetic"]["images"] for step in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_a_batch_is_a_function_of_seed_step_and_rank(prepared_acdc):
+    data = sources(prepared_acdc)
+    base = data(Draws(0, 5))["unlabeled"]["images"]
+    assert torch.equal(base, data(Draws(0, 5))["unlabeled"]["images"])
+    for other in (Draws(1, 5), Draws(0, 6), Draws(0, 5, rank=1)):
+        assert not torch.equal(base, data(other)["unlabeled"]["images"])
+
+
+def test_a_store_too_large_for_the_device_serves_the_same_batches_from_the_map(prepared_acdc):
+    images = PreparedDataset(prepared_acdc).train_images()
+    resident, mapped = SliceStore(images), SliceStore(images, limit=0)
+    assert resident.resident
+    assert not mapped.resident
+    rows = torch.tensor([3, 0, 11, 3])
+    assert torch.equal(resident[rows], mapped[rows])
+    assert resident[rows].shape == (4, 1, 32, 32)
+
+
+def test_no_label_is_reachable_from_the_unlabelled_source(prepared_acdc):
+    store = sources(prepared_acdc).store
+    held = [v for v in vars(store).values() if isinstance(v, torch.Tensor | np.ndarray)]
+    assert [tuple(v.shape) for v in held] == [(12, 32, 32)]
+    assert held[0].dtype == torch.float16
+
+
+# Real scans
+
+
+def test_real_acdc_is_the_set_the_literature_trains_on(real_data, tmp_path):
+    """70 training patients with 1,312 slices (SSL4MIS); exemplar A holds every class."""
+    cases = READERS.get("acdc")(real_data / "acdc").cases()
+    train = [c for c in cases if c.split == "train"]
+    assert len({c.name[:10] for c in train}) == 70
+    assert sum(nib.load(c.images[0]).shape[2] for c in train) == 1312
+    assert len([c for c in cases if c.split == "val"]) == 20
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps(dict(train=["patient005"], val=["patient002"], test=[])))
+    data = run_prepare("acdc", real_data / "acdc", tmp_path / "out", size=64, splits=splits)
+    image, label = TrainData(data.root, dict(case="patient005_frame01", slice=2)).exemplar
+    assert set(label.unique().tolist()) == {0, 1, 2, 3}
+    assert 0 <= image.min() < image.max() <= 1
+
+
+def test_real_synapse_has_eight_organs_and_the_usual_split(real_data, tmp_path):
+    cases = READERS.get("synapse")(real_data / "synapse", val=["none"]).cases()
+    assert [c.split for c in cases] == ["train"] * 18
+    assert sum(nib.load(c.images[0]).shape[2] for c in cases) == 2211
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps(dict(train=["case0033"], val=[], test=[])))
+    data = run_prepare("synapse", real_data / "synapse", tmp_path / "out", size=64, splits=splits)
+    assert ("case0033", 70) in data.eligible_exemplars()
