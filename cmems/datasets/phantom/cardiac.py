@@ -19,8 +19,8 @@ from cmems.datasets.phantom.shapes import (
 )
 from cmems.errors import InputError
 
-# A slice of make_cardiac's seed 0 that holds every class: the first training patient, mid-ventricle, end-diastole.
-CARDIAC_EXEMPLAR = ("patient001_frame01", 2)
+# A slice of make_cardiac's seed 0 that holds every class: a training patient without pathology, end-diastole.
+CARDIAC_EXEMPLAR = ("patient004_frame01", 2)
 RV, MYO, LV = 1, 2, 3
 _GROUPS = ("NOR", "DCM", "HCM", "RV")
 
@@ -110,15 +110,15 @@ class _Patient:
         self.depth, self.thickness = int(random.integers(6, 10)), u(7, 10)
         self.center = (u(-22, 22), u(-22, 22))
         self.angle = u(-0.9, 0.9)
-        self.radius = u(27, 33) if group == "DCM" else u(17, 24)
-        self.wall = u(14, 18) if group == "HCM" else u(7, 10)
+        self.radius = u(26, 30) if group == "DCM" else u(18, 24)
+        self.wall = u(12, 15) if group == "HCM" else u(8, 11)
         self.shrink = u(0.82, 0.92) if group == "DCM" else u(0.58, 0.75)
-        self.rv = u(1.15, 1.4) if group == "RV" else u(0.8, 1.05)
+        self.rv = u(1.1, 1.3) if group == "RV" else u(0.85, 1.05)
         self.lv_bumps, self.rv_bumps = draw_bumps(random, 0.05), draw_bumps(random, 0.08)
         self.outflow = random.random() < 0.5
         self.papillary = [(u(0.5, 0.62), a + u(-0.3, 0.3), u(0.13, 0.2)) for a in (0.9, -1.1)]
-        self.blood, self.muscle = u(0.65, 1.0), u(0.22, 0.42)
-        self.rv_blood = self.blood * u(0.8, 1.1)
+        self.blood, self.muscle = u(0.7, 1.0), u(0.22, 0.36)
+        self.rv_blood = self.blood * u(0.88, 1.05)
         self.fat, self.liver, self.lung = u(0.7, 1.1), u(0.3, 0.55), u(0.04, 0.12)
         self.gamma, self.gain = u(0.75, 1.4), u(150, 900)
         self.noise, self.blur = u(0.015, 0.05), u(0.35, 0.8)
