@@ -10,7 +10,9 @@ from cmems.registry import HOOKS
 
 @HOOKS.register_module()
 class PreciseNormHook(Hook):
-    """Before every validation, sets BatchNorm's running statistics to those of unlabelled slices as they are.
+    """Sets BatchNorm's running statistics to those of unlabelled slices as they are.
+
+    It acts before every validation, and at the end of a training that has none.
 
     In training the running average mixes pasted, jittered and feature-perturbed views of small batches, none of which
     prediction meets (precise BatchNorm: Wu & Johnson, *Rethinking "Batch" in BatchNorm*, 2021). Training itself
@@ -24,9 +26,17 @@ class PreciseNormHook(Hook):
     def __init__(self, slices=256, batch_size=32):
         self.slices, self.batch_size = slices, batch_size
 
-    @torch.no_grad()
     def before_val_epoch(self, runner):
-        """Measure the statistics under the current weights."""
+        """Measure the statistics that the validation, and the checkpoints after it, will have."""
+        self._measure(runner)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Measure the statistics of the last checkpoint where no validation comes before it."""
+        if runner.val_loop is None and runner.iter + 1 == runner.max_iters:
+            self._measure(runner)
+
+    @torch.no_grad()
+    def _measure(self, runner):
         data = getattr(runner.train_loop, "data", None)
         if data is None or "unlabeled" not in data.sources:
             return

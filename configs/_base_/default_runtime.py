@@ -1,3 +1,5 @@
+# Left open in the paper: the statistics that BatchNorm predicts with. Here: those of 256 unlabelled training slices,
+# measured before each validation.
 default_scope = "cmems"
 randomness = dict(seed=0)
 log_level = "INFO"
