@@ -1,5 +1,5 @@
 # CMEMS on the abdomen phantom, small enough for a demonstration: 64x64, four images of each source a step, bfloat16
-# where the machine computes in it, 600 steps at three times the paper's learning rate; else the settings of Synapse.
+# where the machine computes in it, 700 steps at three times the paper's learning rate; else the settings of Synapse.
 _base_ = [
     "../_base_/default_runtime.py",
     "../_base_/datasets/phantom_abdomen.py",
@@ -14,4 +14,4 @@ objectives = [
 ]
 model = dict(backbone=dict(num_classes=9), strong=dict(type="ColorJitter", strength=0.2), objectives=objectives)
 optim_wrapper = dict(type="AutocastOptimWrapper", optimizer=dict(lr=1e-3))
-train_cfg = dict(max_iters=600, val_interval=200)
+train_cfg = dict(max_iters=700, val_interval=200)

@@ -120,9 +120,9 @@ class _Patient:
         self.blood, self.muscle = u(0.7, 1.0), u(0.22, 0.36)
         self.rv_blood = self.blood * u(0.88, 1.05)
         self.fat, self.liver, self.lung = u(0.7, 1.1), u(0.3, 0.55), u(0.04, 0.12)
-        self.gamma, self.gain = u(0.75, 1.4), u(150, 900)
+        self.gamma, self.gain = u(0.6, 1.7), u(150, 900)
         self.noise, self.blur = u(0.015, 0.05), u(0.35, 0.8)
-        self.vessels = [self._vessel(random) for _ in range(random.integers(4, 8))]
+        self.vessels = [self._vessel(random) for _ in range(random.integers(6, 11))]
         self.organs = [
             (u(-110, 110), u(35, 110), u(18, 45), u(15, 35), u(0, 3.1), u(0.25, 1.0))
             for _ in range(random.integers(3, 6))
@@ -130,7 +130,7 @@ class _Patient:
         self.body = (u(-15, 15), u(-5, 20), u(112, 140), u(88, 108))
         self.textures = random.integers(0, 2**31)
         y, x = np.mgrid[-1 : 1 : self.size * 1j, -1 : 1 : self.size * 1j]
-        a, b, c, d = (u(-0.45, 0.45) for _ in range(4))
+        a, b, c, d = (u(-0.6, 0.6) for _ in range(4))
         self.bias = np.exp(a * x + b * y + c * x * y + d * (x**2 + y**2 - 0.6))
         outer = self.radius + self.wall
         aorta, stomach = u(1.1, 1.7), u(0.35, 0.8)
@@ -148,7 +148,7 @@ class _Patient:
         """Draw a bright disc, often with a wall like the heart's: (x, y, radius, wall, brightness)."""
         angle, reach = random.uniform(0, 2 * np.pi), random.uniform(52, 95)
         brightness = self.blood * random.uniform(0.85, 1.1)
-        return *self._beside(angle, reach), random.uniform(6, 15), random.choice([0, 2.5, 5]), brightness
+        return *self._beside(angle, reach), random.uniform(7, 18), random.choice([0, 3, 7]), brightness
 
     def _beside(self, angle, reach):
         """Return the point ``reach`` mm from the LV's centre, ``angle`` below the picture's right."""
