@@ -146,7 +146,7 @@ class MutualLearner(BaseModel):
             p = self.probabilities(slices.unsqueeze(1))
             if self.num_networks > 1:
                 p = torch.cat([p, p.mean(0, keepdim=True)])
-            labels = p.argmax(2).to(torch.uint8)
+            labels = p.max(2).indices.to(torch.uint8)  # several times faster than argmax on CPUs
             parts.append(resize_labels(labels.flatten(0, 1), image.shape[1:]).view(len(p), -1, *image.shape[1:]))
         return dict(zip(names, torch.cat(parts, dim=1).cpu().numpy(), strict=True))
 
