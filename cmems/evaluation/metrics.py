@@ -1,7 +1,9 @@
 """The metrics that a config's evaluators name."""
 
 import math
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 from mmengine.evaluator import BaseMetric
 
@@ -37,32 +39,42 @@ class _VolumeMetric(BaseMetric):
             raise InputError(f"{self.name}: unit: expected 'voxel' or 'mm', got {unit!r}")
         self.convention = dict(metric=self.name, preset=preset, unit=unit or self._convention.unit)
         self.cases, self.summary = [], {}
+        self._threads = None
 
     def process(self, data_batch, data_samples):
-        """Score a batch of volumes; those without a reference are left out."""
-        classes = self.dataset_meta["classes"]
+        """Start scoring a batch of volumes while the next is predicted; those without a reference are left out."""
+        # Threads: numpy and scipy let others run where the time goes, and nothing need be copied to another process.
+        self._threads = self._threads or ThreadPoolExecutor(os.cpu_count())
         for sample in data_samples:
-            if sample["label"] is None:
-                continue
-            spacing = sample["spacing"] if self.convention["unit"] == "mm" else (1.0, 1.0, 1.0)
-            key = self.name.lower()
-            rows = score_volume(
-                sample["label"], sample["predictions"], len(classes) + 1, spacing, **{key: self._convention}
+            if sample["label"] is not None:
+                self.results.append(self._threads.submit(self._score, sample))
+
+    def evaluate(self, size):
+        """Wait for every score, then compute the metrics as MMEngine does, over all processes."""
+        # One result per volume: MMEngine drops what goes beyond the number of volumes.
+        self.results = [started.result() for started in self.results]
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
+        return super().evaluate(size)
+
+    def _score(self, sample):
+        classes, key = self.dataset_meta["classes"], self.name.lower()
+        spacing = sample["spacing"] if self.convention["unit"] == "mm" else (1.0, 1.0, 1.0)
+        rows = score_volume(
+            sample["label"], sample["predictions"], len(classes) + 1, spacing, **{key: self._convention}
+        )
+        return [
+            dict(
+                case=sample["case"],
+                model=row["model"],
+                cls=classes[row["cls"] - 1],
+                value=row[key],
+                status=row["status"],
+                skipped=math.isnan(row[key]),
             )
-            # One result per volume: MMEngine drops what goes beyond the number of volumes.
-            self.results.append(
-                [
-                    dict(
-                        case=sample["case"],
-                        model=row["model"],
-                        cls=classes[row["cls"] - 1],
-                        value=row[key],
-                        status=row["status"],
-                        skipped=math.isnan(row[key]),
-                    )
-                    for row in rows
-                ]
-            )
+            for row in rows
+        ]
 
     def compute_metrics(self, results):
         """Return ``<model>/<metric>`` and ``<model>/<metric>_<class>``.
