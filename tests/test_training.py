@@ -115,6 +115,13 @@ def test_labels_cannot_leak(tiny_config, raw_acdc, tmp_path):
     assert same(weights(tmp_path / "a" / "last.pth"), weights(tmp_path / "b" / "last.pth"))
 
 
+def test_a_data_set_without_validation_cases_trains_and_says_so(tiny_config, raw_acdc, tmp_path, capsys):
+    prepare(READERS.get("acdc")(raw_acdc, val=["none"]), tmp_path / "prepared", size=32, workers=1)
+    train(tiny_config(data=tmp_path / "prepared"), str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 2})
+    assert [p.name for p in (tmp_path / "w").glob("*.pth")] == ["last.pth"]
+    assert "split 'val' holds no case: no validation, and last.pth alone is kept" in capsys.readouterr().out
+
+
 def test_full_supervision_and_the_exemplar_alone_train_too(tiny_config, tmp_path):
     for base in ("unet/unet_acdc.py", "fullysup/unet_acdc.py"):
         config = tiny_config(base)
@@ -249,7 +256,7 @@ def test_an_exemplar_that_lacks_a_class_is_refused_with_slices_that_have_all(tin
     shutil.copytree(raw_acdc, broken)
     path = broken / "training" / "patient001" / "patient001_frame01_gt.nii.gz"
     image = nib.load(path)
-    label = np.array(image.dataobj)
+    label = np.asarray(image.dataobj).copy()
     label[..., 1][label[..., 1] == 3] = 2
     nib.save(nib.Nifti1Image(label, image.affine), path)
     prepare(READERS.get("acdc")(broken), tmp_path / "prepared", size=32, workers=1)

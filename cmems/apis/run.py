@@ -7,9 +7,11 @@ import torch
 from mmengine.logging import print_log
 
 from cmems.apis.config import load_config
+from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import read_checkpoint
 from cmems.errors import InputError
 from cmems.registry import RUNNERS
+from cmems.visualization import say
 
 
 def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options=None, launcher="none"):
@@ -48,6 +50,10 @@ def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options
     # The test split is for tools/test.py alone: nothing of a training run may touch it.
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         cfg.pop(key, None)
+    volumes = cfg.val_dataloader.dataset if cfg.get("val_dataloader") else None
+    if volumes and volumes.type == "VolumeDataset" and not PreparedDataset(volumes.data_root).cases(volumes.split):
+        say(f"{volumes.data_root}: split '{volumes.split}' holds no case: no validation, and last.pth alone is kept")
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     runner = build_runner(cfg)
     runner.train()
     return runner
