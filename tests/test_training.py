@@ -251,6 +251,14 @@ def test_the_command_prints_the_message_without_a_traceback(tiny_config, tmp_pat
     assert "Traceback" not in done.stderr + done.stdout
 
 
+def test_a_work_dir_that_cannot_be_made_ends_in_one_message(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = run("tools/train.py", tiny_config(), "--work-dir", tmp_path / "file" / "w")
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"error: {tmp_path / 'file' / 'w'}: Not a directory\n")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_exemplar_that_lacks_a_class_is_refused_with_slices_that_have_all(tiny_config, raw_acdc, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(raw_acdc, broken)

@@ -1,5 +1,6 @@
 """How a command ends when the input is wrong: one message, no traceback."""
 
+import errno
 import functools
 import sys
 
@@ -7,7 +8,10 @@ from cmems.errors import InputError
 
 
 def main_guard(main):
-    """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130."""
+    """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130.
+
+    So does what the file system refuses: no permission, no space, a file where a folder must be.
+    """
 
     @functools.wraps(main)
     def guarded(*args, **kwargs):
@@ -16,6 +20,13 @@ def main_guard(main):
         except InputError as error:
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if error.filename is None and error.errno != errno.ENOSPC:
+                raise
+            sys.stdout.flush()
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"error: {where}{error.strerror}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
