@@ -6,9 +6,11 @@ Used by step.py; every forward of the CMEMS step is made, one per view, and loss
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from cmems.models.layers import Dropout, Upsample2x
 from cmems.registry import BACKBONES
 
 
@@ -78,7 +80,9 @@ class PeerStep:
     """
 
     def __init__(self, images, exemplar, label, num_classes, batch_size, workers):
-        self.nets = [BACKBONES.build(dict(type="UNet", num_classes=num_classes)).train() for _ in range(2)]
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.nets = [plain(BACKBONES.build(dict(type="UNet", num_classes=num_classes))) for _ in range(2)]
+        self.nets = [net.to(self.device).train() for net in self.nets]
         self.optimizer = torch.optim.Adam([p for n in self.nets for p in n.parameters()], 3e-4, weight_decay=1e-4)
         samples = PeerSamples(images, exemplar, label, batch_size * 10000)
         self.batches = iter(DataLoader(samples, batch_size, num_workers=workers))
@@ -86,13 +90,14 @@ class PeerStep:
     def __call__(self):
         """Make one step; return the losses as floats."""
         batch = next(self.batches)
+        batch = {key: value.to(self.device) for key, value in batch.items()}
         view = lambda name: batch[name].unsqueeze(1)  # noqa: E731
         targets = []
         for m, net in enumerate(self.nets):
             with torch.no_grad():
                 confidence, label = net(view(f"weak{m}")).softmax(1).max(1)
             targets.append(label * (confidence >= 0.8))
-        losses = [torch.zeros(()) for _ in range(4)]
+        losses = [torch.zeros((), device=self.device) for _ in range(4)]
         for m, net in enumerate(self.nets):
             other = 1 - m
             losses[0] = losses[0] + ce_dice(net(view(f"exemplar{m}")), batch[f"exemplar_label{m}"])
@@ -105,6 +110,17 @@ class PeerStep:
         total.backward()
         self.optimizer.step()
         return [loss.item() for loss in losses]
+
+
+def plain(net):
+    """Give a UNet torch's own dropout and upsampling."""
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, Dropout):
+                setattr(module, name, nn.Dropout(child.p))
+            elif isinstance(child, Upsample2x):
+                setattr(module, name, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+    return net
 
 
 def ce_dice(logits, labels):

@@ -18,7 +18,7 @@ from step import Step
 import cmems.models
 from cmems.apis import load_config
 from cmems.datasets.store import SliceStore
-from cmems.engine.precision import computes_bfloat16
+from cmems.precision import computes_bfloat16
 from cmems.seeding import Draws
 
 

@@ -63,8 +63,8 @@ def ours(model, volumes, device):
     metrics = [DSC(), HD95()]
     for metric in metrics:
         metric.dataset_meta = volumes.metainfo
-    for i in range(len(volumes)):
-        samples = model(volumes=[volumes[i]], mode="predict")
+    for i in range(0, len(volumes), 4):
+        samples = model(volumes=[volumes[k] for k in range(i, min(i + 4, len(volumes)))], mode="predict")
         for metric in metrics:
             metric.process(None, samples)
     return [m.evaluate(len(volumes))[f"ensemble/{m.name}"] for m in metrics]

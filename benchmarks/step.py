@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import cmems.models
 from cmems.apis import load_config
 from cmems.datasets.sources import TrainData
-from cmems.engine.precision import computes_bfloat16
+from cmems.precision import computes_bfloat16
 from cmems.registry import MODELS
 from cmems.seeding import Draws
 

@@ -35,7 +35,9 @@ def affine_matrices(angle, scale=None, shift=None, flip=None, center=None):
 
 def invert(matrices):
     """Invert ``(B, 2, 3)`` sampling matrices."""
-    linear = torch.linalg.inv(matrices[:, :, :2])
+    (a, b), (c, d) = matrices[:, 0, :2].T, matrices[:, 1, :2].T
+    # In closed form: torch.linalg.inv waits for the device.
+    linear = torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
     return torch.cat([linear, -linear @ matrices[:, :, 2:]], dim=2)
 
 

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 
+from cmems import geometry
 from cmems.datasets.synthesis import ExemplarPaste
 from cmems.errors import InputError
+from cmems.models.layers import Dropout, Upsampled
 from cmems.models.learners import StepViews
 from cmems.models.losses import CrossEntropyDice
 from cmems.models.pseudo_labelers import ConfidenceThreshold
@@ -309,3 +312,78 @@ def test_an_elastic_deformation_bends_image_and_label_alike_and_zero_bends_nothi
         bent[elastic] = labels
     assert torch.equal(bent[0.0], label.expand(6, -1, -1))
     assert (bent[0.03] != label).float().mean((1, 2)).min() > 0.01
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5])
+def test_dropout_drops_at_its_rate_keeps_the_mean_and_repeats_with_the_seed(rate):
+    layer = Dropout(rate)
+    x = torch.ones(8, 16, 64, 65).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(3)
+    y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert abs((y == 0).float().mean() - rate) < 0.005
+    assert abs(y.mean() - 1) < 0.005
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())  # of ones: what is kept is scaled, forward and backward
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), y)
+    assert not torch.equal(layer(x), y)
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_upsampling_is_torchs(memory_format):
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(2, 3, 10, 8, dtype=torch.float64).contiguous(memory_format=memory_format)
+    (ours,) = torch.autograd.grad(Upsampled.apply(x), x, gradient)
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+    (torchs,) = torch.autograd.grad(up(x), x, gradient)
+    torch.testing.assert_close(ours, torchs, atol=1e-6, rtol=0)  # the matrix is made in float32
+
+
+def test_a_sampling_matrix_inverts_as_in_float64():
+    matrices = torch.randn(50, 2, 3, dtype=torch.float64)
+    linear = torch.linalg.inv(matrices[:, :, :2])
+    expected = torch.cat([linear, -linear @ matrices[:, :, 2:]], 2)
+    torch.testing.assert_close(geometry.invert(matrices), expected)
+
+
+def test_volumes_share_forwards_and_each_comes_back_on_its_own_grid():
+    model = learner(predict_batch=5).eval()
+    volumes = [torch.rand(3, 40, 36).numpy(), torch.rand(4, 32, 32).numpy()]
+    together = model.segment(volumes, [32, 32])
+    for volume, found in zip(volumes, together, strict=True):
+        (alone,) = model.segment([volume], [32])
+        assert list(found) == ["network_1", "network_2", "ensemble"]
+        for name, labels in found.items():
+            assert labels.shape == volume.shape
+            assert (labels == alone[name]).mean() > 0.999  # sums of another batch size may round another way
+
+
+def test_flips_average_the_four_mirror_images():
+    model = learner(predict_bfloat16=False).eval()
+    images = torch.rand(2, 1, 32, 32)
+    mirrors = [(), (2,), (3,), (2, 3)]
+    expected = sum(model.probabilities(images.flip(m)).flip([d + 1 for d in m]) for m in mirrors) / 4
+    model.predict_flips = True
+    torch.testing.assert_close(model.probabilities(images), expected)
+
+
+def test_predicting_in_bfloat16_with_folded_norms_is_near_float32_without():
+    model = learner()
+    for net in model.networks:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean, -0.5, 0.5)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+    model.eval()
+    images = torch.rand(3, 1, 32, 32)
+    fast = model.probabilities(images)
+    model.predict_bfloat16 = False
+    folded = model.probabilities(images)
+    for module in model.modules():
+        if isinstance(module, ConvModule):
+            module.efficient_conv_bn_eval_forward = None
+    plain = model.probabilities(images)
+    torch.testing.assert_close(folded, plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fast, plain, atol=0.03, rtol=0)

@@ -201,7 +201,9 @@ def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("validates", [True, False])
 def test_prediction_normalises_by_the_statistics_of_unlabelled_slices(validates, tiny_config, prepared_acdc, tmp_path):
-    extra = "" if validates else "val_dataloader = val_cfg = val_evaluator = None\n"
+    extra = 'model["predict_bfloat16"] = False\n'
+    if not validates:
+        extra += "val_dataloader = val_cfg = val_evaluator = None\n"
     runner = train(tiny_config(extra=extra), str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 2})
     images = torch.from_numpy(PreparedDataset(prepared_acdc).train_images().astype(np.float32))[:, None]
     saved = weights(tmp_path / "w" / "last.pth")
@@ -313,3 +315,47 @@ def test_bfloat16_trains_near_float32(tiny_config, tmp_path):
     key = "networks.0.head.weight"
     assert second[key].dtype == torch.float32
     assert (first[key] - second[key]).abs().max() < 5e-3
+
+
+@pytest.fixture
+def device_side_steps(monkeypatch):
+    """Make CPU runs read step index and learning rates from tensors, as a captured step does."""
+    monkeypatch.setattr("cmems.engine.loop.why_not", lambda runner, data: None)
+
+
+NO_DROPOUT = 'model["backbone"]["dropout"] = (0, 0, 0, 0, 0)\n'
+RECORDS = "default_hooks = dict(runtime_info=dict(interval=2), logger=dict(interval=2))\n"
+
+
+def test_a_step_that_reads_its_index_from_the_device_is_the_same_step(tiny_config, tmp_path, request):
+    # A learning rate that float32, in which the device keeps it, holds exactly.
+    rate = "optim_wrapper = dict(optimizer=dict(lr=2**-11))\nparam_scheduler = None\n"
+    config = tiny_config(extra=NO_DROPOUT + RECORDS + rate)
+    train(config, str(tmp_path / "plain"))
+    request.getfixturevalue("device_side_steps")
+    train(config, str(tmp_path / "graph"))
+    assert same(weights(tmp_path / "plain" / "last.pth"), weights(tmp_path / "graph" / "last.pth"))
+    logs = [next((tmp_path / d).glob("*/vis_data/scalars.json")).read_text().splitlines() for d in ("plain", "graph")]
+    for a, b in zip(*([json.loads(line) for line in log] for log in logs), strict=True):
+        assert a.keys() == b.keys()
+        for key in ("loss", "loss_cmip", "share_confident", "agreement"):
+            assert a.get(key) == b.get(key)
+
+
+def test_such_steps_resume_bit_for_bit_with_dropout(tiny_config, tmp_path, device_side_steps):
+    config = tiny_config()
+    train(config, str(tmp_path / "whole"))
+    train(config, str(tmp_path / "halves"), cfg_options={"train_cfg.max_iters": 2})
+    train(config, str(tmp_path / "halves"), resume=True)
+    first, second = (torch.load(tmp_path / d / "last.pth", weights_only=True) for d in ("whole", "halves"))
+    assert same(first["state_dict"], second["state_dict"])
+    assert isinstance(second["optimizer"]["param_groups"][0]["lr"], float)
+
+
+def test_a_missing_compiler_is_said_and_training_goes_on(tiny_config, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("No working C++ compiler found\nlong story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    train(tiny_config(), str(tmp_path / "w"), cfg_options={"model.compile": True, "train_cfg.max_iters": 1})
+    assert (tmp_path / "w" / "last.pth").is_file()

@@ -4,6 +4,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 
 from cmems.datasets.sources import TrainData
+from cmems.engine.graph import StepGraph, why_not
 from cmems.errors import InputError
 from cmems.registry import LOOPS
 from cmems.seeding import Draws
@@ -23,12 +24,15 @@ class MutualLearningLoop(IterBasedTrainLoop):
         val_begin (int): First step that may validate.
         val_interval (int): Steps between validations; the last step always validates.
         dynamic_intervals (list[tuple[int, int]] | None): As in MMEngine.
+        graph (bool): On a GPU, capture the whole step in a CUDA graph; where that cannot be, the log says why.
 
     Raises:
         InputError: Data, exemplar or objectives do not fit together; before the first step.
     """
 
-    def __init__(self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None):
+    def __init__(
+        self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None, graph=True
+    ):
         for key, value in (("max_iters", max_iters), ("val_interval", val_interval)):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"train_cfg.{key}: expected a positive integer, got {value!r}")
@@ -39,6 +43,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
         if problems:
             raise InputError(problems)
         super().__init__(runner, _Batches(self), max_iters, val_begin, val_interval, dynamic_intervals)
+        self.graph, self._graphed = graph, None
 
     def batch(self, step):
         """Return what the model's ``forward`` takes at ``step``."""
@@ -48,17 +53,36 @@ class MutualLearningLoop(IterBasedTrainLoop):
     def run(self):
         """Train to ``max_iters`` and return the model."""
         runner = self.runner
+        self._graphed = self._make_graph() if self.graph else None
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
-            self.run_iter(self.batch(self._iter))
+            self.run_iter({} if self._graphed else self.batch(self._iter))
             self._decide_current_val_interval()
             if self.validation_due(self._iter):
                 runner.val_loop.run()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
+
+    def run_iter(self, data_batch):
+        """Make one step: of ``data_batch``, or captured, with what hooks put into ``data_batch``."""
+        if not self._graphed:
+            super().run_iter(data_batch)
+            return
+        hook = dict(batch_idx=self._iter, data_batch=data_batch)
+        self.runner.call_hook("before_train_iter", **hook)
+        outputs = self._graphed(self._iter, **data_batch)
+        self.runner.call_hook("after_train_iter", outputs=outputs, **hook)
+        self._iter += 1
+
+    def _make_graph(self):
+        reason = why_not(self.runner, self.data)
+        if reason is None:
+            return StepGraph(self.runner, self.data)
+        self.runner.logger.info(f"no CUDA graph of the step: {reason}")
+        return None
 
     def validation_due(self, steps_done):
         """Tell whether a validation follows once ``steps_done`` steps are done."""

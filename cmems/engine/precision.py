@@ -1,4 +1,4 @@
-"""bfloat16 on CPU and GPU."""
+"""Training in bfloat16 on CPU and GPU."""
 
 from contextlib import contextmanager
 
@@ -6,18 +6,8 @@ import torch
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 
+from cmems.precision import computes_bfloat16
 from cmems.registry import OPTIM_WRAPPERS
-
-
-def computes_bfloat16(device_type):
-    """Tell whether the machine multiplies in bfloat16 rather than emulating it, which is many times slower."""
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device_type == "cpu":
-        # torch names these probes privately; where one is gone, assume no support and stay in float32.
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-    return True
 
 
 @OPTIM_WRAPPERS.register_module()

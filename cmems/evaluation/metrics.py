@@ -3,8 +3,9 @@
 import math
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
+import torch
 from mmengine.evaluator import BaseMetric
 
 from cmems.errors import InputError
@@ -42,12 +43,18 @@ class _VolumeMetric(BaseMetric):
         self._threads = None
 
     def process(self, data_batch, data_samples):
-        """Start scoring a batch of volumes while the next is predicted; those without a reference are left out."""
+        """Start scoring a batch of volumes; those without a reference are left out.
+
+        Beside a GPU, scores are made while the next volumes are predicted. On a CPU they would take the cores from
+        the forwards, whose threads then wait for each other: there each batch is waited for.
+        """
         # Threads: numpy and scipy let others run where the time goes, and nothing need be copied to another process.
         self._threads = self._threads or ThreadPoolExecutor(os.cpu_count())
         for sample in data_samples:
             if sample["label"] is not None:
                 self.results.append(self._threads.submit(self._score, sample))
+        if not torch.cuda.is_available():
+            wait(self.results)
 
     def evaluate(self, size):
         """Wait for every score, then compute the metrics as MMEngine does, over all processes."""

@@ -3,10 +3,11 @@
 import warnings
 
 import torch
-from mmcv.cnn import ConvModule, build_conv_layer, build_upsample_layer
+from mmcv.cnn import ConvModule, build_conv_layer
 from torch import nn
 
 from cmems.models.backbones.base import EncoderDecoder
+from cmems.models.layers import Dropout, Upsample2x
 from cmems.registry import BACKBONES
 
 
@@ -14,12 +15,13 @@ class ConvBlock(nn.Sequential):
     """Conv3x3, norm, activation, dropout, Conv3x3, norm, activation."""
 
     def __init__(self, in_channels, channels, dropout, **layers):
+        layers = dict(layers, padding=1, bias=True, efficient_conv_bn_eval=True)  # BN folds into Conv when predicting
         with warnings.catch_warnings():  # mmcv finds a bias before a norm unnecessary; the paper's UNet has it
             warnings.filterwarnings("ignore", "Unnecessary conv bias")
             super().__init__(
-                ConvModule(in_channels, channels, 3, padding=1, bias=True, **layers),
-                nn.Dropout(dropout),
-                ConvModule(channels, channels, 3, padding=1, bias=True, **layers),
+                ConvModule(in_channels, channels, 3, **layers),
+                Dropout(dropout),
+                ConvModule(channels, channels, 3, **layers),
             )
 
 
@@ -30,7 +32,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.reduce = build_conv_layer(layers.get("conv_cfg"), in_channels, channels, 1)
         # SSL4MIS, whose UNet has these channels and dropout rates, aligns the corners.
-        self.upsample = build_upsample_layer(dict(type="bilinear", scale_factor=2, align_corners=True))
+        self.upsample = Upsample2x()
         self.block = ConvBlock(2 * channels, channels, 0.0, **layers)
 
     def forward(self, coarse, skip):

@@ -1,11 +1,13 @@
 """The mutual learner: any number of networks that learn from labels and from each other (Algorithm 1)."""
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn
 
 from cmems.errors import InputError
 from cmems.models.learners.views import StepViews
+from cmems.precision import computes_bfloat16
 from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
 from cmems.resize import resize_images, resize_labels
 from cmems.seeding import derive_key
@@ -27,7 +29,11 @@ class MutualLearner(BaseModel):
         pseudo_label_mode (str): ``"train"``: the pseudo-label pass runs with dropout and batch statistics like every
             other forward of Algorithm 1; ``"eval"``: without.
         channels_last (bool): Keep images and weights channels-last, which is how convolutions are fast.
-        predict_batch (int): Slices per forward when predicting.
+        compile (bool): Pass each network's halves through ``torch.compile``; without a working compiler the log says
+            why and the networks run as they are.
+        predict_batch (int): Slices per forward when predicting; volumes share forwards.
+        predict_flips (bool): Predict each slice in its four mirror images and average the probabilities.
+        predict_bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
         data_preprocessor (dict | None): As MMEngine's; batches are already on the device.
     """
 
@@ -43,7 +49,10 @@ class MutualLearner(BaseModel):
         shared_weak=(),
         pseudo_label_mode="train",
         channels_last=True,
+        compile=False,
         predict_batch=32,
+        predict_flips=False,
+        predict_bfloat16=True,
         data_preprocessor=None,
     ):
         super().__init__(data_preprocessor=data_preprocessor)
@@ -57,6 +66,9 @@ class MutualLearner(BaseModel):
         self.num_networks = num_networks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.networks = nn.ModuleList(_build_networks(configs)).to(memory_format=self.memory_format)
+        if compile and _compiler_works():
+            for net in self.networks:
+                net.encode, net.decode = torch.compile(net.encode), torch.compile(net.decode)
         self.weak = PERTURBATIONS.build(weak or dict(type="RandomRotateFlip"))
         self.strong = _build_list(strong)
         self.feature = _build_list(feature)
@@ -64,7 +76,7 @@ class MutualLearner(BaseModel):
         self.objectives = nn.ModuleList(_build_objective(o) for o in objectives)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
-        self.predict_batch = predict_batch
+        self.predict_batch, self.predict_flips, self.predict_bfloat16 = predict_batch, predict_flips, predict_bfloat16
         names = [o.name for o in self.objectives]
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
@@ -105,7 +117,8 @@ class MutualLearner(BaseModel):
             dict | list[dict]: Losses and monitors, or the volumes with their ``predictions``.
         """
         if mode == "predict":
-            return [dict(volume, predictions=self.segment(volume["image"], volume["size"])) for volume in volumes]
+            found = self.segment([volume["image"] for volume in volumes], [volume["size"] for volume in volumes])
+            return [dict(volume, predictions=p) for volume, p in zip(volumes, found, strict=True)]
         step = StepViews(self, batch, draws)
         losses = {}
         for objective in self.objectives:
@@ -124,31 +137,59 @@ class MutualLearner(BaseModel):
         Returns:
             Tensor: ``(M, B, K, S, S)`` float32, the softmax of each network.
         """
-        images = images.contiguous(memory_format=self.memory_format)
-        return torch.stack([net(images).float().softmax(1) for net in self.networks])
+        views = [()] if not self.predict_flips else [(), (2,), (3,), (2, 3)]
+        batch = torch.cat([images.flip(view) for view in views]).contiguous(memory_format=self.memory_format)
+        device = images.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.predict_bfloat16 and computes_bfloat16(device)):
+            logits = [net(batch) for net in self.networks]
+        p = torch.stack([each.float().softmax(1) for each in logits])
+        if not self.predict_flips:
+            return p
+        return sum(part.flip([d + 1 for d in view]) for part, view in zip(p.chunk(4, 1), views, strict=True)) / 4
 
     @torch.no_grad()
-    def segment(self, image, size):
-        """Segment a volume slice by slice with every network and, of two or more, their mean (the ensemble).
+    def segment(self, volumes, sizes):
+        """Segment volumes slice by slice with every network and, of two or more, their mean (the ensemble).
+
+        The slices of all volumes share forwards; they are resized on the device, there and back.
 
         Args:
-            image (np.ndarray): ``(D, H, W)`` in [0, 1].
-            size (int): Side of the slices the networks take.
+            volumes (list[np.ndarray]): ``(D, H, W)`` in [0, 1] each.
+            sizes (list[int]): Side of the slices the networks take, alike for all.
 
         Returns:
-            dict[str, np.ndarray]: ``network_1`` …, ``ensemble``: ``(D, H, W)`` uint8 on the volume's own grid.
+            list[dict[str, np.ndarray]]: ``network_1`` …, ``ensemble``: ``(D, H, W)`` uint8 on the volume's own grid.
         """
         device = next(self.parameters()).device
         names = [f"network_{m + 1}" for m in range(self.num_networks)] + ["ensemble"] * (self.num_networks > 1)
+        slices = torch.cat(
+            [
+                resize_images(torch.from_numpy(v).to(device, torch.float32), (side, side)).clamp(0, 1)
+                for v, side in zip(volumes, sizes, strict=True)
+            ]
+        )
         parts = []
-        for slices in torch.from_numpy(image).split(self.predict_batch):
-            slices = resize_images(slices.to(device, torch.float32), (size, size)).clamp(0, 1)
-            p = self.probabilities(slices.unsqueeze(1))
+        for batch in slices.unsqueeze(1).split(self.predict_batch):
+            p = self.probabilities(batch)
             if self.num_networks > 1:
                 p = torch.cat([p, p.mean(0, keepdim=True)])
-            labels = p.max(2).indices.to(torch.uint8)  # several times faster than argmax on CPUs
-            parts.append(resize_labels(labels.flatten(0, 1), image.shape[1:]).view(len(p), -1, *image.shape[1:]))
-        return dict(zip(names, torch.cat(parts, dim=1).cpu().numpy(), strict=True))
+            parts.append(p.max(2).indices.to(torch.uint8))  # several times faster than argmax on CPUs
+        labels = torch.cat(parts, 1).split([len(v) for v in volumes], 1)
+        found = []
+        for mine, volume in zip(labels, volumes, strict=True):
+            grown = resize_labels(mine.flatten(0, 1), volume.shape[1:]).view(len(names), *volume.shape)
+            found.append(dict(zip(names, grown.cpu().numpy(), strict=True)))
+        return found
+
+
+def _compiler_works():
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2))
+    except Exception as error:  # a missing or broken compiler shows itself in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print_log(f"model.compile: torch.compile does not work here ({reason}); running uncompiled", "current", 30)
+        return False
+    return True
 
 
 def _build_networks(configs):

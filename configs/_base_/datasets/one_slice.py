@@ -13,14 +13,14 @@ train_dataloader = dict(
     unlabeled=dict(type="UnlabeledSource", batch_size=12),
 )
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=4,
     num_workers=0,
     dataset=dict(type="VolumeDataset", split="val"),
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="cmems.volume_collate"),
 )
 test_dataloader = dict(
-    batch_size=1,
+    batch_size=4,
     num_workers=0,
     dataset=dict(type="VolumeDataset", split="test"),
     sampler=dict(type="DefaultSampler", shuffle=False),

@@ -1,0 +1,14 @@
+"""bfloat16, where the machine computes in it."""
+
+import torch
+
+
+def computes_bfloat16(device_type):
+    """Tell whether the machine multiplies in bfloat16 rather than emulating it, which is many times slower."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        # torch names these probes privately; where one is gone, assume no support and stay in float32.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return True
