@@ -12,6 +12,7 @@ import statistics
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -23,11 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import cmems.models
 from cmems.apis import load_config
 from cmems.datasets.sources import TrainData
+from cmems.engine.graph import StepGraph
+from cmems.engine.precision import AutocastOptimWrapper
 from cmems.precision import computes_bfloat16
 from cmems.registry import MODELS
 from cmems.seeding import Draws
 
 PHASES = ("data", "synthesis", "perturbation", "forward and losses", "backward", "optimiser", "logging")
+WARM_UP = 2 if not torch.cuda.is_available() else StepGraph.warm_up + 1  # rounds, not timed
 WORK = ("forward and losses", "backward", "optimiser")
 
 
@@ -91,6 +95,21 @@ class Step:
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
+
+
+class GraphStep:
+    """The same step captured in a CUDA graph, as MutualLearningLoop replays it."""
+
+    def __init__(self, config):
+        self.eager = Step(config, True)
+        wrapper = AutocastOptimWrapper(optimizer=self.eager.optimizer)
+        runner = SimpleNamespace(seed=0, rank=0, model=self.eager.model, optim_wrapper=wrapper)
+        self.graph, self.step = StepGraph(runner, self.eager.data), 0
+
+    def __call__(self):
+        """Make one step."""
+        self.graph(self.step)
+        self.step += 1
 
 
 class _Watched:
@@ -168,19 +187,20 @@ def main():
     steps = {"CMEMS float32": Step(config, False), "CMEMS float32, NCHW": Step(config, False, channels_last=False)}
     if computes_bfloat16(steps["CMEMS float32"].device):
         steps["CMEMS bfloat16"] = Step(config, True)
-    data = steps["CMEMS float32"].data
+    graphs = {"CMEMS bfloat16, CUDA graph": GraphStep(config)} if torch.cuda.is_available() else {}
+    data, clock = steps["CMEMS float32"].data, steps["CMEMS float32"].clock
     image, label = (t.cpu().numpy() for t in data.exemplar)
     batch = config.train_dataloader.unlabeled.batch_size
     slices = np.asarray(data.prepared.train_images())
     plain_step = PeerStep(slices, image[0], label, data.prepared.num_classes, batch, args.workers)
-    contenders = {**steps, "plain loop float32": plain_step}
+    contenders = {**steps, **graphs, "plain loop float32": plain_step}
     times = {name: [] for name in contenders}
-    for turn in range(args.rounds + 2):
+    for turn in range(args.rounds + WARM_UP):
         for name, step in contenders.items():
-            began = time.perf_counter()
+            began = clock()
             step()
-            if turn > 1:  # the first two rounds warm up
-                times[name].append(time.perf_counter() - began)
+            if turn >= WARM_UP:
+                times[name].append(clock() - began)
     machine = (
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, "
         f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
@@ -197,9 +217,12 @@ def main():
         table.add_row([name, f"{seconds:.3f}", f"{3 * batch / seconds:.1f}", f"{ratio:.2f}"])
     print(table)
     floors = {name: floor(step) for name, step in steps.items()}
+    for name in graphs:
+        least = floors["CMEMS bfloat16"]["seconds"]
+        print(f"{name}: {1 / medians[name]:.0f} steps/s, {medians[name] / least:.1f} times the floor")
     table = PrettyTable(["share of the step", *PHASES, "outside the work", "x floor"])
     for name, step in steps.items():
-        spent = {p: sum(s.get(p, 0.0) for s in step.phases[2:]) for p in PHASES}
+        spent = {p: sum(s.get(p, 0.0) for s in step.phases[WARM_UP:]) for p in PHASES}
         total = sum(spent.values())
         outside = 1 - sum(spent[p] for p in WORK) / total
         shares = [f"{spent[p] / total:.1%}" for p in PHASES]
@@ -213,7 +236,7 @@ def main():
         )
     if args.out:
         report = dict(config=args.config, machine=machine, seconds=times, floors=floors)
-        report["phases"] = {name: step.phases[2:] for name, step in steps.items()}
+        report["phases"] = {name: step.phases[WARM_UP:] for name, step in steps.items()}
         Path(args.out).write_text(json.dumps(report, indent=1))
 
 

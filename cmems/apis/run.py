@@ -108,6 +108,7 @@ def build_runner(cfg):
     """
     cfg.setdefault("runner_type", "SegmentationRunner")
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.deterministic = True  # a resumed run must repeat the bits
     try:
         runner = RUNNERS.get(cfg.runner_type).from_cfg(cfg)
     except TypeError as error:
