@@ -1,0 +1,58 @@
+"""What dropout costs beside torch's, and what torch.compile makes of the UNet: milliseconds, best of rounds."""
+
+import argparse
+import time
+
+import torch
+from prettytable import PrettyTable
+from torch import nn
+
+import cmems.models
+from cmems.models.layers import Dropout
+from cmems.precision import computes_bfloat16
+from cmems.registry import BACKBONES
+
+
+def main():
+    """Time each in turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bfloat16 = computes_bfloat16(device)
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    maps, images = (torch.rand(12, c, args.size, args.size, device=device) for c in (16, 1))
+    maps, images = (t.contiguous(memory_format=torch.channels_last) for t in (maps.to(dtype), images))
+    unets = [BACKBONES.build(dict(type="UNet", num_classes=4)).to(device).train() for _ in range(2)]
+    eager, compiled = (net.to(memory_format=torch.channels_last) for net in unets)
+    compiled = torch.compile(compiled)
+
+    def both_ways(net):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            logits = net(images)
+        logits.float().square().mean().backward()
+
+    work = {
+        "dropout forward, torch": lambda: nn.Dropout(0.1)(maps),
+        "dropout forward, CMEMS": lambda: Dropout(0.1)(maps),
+        "UNet forward and backward": lambda: both_ways(eager),
+        "UNet forward and backward, compiled": lambda: both_ways(compiled),
+    }
+    table = PrettyTable(["what", "first, ms", "best, ms"])
+    for name, function in work.items():
+        times = []
+        for _ in range(args.rounds + 1):
+            began = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(1000 * (time.perf_counter() - began))
+        table.add_row([name, f"{times[0]:.1f}", f"{min(times[1:]):.1f}"])
+    print(f"12 images of {args.size}x{args.size}, {dtype}; torch {torch.__version__}, {device}")
+    print(table)
+
+
+if __name__ == "__main__":
+    assert cmems.models  # registers what is built
+    main()
