@@ -5,20 +5,22 @@
 # 1. the fast path against float32 eager, and resuming bit for bit; 2. the step table; 3. as many steps of
 # configs/cmems/unet_acdc.py as fit, with the validation DSC over time.
 set -euo pipefail
-raw=${1:?usage: benchmarks/gpu.sh RAW [OUT]}
-out=${2:-gpu_results}
+raw=$(realpath "${1:?usage: benchmarks/gpu.sh RAW [OUT]}")
+out=$(realpath -m "${2:-gpu_results}")
 python=${PYTHON:-python}
-deadline=$(($(date +%s) + 520))
+config=${CONFIG:-configs/cmems/unet_acdc.py}
+budget=${BUDGET:-520} # seconds, after the data is prepared
 mkdir -p "$out"
 cd "$(dirname "$0")/.."
 [ -d data/acdc_224 ] || "$python" tools/prepare_data.py acdc "$raw" data/acdc_224
+deadline=$(($(date +%s) + budget))
 status=0
-timeout 150 "$python" benchmarks/fast_path.py configs/cmems/unet_acdc.py --steps 200 --without "torch.compile" \
+timeout $((budget * 3 / 10)) "$python" benchmarks/fast_path.py "$config" --steps 200 --without "torch.compile" \
     --out "$out/fast_path.json" 2>&1 | tee "$out/fast_path.txt" || status=1
-timeout 120 "$python" benchmarks/step.py configs/cmems/unet_acdc.py --rounds 20 --workers 8 \
+timeout $((budget / 5)) "$python" benchmarks/step.py "$config" --rounds 20 --workers 8 \
     --out "$out/step.json" 2>&1 | tee "$out/step.txt" || status=1
 left=$((deadline - $(date +%s) - 15))
 # An interrupted run leaves its log, curves and last.pth: time running out is no failure.
-timeout --signal=INT "$left" "$python" tools/train.py configs/cmems/unet_acdc.py --amp --work-dir "$out/acdc" \
+timeout --signal=INT "$left" "$python" tools/train.py "$config" --amp --work-dir "$out/acdc" \
     --cfg-options train_cfg.val_interval=3000 2>&1 | tee "$out/train.txt" || [ "${PIPESTATUS[0]}" -eq 124 ] || status=1
 exit $status

@@ -47,7 +47,7 @@ class Step:
     def __init__(self, config, bfloat16, channels_last=True):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = MODELS.build(dict(config.model, channels_last=channels_last)).to(self.device).train()
-        wanted = {o.source for o in self.model.objectives}
+        wanted = {s for o in self.model.objectives for s in o.sources}
         self.data = TrainData(device=self.device, wanted=wanted, **config.train_dataloader)
         self.optimizer = torch.optim.Adam(self.model.parameters(), 3e-4, weight_decay=1e-4, fused=True)
         self.bfloat16, self.step, self.phases, self._now = bfloat16, 0, [], {}

@@ -192,13 +192,13 @@ def test_each_network_sees_the_others_view_and_answers_to_the_others_label(num_n
     step = StepViews(model, batch(), Draws(0, 0))
     views = [step.images("unlabeled", "weak", m) for m in range(num_networks)]
     assert not torch.equal(views[0], views[1])
-    original = step._run
+    original = step._forward
 
-    def spy(network, source, view, owner, role="student"):
-        asked.append((network, source, view, owner, role))
-        return original(network, source, view, owner, role)
+    def spy(net, images, key, features=None):
+        asked.append(key)
+        return original(net, images, key, features)
 
-    step._run = spy
+    step._forward = spy
     for objective in model.objectives:
         objective(step)
     for m in range(num_networks):

@@ -32,7 +32,22 @@ def load_config(path, options=None):
     for key in options or {}:
         _check_option(config, key)
     config.merge_from_dict(options or {})
+    _count_steps(config)
     return config
+
+
+def _count_steps(config):
+    """Turn an objective's ``ramp_up``, ``begin`` and ``end`` below 1, shares of the training, into steps."""
+    steps = (config.get("train_cfg") or {}).get("max_iters")
+    for objective in (config.get("model") or {}).get("objectives", []):
+        for key in ("ramp_up", "begin", "end"):
+            if isinstance(objective.get(key), float) and isinstance(steps, int):
+                if not 0 <= objective[key] <= 1:
+                    raise InputError(
+                        f"model.objectives: {key}: expected steps (an integer) or a share of them in [0, 1], "
+                        f"got {objective[key]}"
+                    )
+                objective[key] = round(objective[key] * steps)
 
 
 def _check_option(config, dotted):

@@ -37,7 +37,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"train_cfg.{key}: expected a positive integer, got {value!r}")
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        wanted = {objective.source for objective in model.objectives}
+        wanted = {source for objective in model.objectives for source in objective.sources}
         self.data = TrainData(device=next(model.parameters()).device, wanted=wanted, **dataloader)
         problems = model.check(self.data.sources, self.data.prepared.size, self.data.prepared.classes)
         if problems:

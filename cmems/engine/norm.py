@@ -30,6 +30,12 @@ class PreciseNormHook(Hook):
         """Measure the statistics that the validation, and the checkpoints after it, will have."""
         self._measure(runner)
 
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Measure the statistics that a static teacher, copied at this step, will predict with."""
+        if _bare(runner.model).static_from == runner.iter:
+            self._measure(runner)
+            runner.model.train()
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Measure the statistics of the last checkpoint where no validation comes before it."""
         if runner.val_loop is None and runner.iter + 1 == runner.max_iters:
@@ -40,8 +46,8 @@ class PreciseNormHook(Hook):
         data = getattr(runner.train_loop, "data", None)
         if data is None or "unlabeled" not in data.sources:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        model = _bare(runner.model)
+        norms = [m for m in model.networks.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         momenta = [norm.momentum for norm in norms]
         model.eval()
         for norm in norms:
@@ -53,3 +59,7 @@ class PreciseNormHook(Hook):
             model.probabilities(data.store[part])
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def _bare(model):
+    return model.module if is_model_wrapper(model) else model

@@ -1,10 +1,5 @@
 # CMEMS on ACDC with the paper's settings; what it leaves open is chosen, and said, in the bases.
-_base_ = [
-    "../_base_/default_runtime.py",
-    "../_base_/datasets/acdc.py",
-    "../_base_/models/mutual_unet.py",
-    "../_base_/schedules/adam_30k.py",
-]
+_base_ = ["../_base_/settings/acdc.py", "../_base_/models/mutual_unet.py"]
 objectives = [
     dict(type="Supervised", source="exemplar"),
     dict(type="Supervised", source="synthetic"),

@@ -1,10 +1,9 @@
-# CPU-sized: 128x128, six images of each source a step, bfloat16 where the machine computes in it, 1,500 steps.
-_base_ = "./unet_acdc.py"
-data_root = "data/acdc_128"
-train_dataloader = dict(
-    data_root=data_root, exemplar=dict(batch_size=6), synthetic=dict(batch_size=6), unlabeled=dict(batch_size=6)
-)
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))
-optim_wrapper = dict(type="AutocastOptimWrapper")
-train_cfg = dict(max_iters=1500, val_interval=250)
+# CMEMS on ACDC, CPU-sized.
+_base_ = ["../_base_/settings/acdc_128.py", "../_base_/models/mutual_unet.py"]
+objectives = [
+    dict(type="Supervised", source="exemplar"),
+    dict(type="Supervised", source="synthetic"),
+    dict(type="Consistency", student="strong", teacher="cross", weight=1.0),  # L_cmip
+    dict(type="Consistency", student="feature", teacher="cross", weight=0.09),  # L_cmfp
+]
+model = dict(backbone=dict(num_classes=4), objectives=objectives)

@@ -1,4 +1,4 @@
-"""The contract of every segmentation network: encode, decode, forward = decode after encode."""
+"""The contract of every segmentation network: encode, decode levels, head; forward runs the three in turn."""
 
 from torch import nn
 
@@ -8,7 +8,12 @@ from cmems.errors import InputError
 class EncoderDecoder(nn.Module):
     """A segmentation network whose features an objective may perturb between its two halves.
 
+    A subclass defines ``encode``, ``decode_levels`` and a submodule ``head``, which turns the finest decoder level into
+    logits; the levels are what deep supervision and contrastive objectives read.
+
     Attributes:
+        feature_channels (tuple[int]): Channels of the maps that ``encode`` returns, fine to coarse.
+        level_channels (tuple[int]): Channels of the maps that ``decode_levels`` returns, coarse to fine.
         divisor (int): Height and width must be multiples of it.
         in_channels (int): Channels of the images.
         num_classes (int): K, background included.
@@ -17,14 +22,23 @@ class EncoderDecoder(nn.Module):
     divisor = 1
     in_channels = 1
     num_classes = None
+    feature_channels = None
+    level_channels = None
 
     def encode(self, images):
         """Encode ``(B, C, H, W)`` images into a list of feature maps, fine to coarse."""
         raise TypeError(f"{type(self).__name__} does not define encode")
 
+    def decode_levels(self, features):
+        """Decode the list that ``encode`` returns into feature maps, coarse to fine.
+
+        The first is the bottleneck, ``features[-1]`` itself; the last has the height and width of the images.
+        """
+        raise TypeError(f"{type(self).__name__} does not define decode_levels")
+
     def decode(self, features):
         """Decode the list that ``encode`` returns into ``(B, K, H, W)`` logits."""
-        raise TypeError(f"{type(self).__name__} does not define decode")
+        return self.head(self.decode_levels(features)[-1])
 
     def forward(self, images):
         """Return ``(B, K, H, W)`` logits of ``(B, C, H, W)`` images."""

@@ -26,18 +26,27 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Conv1x1 and twofold upsampling of the coarse level, joined with the skip, then a ConvBlock."""
+    """Conv1x1 and twofold upsampling of the coarse level, joined with the skip, then a ConvBlock.
 
-    def __init__(self, in_channels, channels, **layers):
+    Args:
+        in_channels (int): Channels of the coarse level.
+        channels (int): Channels of the result.
+        skip_channels (int | None): Channels of the skip; 0 for a level without one. Default: ``channels``.
+        **layers: ``conv_cfg``, ``norm_cfg``, ``act_cfg``.
+    """
+
+    def __init__(self, in_channels, channels, skip_channels=None, **layers):
         super().__init__()
+        skip_channels = channels if skip_channels is None else skip_channels
         self.reduce = build_conv_layer(layers.get("conv_cfg"), in_channels, channels, 1)
         # SSL4MIS, whose UNet has these channels and dropout rates, aligns the corners.
         self.upsample = Upsample2x()
-        self.block = ConvBlock(2 * channels, channels, 0.0, **layers)
+        self.block = ConvBlock(skip_channels + channels, channels, 0.0, **layers)
 
-    def forward(self, coarse, skip):
+    def forward(self, coarse, skip=None):
         """Join ``coarse`` ``(B, C, H, W)`` with the ``skip`` of twice its height and width."""
-        return self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+        fine = self.upsample(self.reduce(coarse))
+        return self.block(fine if skip is None else torch.cat([skip, fine], dim=1))
 
 
 @BACKBONES.register_module()
@@ -70,6 +79,7 @@ class UNet(EncoderDecoder):
         )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.divisor = 2 ** (len(channels) - 1)
+        self.feature_channels, self.level_channels = tuple(channels), tuple(channels[::-1])
         inputs = (in_channels, *channels[:-1])
         self.encoder = nn.ModuleList(
             ConvBlock(i, c, p, **layers) for i, c, p in zip(inputs, channels, dropout, strict=True)
@@ -88,9 +98,9 @@ class UNet(EncoderDecoder):
             features.append(block(self.pool(features[-1])))
         return features
 
-    def decode(self, features):
-        """Decode five feature maps into ``(B, K, H, W)`` logits."""
-        x = features[-1]
+    def decode_levels(self, features):
+        """Decode five feature maps into five, coarse to fine; the first is the coarsest feature map itself."""
+        levels = [features[-1]]
         for block, skip in zip(self.decoder, features[-2::-1], strict=True):
-            x = block(x, skip)
-        return self.head(x)
+            levels.append(block(levels[-1], skip))
+        return levels

@@ -1,5 +1,7 @@
 """The mutual learner: any number of networks that learn from labels and from each other (Algorithm 1)."""
 
+import copy
+
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -25,6 +27,7 @@ class MutualLearner(BaseModel):
         strong (dict | list[dict] | None): S; a list acts in order.
         feature (dict | None): F.
         pseudo_labeler (dict): Eq. 3.
+        ema_momentum (float): Of the teachers that average past weights; at step k at most 1 - 1/(k + 1).
         shared_weak (sequence[str]): Sources whose weak view all networks share (Table 4). Default: none.
         pseudo_label_mode (str): ``"train"``: the pseudo-label pass runs with dropout and batch statistics like every
             other forward of Algorithm 1; ``"eval"``: without.
@@ -46,6 +49,7 @@ class MutualLearner(BaseModel):
         strong=None,
         feature=None,
         pseudo_labeler=None,
+        ema_momentum=0.99,
         shared_weak=(),
         pseudo_label_mode="train",
         channels_last=True,
@@ -74,9 +78,20 @@ class MutualLearner(BaseModel):
         self.feature = _build_list(feature)
         self.pseudo_labeler = PSEUDO_LABELERS.build(pseudo_labeler or dict(type="ConfidenceThreshold"))
         self.objectives = nn.ModuleList(_build_objective(o) for o in objectives)
+        for objective in self.objectives:
+            objective.bind(self.networks)
+        self.needs_levels = any(objective.needs_levels for objective in self.objectives)
+        self.ema_momentum = ema_momentum
+        kinds = {objective.teacher for objective in self.objectives} & {"ema", "static"}
+        # Untrained copies: weights of the past, kept with the checkpoint.
+        self.teachers = nn.ModuleDict({k: copy.deepcopy(self.networks).requires_grad_(False) for k in sorted(kinds)})
+        self.static_from = next((o.begin for o in self.objectives if o.teacher == "static"), None)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
         self.predict_batch, self.predict_flips, self.predict_bfloat16 = predict_batch, predict_flips, predict_bfloat16
+        begins = {o.begin for o in self.objectives if o.teacher == "static"}
+        if len(begins) > 1:
+            raise InputError(f"model.objectives: teacher='static' needs one begin, got {sorted(begins)}")
         names = [o.name for o in self.objectives]
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
@@ -119,13 +134,36 @@ class MutualLearner(BaseModel):
         if mode == "predict":
             found = self.segment([volume["image"] for volume in volumes], [volume["size"] for volume in volumes])
             return [dict(volume, predictions=p) for volume, p in zip(volumes, found, strict=True)]
+        self._update_teachers(draws.step)
         step = StepViews(self, batch, draws)
         losses = {}
         for objective in self.objectives:
-            losses.update(objective(step))
+            if not objective.idle(step.index):
+                losses.update(objective(step))
         if monitor:
             losses.update(step.monitors(monitor))
         return losses
+
+    @torch.no_grad()
+    def _update_teachers(self, index):
+        """Bring the teachers to step ``index``, an int or a 0-d tensor, from the weights that the last one left."""
+        for kind, copies in self.teachers.items():
+            if kind == "ema":
+                # Of weights; BatchNorm's running statistics are taken as they are.
+                share = 1 / (index + 1)
+                share = torch.clamp(share, min=1 - self.ema_momentum) if torch.is_tensor(index) else max(
+                    share, 1 - self.ema_momentum
+                )  # fmt: skip
+                for old, new in zip(copies.parameters(), self.networks.parameters(), strict=True):
+                    old.lerp_(new, share)
+                for old, new in zip(copies.buffers(), self.networks.buffers(), strict=True):
+                    old.copy_(new)
+            elif torch.is_tensor(index):
+                for old, new in _pairs(copies, self.networks):
+                    old.copy_(torch.where(index == self.static_from, new, old))
+            elif index == self.static_from:
+                for old, new in _pairs(copies, self.networks):
+                    old.copy_(new)
 
     @torch.no_grad()
     def probabilities(self, images):
@@ -180,6 +218,10 @@ class MutualLearner(BaseModel):
             grown = resize_labels(mine.flatten(0, 1), volume.shape[1:]).view(len(names), *volume.shape)
             found.append(dict(zip(names, grown.cpu().numpy(), strict=True)))
         return found
+
+
+def _pairs(copies, networks):
+    return zip([*copies.parameters(), *copies.buffers()], [*networks.parameters(), *networks.buffers()], strict=True)
 
 
 def _compiler_works():

@@ -20,7 +20,8 @@ class StepViews:
 
     def __init__(self, learner, batch, draws):
         self.learner, self.batch, self.draws = learner, batch, draws
-        self.num_networks = learner.num_networks
+        self.num_networks, self.num_classes = learner.num_networks, learner.networks[0].num_classes
+        self.index = draws.step
         self._known = {}
 
     def _once(self, key, make):
@@ -28,19 +29,20 @@ class StepViews:
             self._known[key] = make()
         return self._known[key]
 
-    def _owner(self, source, owner):
+    def owner(self, source, owner):
+        """Return whose view of ``source`` the owner's is: its own, or the first network's where it is shared."""
         return 0 if source in self.learner.shared_weak else owner
 
     def matrices(self, source, owner):
         """Return the parameters of the owner's weak perturbation."""
-        owner = self._owner(source, owner)
+        owner = self.owner(source, owner)
         return self._once(
             ("weak parameters", source, owner),
             lambda: self.learner.weak.draw(self.draws.stream("weak", source, owner), len(self.batch[source]["images"])),
         )
 
     def _weak(self, source, owner):
-        owner = self._owner(source, owner)
+        owner = self.owner(source, owner)
 
         def make():
             moved = self.learner.weak.apply(**self.batch[source], **self.matrices(source, owner))
@@ -49,14 +51,14 @@ class StepViews:
         return self._once(("weak", source, owner), make)
 
     def images(self, source, view, owner):
-        """Return ``(B, 1, H, W)`` float32 images of the owner's ``weak`` or ``strong`` view."""
-        owner = self._owner(source, owner)
+        """Return ``(B, 1, H, W)`` float32 images of the owner's ``weak``, ``strong`` or ``strong2`` view."""
+        owner = self.owner(source, owner)
         weak = self._weak(source, owner)[0]
-        if view != "strong":
+        if not view.startswith("strong"):
             return weak
         return self._once(
-            ("strong", source, owner),
-            lambda: self.learner.strong(weak, self.draws.stream("strong", source, owner)),
+            (view, source, owner),
+            lambda: self.learner.strong(weak, self.draws.stream(view, source, owner)),
         )
 
     def labels(self, source, owner):
@@ -64,35 +66,72 @@ class StepViews:
         return self._weak(source, owner)[1]
 
     def logits(self, network, source, view, owner):
-        """Return the ``(B, K, H, W)`` logits of ``network`` on the owner's ``weak``, ``strong`` or ``feature`` view."""
-        owner = self._owner(source, owner)
-        return self._once(("logits", network, source, view, owner), lambda: self._run(network, source, view, owner))
+        """Return the ``(B, K, H, W)`` logits of ``network`` on the owner's view, see :meth:`images`, or ``feature``."""
+        return self._answer(network, source, view, owner)[0]
 
-    def pseudo_label(self, network, source):
-        """Return the :class:`PseudoLabel` of ``network`` on its own weak view (Eq. 2-3); no gradient flows from it."""
-        return self._once(("pseudo-label", network, source), lambda: self._pseudo_label(network, source))
+    def levels(self, network, source, view, owner):
+        """Return the decoder's feature maps of the same forward, coarse to fine."""
+        return self._answer(network, source, view, owner)[1]
 
-    def _pseudo_label(self, network, source):
-        net = self.learner.networks[network]
+    def _answer(self, network, source, view, owner):
+        owner = self.owner(source, owner)
+
+        def make():
+            images = self.images(source, view, owner)
+            stream = self.draws.stream("feature", network, source, owner) if view == "feature" else None
+            net, key = self.learner.networks[network], (network, source, view, owner, "student")
+            return self._forward(net, images, key, stream)
+
+        return self._once(("answer", network, source, view, owner), make)
+
+    def run(self, network, images, *purpose):
+        """Return the logits of ``network`` on ``(B, 1, H, W)`` images that are no view; ``purpose`` keys dropout."""
+        return self._forward(self.learner.networks[network], images, (network, *purpose))[0]
+
+    def pseudo_label(self, network, source, teacher="self"):
+        """Return a :class:`PseudoLabel` for the weak view of ``network`` (Eq. 2-3); no gradient flows from it.
+
+        Args:
+            network (int): Whose view, and whose weights.
+            source (str): Where the images come from.
+            teacher (str): ``self`` or ``cross``: the network itself; ``ema``: the average of its past weights;
+                ``static``: the network as it was.
+        """
+        teacher = "self" if teacher == "cross" else teacher
+        return self._once(("pseudo-label", network, source, teacher), lambda: self._label(network, source, teacher))
+
+    @torch.no_grad()
+    def _label(self, network, source, teacher):
+        learner, owner = self.learner, self.owner(source, network)
+        net = learner.networks[network] if teacher == "self" else learner.teachers[teacher][network]
+        key = (network, source, "weak", owner, "teacher" if teacher == "self" else teacher)
         training = net.training
-        if self.learner.pseudo_label_mode == "eval":
+        if learner.pseudo_label_mode == "eval" or teacher == "static":
             net.eval()
-        with torch.no_grad():
-            logits = self._run(network, source, "weak", self._owner(source, network), "teacher")
+        images = self.batch[source]["images"] if teacher == "static" else self.images(source, "weak", owner)
+        logits = self._forward(net, images, key)[0]
         net.train(training)
-        return self.learner.pseudo_labeler(logits)
+        if teacher == "static":  # what lies outside the moved image is background
+            sampling = geometry.grid(self.matrices(source, owner)["matrices"], images.shape[-2:])
+            logits = geometry.warp_images(logits.float(), sampling)
+        return learner.pseudo_labeler(logits)
 
-    def _run(self, network, source, view, owner, role="student"):
-        net, images = self.learner.networks[network], self.images(source, view, owner)
+    def _forward(self, net, images, key, features=None):
+        """Return logits and decoder levels; ``features`` is the stream of a feature perturbation, or None."""
         # Dropout inside the network draws from torch's generator: set it, so that no other forward moves it.
-        key = self.draws.key("dropout", network, source, view, owner, role)
+        key = self.draws.key("dropout", *key)
         if not torch.is_tensor(key):
             torch.manual_seed(key % (1 << 63))
         images = images.contiguous(memory_format=self.learner.memory_format)
-        if view != "feature":
-            return net(images)
-        stream = self.draws.stream("feature", network, source, owner)
-        return net.decode(self.learner.feature(net.encode(images), stream))
+        if features is None and not self.learner.needs_levels:
+            return net(images), None
+        maps = net.encode(images)
+        if features is not None:
+            maps = self.learner.feature(maps, features)
+        if not self.learner.needs_levels:
+            return net.decode(maps), None
+        levels = net.decode_levels(maps)
+        return net.head(levels[-1]), levels
 
     @torch.no_grad()
     def monitors(self, class_names):
@@ -101,7 +140,7 @@ class StepViews:
         ``share_confident``: share of pixels at or above τ. ``agreement``: share of pixels that the networks label
         alike, compared on the unperturbed grid. ``share_<class>``: share of the pseudo-label's pixels.
         """
-        found = {key[1:]: value for key, value in self._known.items() if key[0] == "pseudo-label"}
+        found = {key[1:3]: value for key, value in self._known.items() if key[0] == "pseudo-label"}
         if not found:
             return {}
         targets = list(found.values())

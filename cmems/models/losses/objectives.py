@@ -1,46 +1,120 @@
 """Objectives: what each network sees and what it answers to. A method is a list of them."""
 
+import torch
 from torch import nn
 
 from cmems.errors import InputError
-from cmems.registry import CONSISTENCY_LOSSES, LOSSES
+from cmems.registry import CONSISTENCY_LOSSES, LOSSES, PERTURBATIONS
 
 # The paper's names of its two terms; any other pair is named after what it does.
 _NAMES = {("strong", "cross"): "loss_cmip", ("feature", "cross"): "loss_cmfp"}
 
 
+class Objective(nn.Module):
+    """A term of the total loss. A subclass defines ``value``, and ``check`` where it can be misused.
+
+    Args:
+        name (str): Key in the log.
+        source (str): Where its images come from.
+        weight (float): Factor of the term.
+        ramp_up (int): Steps over which the factor grows as ``exp(-5 (1 - t)^2)`` (Laine & Aila 2017), from ``begin``;
+            0: at once.
+        begin (int): First step of the term.
+        end (int | None): Step from which on it is absent again.
+
+    Attributes:
+        teacher (str | None): ``cross``, ``self``, ``ema`` or ``static``: whose pseudo-label it answers to.
+        needs_levels (bool): It reads the decoder's feature maps.
+    """
+
+    teacher = None
+    needs_levels = False
+
+    def __init__(self, name, source, weight=1.0, ramp_up=0, begin=0, end=None):
+        super().__init__()
+        self.name, self.source, self.weight = name, source, weight
+        self.ramp_up, self.begin, self.end = ramp_up, begin, end
+
+    @property
+    def sources(self):
+        """Names of the sources it reads."""
+        return (self.source,)
+
+    def bind(self, networks):
+        """Make what depends on the networks; called once, before training."""
+
+    def check(self, learner, sources):
+        """Return what keeps this objective from running, one line per problem."""
+        kind, known = type(self).__name__, ", ".join(sources) or "none"
+        return [
+            f"{kind}: source '{name}' is not in train_dataloader, which has: {known}"
+            for name in self.sources
+            if name not in sources
+        ]
+
+    def idle(self, index):
+        """Tell whether step ``index`` surely has no part for this term; never where ``index`` is a tensor."""
+        return not torch.is_tensor(index) and not (self.begin <= index and (self.end is None or index < self.end))
+
+    def factor(self, index):
+        """Return the factor at step ``index``, a number, or a 0-d tensor where ``index`` is one."""
+        factor = self.weight
+        if torch.is_tensor(index):
+            if self.ramp_up:
+                missing = (1 - (index - self.begin).float() / self.ramp_up).clamp(0, 1)
+                factor = factor * torch.exp(-5 * missing**2)
+            if self.begin or self.end is not None:
+                inside = index >= self.begin
+                inside = inside if self.end is None else inside & (index < self.end)
+                factor = factor * inside
+        elif self.ramp_up:
+            missing = min(max(1 - (index - self.begin) / self.ramp_up, 0.0), 1.0)
+            factor = factor * float(torch.exp(torch.tensor(-5 * missing**2)))
+        return factor
+
+    def forward(self, step):
+        """Return ``{name: 0-d loss}`` of a :class:`cmems.models.learners.views.StepViews`."""
+        return {self.name: self.factor(step.index) * self.value(step)}
+
+    def value(self, step):
+        """Return the term before its factor, a 0-d tensor."""
+        raise TypeError(f"{type(self).__name__} does not define value")
+
+
 @LOSSES.register_module()
-class Supervised(nn.Module):
+class Supervised(Objective):
     """Each network answers to the label of its own weak view (Eq. 9: L_e, L_s), summed over the networks.
 
     Args:
         source (str): ``exemplar``, ``synthetic`` or another source that serves labels.
-        weight (float): Factor of the term.
         loss (dict): Pixel loss.
+        mixup (bool): Mix each image with the next of the batch, in a share drawn uniformly per step, and answer to
+            both labels in that share (Zhang et al. 2018, Beta(1, 1); Table 10).
         name (str | None): Key in the log. Default ``loss_<source>``.
+        **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
 
-    def __init__(self, source, weight=1.0, loss=None, name=None):
-        super().__init__()
-        self.source, self.weight = source, weight
-        self.name = name or f"loss_{source}"
+    def __init__(self, source, loss=None, mixup=False, name=None, **schedule):
+        super().__init__(name or f"loss_{source}", source, **schedule)
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+        self.mixup = mixup
 
-    def check(self, learner, sources):
-        """Return what keeps this objective from running, one line per problem."""
-        return _missing(self, self.source, sources)
+    def value(self, step):
+        """Sum over the networks."""
+        return sum(self._of(step, m) for m in range(step.num_networks))
 
-    def forward(self, step):
-        """Return ``{name: 0-d loss}`` of a :class:`cmems.models.learners.views.StepViews`."""
-        total = sum(
-            self.loss(step.logits(m, self.source, "weak", owner=m), step.labels(self.source, owner=m))
-            for m in range(step.num_networks)
-        )
-        return {self.name: self.weight * total}
+    def _of(self, step, m):
+        labels = step.labels(self.source, owner=m)
+        if not self.mixup:
+            return self.loss(step.logits(m, self.source, "weak", owner=m), labels)
+        share = step.draws.stream("mixup", self.name, m).uniform(1)
+        images = step.images(self.source, "weak", m)
+        logits = step.run(m, images.lerp(images.roll(1, 0), share), "mixup", self.name)
+        return ((1 - share) * self.loss(logits, labels) + share * self.loss(logits, labels.roll(1, 0))).squeeze()
 
 
 @CONSISTENCY_LOSSES.register_module()
-class Consistency(nn.Module):
+class Consistency(Objective):
     """Each network, on a perturbed view of its teacher's image, answers to its teacher's pseudo-label.
 
     ``student="strong", teacher="cross"`` is L_cmip (Eq. 4-5): the network sees the *other* network's weak view,
@@ -48,50 +122,131 @@ class Consistency(nn.Module):
     and decodes perturbed features. Of more than two networks, m learns from m+1, the last from the first.
 
     Args:
-        student (str): ``weak``, ``strong`` or ``feature``: the view the student sees.
-        teacher (str): ``cross``: the other network; ``self``: the same network.
-        weight (float): λ.
+        student (str): ``weak``, ``strong``, ``strong2`` (a second, independent strong view of the same weak view) or
+            ``feature``: the view the student sees.
+        teacher (str): ``cross``: the other network; ``self``: the same network; ``ema``: the average of the network's
+            past weights (Tarvainen & Valpola 2017); ``static``: the network as it was at step ``begin``, without
+            dropout, on the unperturbed image, its labels moved with the weak view.
         source (str): Where the images come from.
-        loss (dict): Pixel loss.
+        loss (dict): Pixel loss; ``SoftmaxMSE`` compares with the teacher's probabilities, the others with its labels.
+        mix (dict | None): Mix each image with the next of the batch, and their pseudo-labels alike, e.g. ``CutMix``.
         name (str | None): Key in the log. Default ``loss_cmip``, ``loss_cmfp``, or ``loss_<student>_<teacher>``.
+        **schedule: ``weight`` (λ), ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
 
-    def __init__(self, student, teacher, weight=1.0, source="unlabeled", loss=None, name=None):
-        super().__init__()
+    def __init__(self, student, teacher, source="unlabeled", loss=None, mix=None, name=None, **schedule):
+        super().__init__(name or _NAMES.get((student, teacher), f"loss_{student}_{teacher}"), source, **schedule)
         for key, value, known in (
-            ("student", student, ("weak", "strong", "feature")),
-            ("teacher", teacher, ("cross", "self")),
+            ("student", student, ("weak", "strong", "strong2", "feature")),
+            ("teacher", teacher, ("cross", "self", "ema", "static")),
         ):
             if value not in known:
                 raise InputError(f"Consistency: {key}: expected one of {', '.join(known)}, got {value!r}")
-        self.student, self.teacher, self.weight, self.source = student, teacher, weight, source
-        self.name = name or _NAMES.get((student, teacher), f"loss_{student}_{teacher}")
+        if mix and student == "feature":
+            raise InputError("Consistency: mix: expected None with student='feature', whose features are not mixed")
+        self.student, self.teacher = student, teacher
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+        self.mix = mix and PERTURBATIONS.build(mix)
 
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
-        problems = _missing(self, self.source, sources)
+        problems = super().check(learner, sources)
         if self.teacher == "cross" and learner.num_networks < 2:
             problems.append(
                 "Consistency: teacher='cross' needs num_networks of 2 or more; with one, use teacher='self'"
             )
-        if self.student != "weak" and getattr(learner, self.student) is None:
-            problems.append(f"Consistency: student='{self.student}' needs the learner's '{self.student}' perturbation")
+        needed = dict(strong="strong", strong2="strong", feature="feature").get(self.student)
+        if needed and getattr(learner, needed) is None:
+            problems.append(f"Consistency: student='{self.student}' needs the learner's '{needed}' perturbation")
         return problems
 
-    def forward(self, step):
-        """Return ``{name: 0-d loss}`` of a :class:`cmems.models.learners.views.StepViews`."""
+    def value(self, step):
+        """Sum over the networks."""
         total = 0
         for m in range(step.num_networks):
             owner = (m + 1) % step.num_networks if self.teacher == "cross" else m
-            target = step.pseudo_label(owner, self.source)
-            logits = step.logits(m, self.source, self.student, owner)
-            total = total + self.loss(logits, target.labels, target.weight)
-        return {self.name: self.weight * total}
+            target = step.pseudo_label(owner, self.source, self.teacher)
+            if self.mix:
+                logits, target = self._mixed(step, m, owner, target)
+            else:
+                logits = step.logits(m, self.source, self.student, owner)
+            answer = target.probabilities if getattr(self.loss, "soft", False) else target.labels
+            total = total + self.loss(logits, answer, target.weight)
+        return total
+
+    def _mixed(self, step, m, owner, target):
+        images = step.images(self.source, self.student, owner)
+        # The box is the owner's, so that networks that share a view share its mixture too.
+        owner = step.owner(self.source, owner)
+        mask = self.mix.draw(step.draws.stream("mix", self.name, owner), len(images), images.shape[-2:])["mask"]
+        logits = step.run(m, self.mix.apply(images, mask), "mix", self.name, owner)
+        mixed = [value if value is None else self.mix.apply(value, mask) for value in target]
+        return logits, type(target)(*mixed)
 
 
-def _missing(objective, source, sources):
-    if source in sources:
-        return []
-    kind = type(objective).__name__
-    return [f"{kind}: source '{source}' is not in train_dataloader, which has: {', '.join(sources) or 'none'}"]
+@CONSISTENCY_LOSSES.register_module()
+class CopyPaste(Objective):
+    """Bidirectional copy-paste (Bai et al., CVPR 2023): a box of a labelled image in an unlabelled one, and back.
+
+    The network answers to the label inside what is labelled and to its EMA teacher's pseudo-label elsewhere.
+
+    Args:
+        labeled (str): A source that serves labels.
+        source (str): The unlabelled source, whose batch must be as large.
+        box (float): Side of the box as a share of the image's (their 2/3).
+        pseudo_weight (float): Factor of the pseudo-labelled part (their 0.5).
+        loss (dict): Pixel loss.
+        name (str | None): Key in the log. Default ``loss_copy_paste``.
+        **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
+    """
+
+    teacher = "ema"
+
+    def __init__(
+        self, labeled, source="unlabeled", box=2 / 3, pseudo_weight=0.5, loss=None, name="loss_copy_paste", **schedule
+    ):
+        super().__init__(name, source, **schedule)
+        self.labeled, self.box, self.pseudo_weight = labeled, box, pseudo_weight
+        self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+
+    @property
+    def sources(self):
+        """Names of the sources it reads."""
+        return (self.labeled, self.source)
+
+    def check(self, learner, sources):
+        """Return what keeps this objective from running, one line per problem."""
+        problems = super().check(learner, sources)
+        sizes = [sources[name].batch_size for name in self.sources if name in sources]
+        if len(set(sizes)) > 1:
+            problems.append(
+                f"CopyPaste: '{self.labeled}' and '{self.source}' need one batch_size, got {sizes[0]} and {sizes[1]}"
+            )
+        return problems
+
+    def value(self, step):
+        """Sum over the networks and both directions."""
+        total = 0
+        for m in range(step.num_networks):
+            ours, theirs = (step.images(name, "weak", m) for name in self.sources)
+            labels, target = step.labels(self.labeled, m), step.pseudo_label(m, self.source, "ema")
+            inside = self._box(step, m, ours)
+            for direction, mask in (("in", inside), ("out", ~inside)):
+                logits = step.run(m, torch.where(mask.unsqueeze(1), ours, theirs), self.name, direction)
+                labelled, pseudo = mask.float(), (~mask).float()
+                if target.weight is not None:
+                    pseudo = pseudo * target.weight
+                total = total + self.loss(logits, labels, labelled)
+                total = total + self.pseudo_weight * self.loss(logits, target.labels, pseudo)
+        return total
+
+    def _box(self, step, m, images):
+        """Return a ``(B, H, W)`` bool mask, one box per sample."""
+        n, (height, width) = len(images), images.shape[-2:]
+        corner = step.draws.stream("box", self.name, m).uniform((2, n, 1), 0, 1 - self.box)
+        rows, columns = (
+            (torch.arange(side, device=images.device) + 0.5) / side for side in (height, width)
+        )  # pixel centres
+        row = (rows >= corner[0]) & (rows < corner[0] + self.box)
+        column = (columns >= corner[1]) & (columns < corner[1] + self.box)
+        return row.unsqueeze(2) & column.unsqueeze(1)

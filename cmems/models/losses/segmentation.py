@@ -51,3 +51,15 @@ class CrossEntropyDice(nn.Module):
             total = (p * p).sum((0, 2, 3)) + (target * target).sum((0, 2, 3))
             loss = loss + self.dice * (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()
         return loss
+
+
+@LOSSES.register_module()
+class SoftmaxMSE(nn.Module):
+    """Mean squared difference of softmax probabilities from the teacher's (Mean Teacher, Tarvainen & Valpola 2017)."""
+
+    soft = True
+
+    def forward(self, logits, probabilities, weight=None):
+        """Compare ``(B, K, H, W)`` logits with ``(B, K, H, W)`` probabilities; ``weight`` ``(B, H, W)`` or None."""
+        squares = (logits.float().softmax(1) - probabilities).square().mean(1)
+        return squares.mean() if weight is None else (squares * weight).sum() / weight.sum().clamp(min=1)

@@ -16,11 +16,13 @@ class PseudoLabel(NamedTuple):
         labels: ``(B, H, W)`` int64 in [0, K).
         weight: ``(B, H, W)`` float32 in [0, 1], or None when every pixel counts.
         confident: ``(B, H, W)`` bool, pixels at or above the threshold.
+        probabilities: ``(B, K, H, W)`` float32.
     """
 
     labels: Tensor
     weight: Tensor | None
     confident: Tensor
+    probabilities: Tensor
 
 
 @PSEUDO_LABELERS.register_module()
@@ -44,8 +46,9 @@ class ConfidenceThreshold(nn.Module):
     @torch.no_grad()
     def forward(self, logits):
         """Return the :class:`PseudoLabel` of ``(B, K, H, W)`` logits."""
-        confidence, labels = logits.float().softmax(1).max(1)
+        probabilities = logits.float().softmax(1)
+        confidence, labels = probabilities.max(1)
         confident = confidence >= self.threshold
         if self.below == "background":
-            return PseudoLabel(labels * confident, None, confident)
-        return PseudoLabel(labels, confident.float(), confident)
+            return PseudoLabel(labels * confident, None, confident, probabilities)
+        return PseudoLabel(labels, confident.float(), confident, probabilities)

@@ -1,0 +1,12 @@
+# Cross pseudo supervision (Chen et al. 2021) as in the paper's tables: exemplar and unlabelled images alone.
+_base_ = "../models/mutual_unet.py"
+# Two initialisations see the same view, and every pixel of a pseudo-label counts.
+model = dict(
+    num_networks=2,
+    shared_weak=("unlabeled",),
+    pseudo_labeler=dict(threshold=0.0),
+    objectives=[
+        dict(type="Supervised", source="exemplar"),
+        dict(type="Consistency", student="weak", teacher="cross"),
+    ],
+)

@@ -1,0 +1,2 @@
+# ACDC at full size: data, schedule and runtime, for any method.
+_base_ = ["../default_runtime.py", "../datasets/acdc.py", "../schedules/adam_30k.py"]

@@ -1,0 +1,3 @@
+# Bidirectional copy-paste on the cardiac phantom.
+_base_ = ["../_base_/settings/phantom_cardiac.py", "../_base_/methods/bcp.py"]
+model = dict(backbone=dict(num_classes=4))

@@ -1,0 +1,3 @@
+# Bidirectional copy-paste on Synapse.
+_base_ = ["../_base_/settings/synapse.py", "../_base_/methods/bcp.py"]
+model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))

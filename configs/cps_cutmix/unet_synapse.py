@@ -1,0 +1,3 @@
+# Cross pseudo supervision on Synapse.
+_base_ = ["../_base_/settings/synapse.py", "../_base_/methods/cps_cutmix.py"]
+model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))

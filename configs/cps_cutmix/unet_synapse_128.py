@@ -1,0 +1,3 @@
+# Cross pseudo supervision on Synapse, CPU-sized.
+_base_ = ["../_base_/settings/synapse_128.py", "../_base_/methods/cps_cutmix.py"]
+model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))

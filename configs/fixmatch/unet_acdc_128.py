@@ -1,0 +1,3 @@
+# FixMatch on ACDC, CPU-sized.
+_base_ = ["../_base_/settings/acdc_128.py", "../_base_/methods/fixmatch.py"]
+model = dict(backbone=dict(num_classes=4))

@@ -1,0 +1,3 @@
+# FixMatch on the cardiac phantom.
+_base_ = ["../_base_/settings/phantom_cardiac.py", "../_base_/methods/fixmatch_sd.py"]
+model = dict(backbone=dict(num_classes=4))

@@ -1,0 +1,3 @@
+# Global and local contrastive pre-training on Synapse.
+_base_ = ["../_base_/settings/synapse.py", "../_base_/methods/glcl_mixup.py"]
+model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))

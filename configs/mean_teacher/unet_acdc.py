@@ -1,0 +1,3 @@
+# Mean Teacher on ACDC.
+_base_ = ["../_base_/settings/acdc.py", "../_base_/methods/mean_teacher.py"]
+model = dict(backbone=dict(num_classes=4))

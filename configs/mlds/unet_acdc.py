@@ -1,0 +1,3 @@
+# Multi-label deep supervision on ACDC.
+_base_ = ["../_base_/settings/acdc.py", "../_base_/methods/mlds.py"]
+model = dict(backbone=dict(num_classes=4))

@@ -1,0 +1,3 @@
+# Multi-label deep supervision on the abdomen phantom.
+_base_ = ["../_base_/settings/phantom_abdomen.py", "../_base_/methods/mlds.py"]
+model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))

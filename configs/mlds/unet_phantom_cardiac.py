@@ -1,0 +1,3 @@
+# Multi-label deep supervision on the cardiac phantom.
+_base_ = ["../_base_/settings/phantom_cardiac.py", "../_base_/methods/mlds.py"]
+model = dict(backbone=dict(num_classes=4))

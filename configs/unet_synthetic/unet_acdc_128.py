@@ -1,0 +1,3 @@
+# One UNet on ACDC, CPU-sized.
+_base_ = ["../_base_/settings/acdc_128.py", "../_base_/methods/unet_synthetic.py"]
+model = dict(backbone=dict(num_classes=4))

@@ -1,0 +1,3 @@
+# One UNet on Synapse.
+_base_ = ["../_base_/settings/synapse.py", "../_base_/methods/unet_synthetic.py"]
+model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))

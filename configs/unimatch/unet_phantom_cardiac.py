@@ -1,0 +1,3 @@
+# UniMatch on the cardiac phantom.
+_base_ = ["../_base_/settings/phantom_cardiac.py", "../_base_/methods/unimatch.py"]
+model = dict(backbone=dict(num_classes=4))

@@ -1,0 +1,248 @@
+"""Every method trains, resumes, and does what its paper says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_method import batch, learner
+from torch.nn import functional as F
+
+from cmems.apis import load_config, train
+from cmems.errors import InputError
+from cmems.models.learners import StepViews
+from cmems.models.losses import Objective, SoftmaxMSE
+from cmems.models.losses.auxiliary import nt_xent, prototype_contrast
+from cmems.models.perturbations import CutMix
+from cmems.seeding import Draws
+
+REPO = Path(__file__).parents[1]
+METHODS = sorted(p.stem for p in (REPO / "configs" / "_base_" / "methods").glob("*.py"))
+SMALL = dict(
+    UNet=dict(channels=(4, 4, 8, 8, 8)),
+    MTUNet=dict(width=1 / 16),
+    SwinUNet=dict(embed_dim=8, heads=(1, 1, 1, 1)),
+)
+
+
+def tiny_method(method, tiny_config, extra=""):
+    """Write a tiny config of a method: its own networks, small."""
+    (path,) = (REPO / "configs" / method).glob("*_acdc.py")
+    config = load_config(path)
+    backbones = config.model.backbone if isinstance(config.model.backbone, list) else [config.model.backbone]
+    small = [dict(b, **SMALL[b["type"]]) for b in backbones]
+    small = small if isinstance(config.model.backbone, list) else small[0]
+    written = tiny_config(f"{method}/{path.name}", extra=f"model = dict(backbone={small!r})\n" + extra)
+    text = Path(written).read_text().replace("model = dict(backbone=dict(channels=(4, 4, 8, 8, 8)))\n", "")
+    Path(written).write_text(text)
+    return written
+
+
+def weights(path):
+    return torch.load(path / "last.pth", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_and_resumes_to_the_same_bits(method, tiny_config, tmp_path):
+    config = tiny_method(method, tiny_config, "val_dataloader = val_cfg = val_evaluator = None\n")
+    train(config, str(tmp_path / "whole"))
+    # A share of the steps is counted of the whole training: a run that stops early must count the same.
+    steps = {
+        f"model.objectives.{i}.{key}": objective[key]
+        for i, objective in enumerate(load_config(config).model.objectives)
+        for key in ("ramp_up", "begin", "end")
+        if key in objective
+    }
+    train(config, str(tmp_path / "halves"), cfg_options={**steps, "train_cfg.max_iters": 3})
+    train(config, str(tmp_path / "halves"), resume=True, cfg_options=steps)
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    assert whole.keys() == halves.keys()
+    # The end of a training measures BatchNorm's statistics, which a teacher in training mode copies but does not use.
+    unused = ("running_mean", "running_var", "num_batches_tracked")
+    compared = [k for k in whole if not (k.startswith("teachers") and k.endswith(unused))]
+    assert all(torch.equal(whole[k], halves[k]) for k in compared)
+    assert all(v.isfinite().all() for v in whole.values())
+
+
+def test_the_log_of_a_step_names_the_terms_of_its_method():
+    objectives = load_config(REPO / "configs/unimatch/unet_acdc.py").model.objectives
+    model = learner(1, objectives)
+    assert set(model(batch=batch(), draws=Draws(0, 0))) == {
+        "loss_exemplar", "loss_synthetic", "loss_strong_self", "loss_strong2_self", "loss_feature_self",
+    }  # fmt: skip
+
+
+def test_shares_of_the_training_become_steps_and_a_share_beyond_is_refused():
+    config = load_config(REPO / "configs/glcl/unet_acdc_128.py", {"train_cfg.max_iters": 400})
+    assert [(o.get("begin"), o.get("end")) for o in config.model.objectives] == [
+        (None, 100), (100, 200), (200, None), (200, None),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"begin: expected steps .* or a share of them in \[0, 1\], got 1.5"):
+        load_config(REPO / "configs/elsnet/unet_acdc_128.py", {"model.objectives.4.begin": 1.5})
+
+
+def test_a_factor_ramps_between_begin_and_end_alike_for_numbers_and_tensors():
+    objective = Objective("x", "unlabeled", weight=2.0, ramp_up=10, begin=5, end=40)
+    expected = {5: 2 * 2.718281828**-5, 10: 2 * 2.718281828 ** (-5 * 0.25), 15: 2.0, 39: 2.0}
+    for index, value in expected.items():
+        assert objective.factor(index) == pytest.approx(value, rel=1e-6)
+        assert float(objective.factor(torch.tensor(index))) == pytest.approx(value, rel=1e-6)
+    for index in (4, 40):
+        assert objective.idle(index)
+        assert float(objective.factor(torch.tensor(index))) == 0
+    assert not objective.idle(torch.tensor(4))  # a tensor is not read
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_softmax_mse_is_the_mean_squared_difference(weighted):
+    logits, target = torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+    weight = torch.rand(2, 4, 5).double() if weighted else torch.ones(2, 4, 5).double()
+    total = 0
+    for b in range(2):
+        for r in range(4):
+            for c in range(5):
+                z = logits[b, :, r, c].double().exp()
+                total += weight[b, r, c] * ((z / z.sum() - target[b, :, r, c].double()) ** 2).mean()
+    ours = SoftmaxMSE()(logits, target, weight.float() if weighted else None)
+    torch.testing.assert_close(ours.double(), total / weight.sum(), rtol=1e-5, atol=0)
+
+
+def test_prototype_contrast_is_its_equation_and_an_absent_class_takes_no_part():
+    z = F.normalize(torch.randn(2, 4, 3, 3, dtype=torch.float64), dim=1)
+    labels = torch.randint(0, 2, (2, 3, 3)) * 2  # class 1 is absent
+    pixels = [(z[b, :, r, c], int(labels[b, r, c])) for b in range(2) for r in range(3) for c in range(3)]
+    means = {k: torch.stack([v for v, y in pixels if y == k]).mean(0) for k in (0, 2)}
+    means = {k: m / m.norm() for k, m in means.items()}
+    slow = 0
+    for v, y in pixels:
+        scores = {k: (v @ m / 0.1).exp() for k, m in means.items()}
+        slow = slow - (scores[y] / sum(scores.values())).log() / len(pixels)
+    torch.testing.assert_close(prototype_contrast(z, labels, 3, 0.1), slow)
+
+
+def test_nt_xent_is_its_equation():
+    a, b = (F.normalize(torch.randn(5, 4, dtype=torch.float64), dim=1) for _ in range(2))
+    z, slow = torch.cat([a, b]), 0
+    for i in range(10):
+        others = sum((z[i] @ z[j] / 0.2).exp() for j in range(10) if j != i)
+        slow = slow - ((z[i] @ z[(i + 5) % 10] / 0.2).exp() / others).log() / 10
+    torch.testing.assert_close(nt_xent(a, b, 0.2), slow)
+
+
+def test_cutmix_takes_boxes_of_the_drawn_area_from_the_next_sample():
+    n = 4000
+    mask = CutMix(area=(0.1, 0.3), aspect=(1, 1.0001), probability=0.5).draw(Draws(0, 0).stream("x"), n, (40, 40))[
+        "mask"
+    ]
+    mixed = mask.flatten(1).any(1)
+    assert abs(mixed.float().mean() - 0.5) < 0.03
+    area = mask[mixed].float().mean((1, 2))
+    assert area.min() > 0.08
+    assert area.max() < 0.33
+    assert abs(area.mean() - 0.2) < 0.01
+    for box in mask[mixed][:50]:
+        rows, columns = box.any(1), box.any(0)
+        assert torch.equal(box, rows[:, None] & columns[None])  # a box, not a scatter
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 40, 40)
+    found = CutMix().apply(images, mask[mixed][:3])
+    for i in range(3):
+        assert torch.equal(found[i, 0], torch.where(mask[mixed][i], float((i - 1) % 3), float(i)))
+    labels = CutMix().apply(images[:, 0].long(), mask[mixed][:3])
+    assert torch.equal(labels, found[:, 0].long())
+
+
+def test_copy_paste_is_two_mixtures_with_two_kinds_of_label():
+    model = learner(1, [dict(type="CopyPaste", labeled="synthetic", pseudo_weight=0.5)])
+    objective = model.objectives[0]
+    step = StepViews(model, batch(), Draws(0, 0))
+    loss = objective.value(step)
+    inside = objective._box(step, 0, step.images("synthetic", "weak", 0))
+    assert set(inside.flatten(1).sum(1).tolist()) <= {21 * 21, 21 * 22, 22 * 22}  # two thirds of 32
+    ours, theirs = step.images("synthetic", "weak", 0), step.images("unlabeled", "weak", 0)
+    labels, pseudo = step.labels("synthetic", 0), step.pseudo_label(0, "unlabeled", "ema").labels
+    slow = 0
+    for mask in (inside, ~inside):
+        image = ours * mask[:, None] + theirs * ~mask[:, None]
+        logits = model.networks[0](image)
+        slow = (
+            slow + objective.loss(logits, labels, mask.float()) + 0.5 * objective.loss(logits, pseudo, (~mask).float())
+        )
+    torch.testing.assert_close(loss, slow)
+
+
+def test_deep_supervision_asks_each_level_which_classes_its_cells_hold():
+    model = learner(1, [dict(type="DeepSupervision", source="exemplar")])
+    step = StepViews(model, batch(), Draws(0, 0))
+    labels, total = step.labels("exemplar", 0), 0
+    for head, level in zip(model.objectives[0].heads[0], step.levels(0, "exemplar", "weak", 0), strict=False):
+        z, cell = head(level).double().sigmoid(), 32 // level.shape[-1]
+        terms = []
+        for b in range(3):
+            for k in range(4):
+                for r in range(level.shape[-2]):
+                    for c in range(level.shape[-1]):
+                        window = labels[b, r * cell : (r + 1) * cell, c * cell : (c + 1) * cell]
+                        p = z[b, k, r, c]
+                        terms.append(-torch.log(p if (window == k).any() else 1 - p))
+        total = total + torch.stack(terms).mean()
+    torch.testing.assert_close(model.objectives[0].value(step).double(), total, rtol=1e-5, atol=1e-6)
+    assert len(model.objectives[0].heads[0]) == 4
+
+
+def test_an_ema_teacher_averages_past_weights_and_takes_no_gradient():
+    model = learner(1, [dict(type="Consistency", student="weak", teacher="ema")], ema_momentum=0.9)
+    name = "head.weight"
+    student, teacher = dict(model.networks[0].named_parameters()), dict(model.teachers["ema"][0].named_parameters())
+    history, expected = [], None
+    for k in range(12):
+        with torch.no_grad():
+            student[name].normal_(generator=torch.Generator().manual_seed(k))
+        history.append(student[name].detach().double().clone())
+        share = max(1 / (k + 1), 0.1)
+        expected = history[-1] if expected is None else (1 - share) * expected + share * history[-1]
+        model._update_teachers(k if k % 2 else torch.tensor(k))
+        torch.testing.assert_close(teacher[name].double(), expected, rtol=1e-5, atol=1e-6)
+    model(batch=batch(), draws=Draws(0, 12))["loss_weak_ema"].backward()
+    assert teacher[name].grad is None
+    assert student[name].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_a_static_teacher_is_the_network_of_its_first_step_and_labels_an_image_alike_in_every_view(tensor):
+    model = learner(1, [dict(type="Consistency", student="weak", teacher="static", begin=3)])
+    model.weak.degrees = 0.0  # quarter turns and flips lose no pixel
+    index = torch.tensor if tensor else int
+    head, frozen = model.networks[0].head.weight, model.teachers["static"][0].head.weight
+    for k in range(6):
+        with torch.no_grad():
+            head.fill_(k)
+        model._update_teachers(index(k))
+    assert (frozen == 3).all()
+    with torch.no_grad():
+        frozen.normal_(generator=torch.Generator().manual_seed(0))
+    labels = []
+    for k in (4, 5):
+        step = StepViews(model, batch(), Draws(0, k))
+        labels.append(step._at_home(0, "unlabeled", step.pseudo_label(0, "unlabeled", "static")))
+    assert torch.equal(*labels)
+    assert labels[0].unique().numel() > 1
+
+
+def test_the_second_strong_view_is_another_look_at_the_same_weak_view():
+    model = learner(1, [dict(type="Consistency", student="strong", teacher="self")])
+    step = StepViews(model, batch(), Draws(0, 0))
+    first, second = (step.images("unlabeled", view, 0) for view in ("strong", "strong2"))
+    assert not torch.equal(first, second)
+    model.strong.strength = 0.0  # no jitter: what is left is the weak view
+    step = StepViews(model, batch(), Draws(0, 0))
+    for view in ("strong", "strong2"):
+        torch.testing.assert_close(step.images("unlabeled", view, 0), step.images("unlabeled", "weak", 0))
+
+
+def test_what_does_not_fit_is_said():
+    sources = load_config(REPO / "configs/bcp/unet_acdc.py").train_dataloader
+    assert sources.synthetic.batch_size == sources.unlabeled.batch_size
+    with pytest.raises(InputError, match="mix: expected None with student='feature'"):
+        learner(1, [dict(type="Consistency", student="feature", teacher="self", mix=dict(type="CutMix"))])
+    static = dict(type="Consistency", student="weak", teacher="static")
+    with pytest.raises(InputError, match=r"teacher='static' needs one begin, got \[1, 2\]"):
+        learner(1, [dict(static, begin=1), dict(static, begin=2, name="other")])
