@@ -1,5 +1,7 @@
 """A UNet whose encoder is any feature pyramid of the ``timm`` library."""
 
+import difflib
+
 from torch import nn
 
 from cmems.errors import InputError
@@ -99,6 +101,6 @@ def _create(name, pretrained, in_channels, encoder_args):
     try:
         return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **encoder_args)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        near = timm.list_models(f"*{name}*")[:3]
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f" (timm knows {', '.join(near)})" if near and name not in near else ""
         raise InputError(f"TimmUNet: timm makes no feature pyramid of encoder '{name}'{hint}: {error}") from error
