@@ -33,5 +33,9 @@ setup(
         "rich>=13",
         "setuptools<81",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.9", "MedPy>=0.5.2"], "timm": ["timm>=1.0"]},
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.9", "MedPy>=0.5.2"],
+        "timm": ["timm>=1.0"],
+        "slurm": ["submitit>=1.5"],
+    },
 )

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cmems.models
 from cmems.apis import load_config
+from cmems.apis.config import count_steps
 from cmems.datasets.sources import TrainData
 from cmems.engine.graph import StepGraph
 from cmems.engine.precision import AutocastOptimWrapper
@@ -184,6 +185,7 @@ def main():
     parser.add_argument("--out", help="write the figures as JSON")
     args = parser.parse_args()
     config = load_config(args.config, dict(o.split("=", 1) for o in args.cfg_options))
+    count_steps(config)
     steps = {"CMEMS float32": Step(config, False), "CMEMS float32, NCHW": Step(config, False, channels_last=False)}
     if computes_bfloat16(steps["CMEMS float32"].device):
         steps["CMEMS bfloat16"] = Step(config, True)

@@ -8,6 +8,7 @@ from test_method import batch, learner
 from torch.nn import functional as F
 
 from cmems.apis import load_config, train
+from cmems.apis.config import count_steps
 from cmems.errors import InputError
 from cmems.models.learners import StepViews
 from cmems.models.losses import Objective, SoftmaxMSE
@@ -37,6 +38,12 @@ def tiny_method(method, tiny_config, extra=""):
     return written
 
 
+def counted(path, options=None):
+    config = load_config(path, options)
+    count_steps(config)
+    return config
+
+
 def weights(path):
     return torch.load(path / "last.pth", weights_only=True)["state_dict"]
 
@@ -48,7 +55,7 @@ def test_a_method_trains_and_resumes_to_the_same_bits(method, tiny_config, tmp_p
     # A share of the steps is counted of the whole training: a run that stops early must count the same.
     steps = {
         f"model.objectives.{i}.{key}": objective[key]
-        for i, objective in enumerate(load_config(config).model.objectives)
+        for i, objective in enumerate(counted(config).model.objectives)
         for key in ("ramp_up", "begin", "end")
         if key in objective
     }
@@ -72,12 +79,12 @@ def test_the_log_of_a_step_names_the_terms_of_its_method():
 
 
 def test_shares_of_the_training_become_steps_and_a_share_beyond_is_refused():
-    config = load_config(REPO / "configs/glcl/unet_acdc_128.py", {"train_cfg.max_iters": 400})
+    config = counted(REPO / "configs/glcl/unet_acdc_128.py", {"train_cfg.max_iters": 400})
     assert [(o.get("begin"), o.get("end")) for o in config.model.objectives] == [
         (None, 100), (100, 200), (200, None), (200, None),
     ]  # fmt: skip
     with pytest.raises(InputError, match=r"begin: expected steps .* or a share of them in \[0, 1\], got 1.5"):
-        load_config(REPO / "configs/elsnet/unet_acdc_128.py", {"model.objectives.4.begin": 1.5})
+        counted(REPO / "configs/elsnet/unet_acdc_128.py", {"model.objectives.4.begin": 1.5})
 
 
 def test_a_factor_ramps_between_begin_and_end_alike_for_numbers_and_tensors():

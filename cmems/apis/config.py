@@ -29,15 +29,27 @@ def load_config(path, options=None):
         raise
     except Exception as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
-    for key in options or {}:
-        _check_option(config, key)
-    config.merge_from_dict(options or {})
-    _count_steps(config)
+    set_options(config, options or {})
     return config
 
 
-def _count_steps(config):
-    """Turn an objective's ``ramp_up``, ``begin`` and ``end`` below 1, shares of the training, into steps."""
+def set_options(config, options):
+    """Set dotted keys of a config that was read.
+
+    Raises:
+        InputError: An option names no key near one that exists.
+    """
+    for key in options:
+        _check_option(config, key)
+    config.merge_from_dict(options)
+
+
+def count_steps(config):
+    """Turn an objective's ``ramp_up``, ``begin`` and ``end`` below 1, shares of the training, into steps.
+
+    Raises:
+        InputError: A share is not in [0, 1].
+    """
     steps = (config.get("train_cfg") or {}).get("max_iters")
     for objective in (config.get("model") or {}).get("objectives", []):
         for key in ("ramp_up", "begin", "end"):

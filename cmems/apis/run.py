@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
-from cmems.apis.config import load_config
+from cmems.apis.config import count_steps, load_config
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import read_checkpoint
 from cmems.errors import InputError
@@ -35,6 +35,7 @@ def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options
     cfg = load_config(config, cfg_options)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(config).stem))
     cfg.launcher = launcher
+    count_steps(cfg)
     if seed is not None:
         cfg.setdefault("randomness", {})["seed"] = seed
     if amp:

@@ -1,0 +1,364 @@
+"""Comparing configs: every run of a suite trained and tested as the tools do, then one report.
+
+All state is in files: a run's folder is named after what its config says, so that suites share runs, finished ones are
+skipped, killed ones go on, and a changed config is another run.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import pprint
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from cmems.apis.config import load_config, set_options
+from cmems.apis.report import write_report
+from cmems.apis.suites import exemplar_slice, get_suite
+from cmems.datasets.prepared import PreparedDataset
+from cmems.errors import InputError
+from cmems.visualization.files import whole_file
+
+try:
+    import fcntl
+except ImportError:  # where there is none, two commands must not share a work directory
+    fcntl = None
+
+TOOLS = Path(__file__).parents[2] / "tools"
+# What makes two configs the same run; the rest is variables of config files and the seed.
+_DECISIVE = (
+    *("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_imports", "custom_hooks"),
+    *("default_hooks", "val_dataloader", "test_dataloader", "test_evaluator"),
+)
+
+
+def compare(
+    suite,
+    datasets=None,
+    seeds=(0,),
+    exemplars=None,
+    work_dir="work_dirs/compare",
+    jobs=1,
+    resume=False,
+    steps=None,
+    launcher="local",
+    slurm=None,
+    say=print,
+):
+    """Run a suite and report it.
+
+    Args:
+        suite (str | dict | Suite): What :func:`cmems.apis.suites.get_suite` takes.
+        datasets (sequence[str] | None): Fill ``{dataset}`` of the rows' configs. Default: the suite's.
+        seeds (sequence[int]): Of each row.
+        exemplars (sequence[str] | None): Letters or ``case:slice``. Default: the suite's.
+        work_dir (str): Holds ``runs`` and one folder per suite with its report.
+        jobs (int): Runs at a time.
+        resume (bool): Let interrupted runs go on.
+        steps (int | None): Training steps instead of the configs'.
+        launcher (str): ``local`` or ``slurm``.
+        slurm (dict | None): Parameters of submitit's executor.
+        say (callable): Gets lines for people.
+
+    Returns:
+        dict: What :func:`cmems.apis.report.write_report` makes, with ``failed``, the number of failed runs.
+
+    Raises:
+        InputError: A config is missing or wrong, or runs were interrupted and ``resume`` is not set.
+    """
+    suite = get_suite(suite)
+    if jobs < 1:
+        raise InputError(f"--jobs: expected 1 or more, got {jobs}")
+    datasets, exemplars = list(datasets or suite.datasets), list(exemplars or suite.exemplars)
+    plan = plan_runs(suite, datasets, seeds, exemplars, work_dir, steps)
+    runs = list({run["folder"]: run for entry in plan for run in entry["runs"]}.values())
+    waiting = [run for run in runs if not is_done(run)]
+    halves = [run["folder"] for run in waiting if Path(run["folder"], "last.pth").is_file()]
+    if halves and not resume:
+        raise InputError(
+            f"{len(halves)} run(s) were interrupted, e.g. {halves[0]}: add --resume to go on from their last.pth, or "
+            "remove their folders"
+        )
+    say(f"{suite.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done")
+    launch = _local if launcher == "local" else _slurm
+    failures, folder = {}, Path(work_dir, suite.name)
+    interrupted = True
+    try:
+        for done, (run, failure, seconds) in enumerate(launch(waiting, jobs, folder, slurm or {}), 1):
+            if failure:
+                failures[run["folder"]] = failure
+            outcome = f"failed: {failure}" if failure else "done"
+            say(f"{done}/{len(waiting)} {run['name']}: {outcome} ({seconds:.0f} s)")
+        interrupted = False
+    finally:
+        if not interrupted or any(map(is_done, runs)):
+            report = write_report(suite, plan, failures, folder)
+    return dict(report, failed=len(failures))
+
+
+def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
+    """Read every config and list what is to run.
+
+    Returns:
+        list[dict]: An entry per data set and row: ``dataset``, ``row`` and ``runs``, plain dicts.
+
+    Raises:
+        InputError: Configs are missing (all are listed), or one is wrong.
+    """
+    missing = missing_configs(suite, datasets)
+    if missing:
+        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
+    plan, bases = [], {}
+    for dataset in datasets:
+        for row in suite.rows:
+            runs, path = [], row.config.format(dataset=dataset)
+            bases[path] = bases.get(path) or load_config(path)
+            for exemplar in exemplars if row.one_slice else ["A"]:
+                resolved = (path, bases[path], *_resolve(row, path, bases[path], dataset, exemplar, steps))
+                runs += [_run(resolved, dataset, exemplar, seed, row, work_dir) for seed in seeds]
+            plan.append(dict(dataset=dataset, row=row, runs=runs))
+    return plan
+
+
+def missing_configs(suite, datasets):
+    """Return the paths of configs that a suite names and that are not there."""
+    paths = [row.config.format(dataset=dataset) for dataset in datasets for row in suite.rows]
+    return [path for path in dict.fromkeys(paths) if not Path(path).is_file()]
+
+
+def _resolve(row, path, base, dataset, exemplar, steps):
+    """Return the options of a row, and the config that results."""
+    try:
+        options = dict(row.options(base) if callable(row.options) else row.options)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"row {row.label}: {path} lacks what the row changes ({error})") from error
+    chosen = exemplar_slice(exemplar, dataset)
+    if chosen is not None:
+        options["train_dataloader.exemplar_slice"] = dict(_delete_=True, **chosen)
+    if steps is not None:
+        options["train_cfg.max_iters"] = steps
+    config = copy.deepcopy(base)
+    set_options(config, copy.deepcopy(options))
+    return options, config
+
+
+def _run(resolved, dataset, exemplar, seed, row, work_dir):
+    path, base, options, config = resolved
+    content = config._cfg_dict.to_dict()
+    decisive = json.dumps({k: content.get(k) for k in _DECISIVE}, sort_keys=True, default=str)
+    digest = hashlib.sha1(decisive.encode()).hexdigest()[:8]
+    mark = re.sub(r"\W+", "-", exemplar)
+    folder = Path(work_dir, "runs", dataset, f"{Path(path).parent.name}-{digest}", f"{mark}-seed{seed}")
+    return dict(
+        name=f"{row.label}, {dataset}, exemplar {exemplar}, seed {seed}",
+        base=path,
+        config=config_text(path, base, options, config),
+        folder=str(folder),
+        dataset=dataset,
+        exemplar=exemplar if row.one_slice else "-",
+        seed=seed,
+    )
+
+
+def config_text(path, base, options, config):
+    """Return a config file's text: a base, and options with lists and dicts written out.
+
+    Args:
+        path (str): Path of the base.
+        base (Config): What it says.
+        options (dict): Dotted keys that were set.
+        config (Config): The base with the options.
+
+    Returns:
+        str: A file that reads as ``config`` does.
+    """
+    original, changed, sections = base._cfg_dict.to_dict(), config._cfg_dict.to_dict(), {}
+    for dotted in options:
+        parts, place, old, new = dotted.split("."), sections, original, changed
+        for depth, part in enumerate(parts):
+            old, new = old.get(part) if isinstance(old, dict) else None, new[part]
+            if depth == len(parts) - 1 or not isinstance(new, dict):  # an element of a list takes the whole list along
+                if isinstance(new, dict) and isinstance(old, dict):
+                    new = dict(_delete_=True, **new)
+                place[part] = new
+                break
+            place = place.setdefault(part, {})
+            if "_delete_" in place:  # a section that is already written whole
+                break
+    lines = [f"{key} = {pprint.pformat(value, width=100, sort_dicts=False)}" for key, value in sections.items()]
+    return "\n".join(["# Written by tools/compare.py.", f"_base_ = {str(Path(path).resolve())!r}", *lines, ""])
+
+
+def is_done(run):
+    """Tell whether a run's metrics are there."""
+    return metrics_file(run) is not None
+
+
+def metrics_file(run):
+    """Return the path of a run's ``metrics.json``, or None."""
+    paths = [Path(run["folder"], f"test_{split}", "metrics.json") for split in ("test", "val")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def execute(run, threads=None, stop=None):
+    """Train and test one run, with the tools, from wherever it got to.
+
+    Args:
+        run (dict): An element of :func:`plan_runs`.
+        threads (int | None): ``OMP_NUM_THREADS`` where the environment sets none. Default: the CPU cores there are.
+        stop (threading.Event | None): Ends the run's processes when set.
+
+    Returns:
+        str | None: Why the run failed.
+    """
+    folder, stop = Path(run["folder"]), stop or threading.Event()
+    config = folder / "config" / f"{folder.parent.name}.py"  # the runner writes its own of that name into the folder
+    environment = {"OMP_NUM_THREADS": str(threads or cores()), **os.environ}
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, stop) as lock:
+        if is_done(run):
+            return None
+        with whole_file(config) as part:
+            part.write_text(run["config"], encoding="utf-8")
+        record, began = folder / "run.json", time.monotonic()
+        if not record.is_file():
+            words = ("train.py", config, "--work-dir", folder, "--seed", run["seed"], "--resume")
+            failure = _tool(words, folder / "train.txt", environment, lock, stop)
+            if failure:
+                return failure
+            facts = dict(_facts(folder), seconds=round(time.monotonic() - began, 1))
+            with whole_file(record) as part:
+                part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        split = _split(config)
+        words = ("test.py", config, folder / "last.pth", "--split", split)
+        failure = _tool(words, folder / "test.txt", environment, lock, stop)
+        if failure is None and not is_done(run):
+            failure = f"no metrics in {folder / f'test_{split}'}"
+        return failure
+
+
+def cores():
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tool(words, log, environment, lock, stop):
+    """Run one of the tools, its output to ``log``; return what went wrong, or None."""
+    command = [sys.executable, str(TOOLS / words[0]), *map(str, words[1:])]
+    with open(log, "ab") as out:
+        start = out.tell()
+        inherited = (lock,) if lock is not None and os.name == "posix" else ()
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, pass_fds=inherited)
+        while True:
+            try:
+                code = process.wait(0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if stop.is_set():
+                    process.terminate()
+    if code == 0:
+        return None
+    with open(log, "rb") as written:
+        written.seek(start)
+        lines = [line.strip() for line in written.read().decode(errors="replace").splitlines() if line.strip()]
+    if code < 0:
+        return f"{words[0]} ended by signal {-code}; see {log}"
+    return f"{lines[-1] if lines else f'exit code {code}'}; see {log}"
+
+
+@contextmanager
+def _alone(folder, stop):
+    """Keep a folder to one command, and to the tool that it started: whoever comes second waits."""
+    if fcntl is None:
+        yield None
+        return
+    with open(folder / ".lock", "w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop.wait(0.5):
+                    raise KeyboardInterrupt from None
+        yield handle.fileno()
+
+
+def _split(config):
+    """Return ``test`` where a test case is labelled, else ``val``."""
+    data = PreparedDataset(load_config(config).test_dataloader.dataset.data_root)
+    return "test" if any(data.case(case)["labelled"] for case in data.cases("test")) else "val"
+
+
+def _facts(folder):
+    """Return what the report says of a run: the code's commit, torch and threads as the run's log has them."""
+    logs = sorted(folder.glob("*/*.log"))
+    found = re.search(r"torch (\S+), (\d+) threads", logs[-1].read_text(errors="replace")) if logs else None
+    torch, threads = found.groups() if found else (None, None)
+    return dict(commit=_commit(), torch=torch, threads=threads)
+
+
+def _commit():
+    """Return the commit of the code, with ``+`` where files differ from it; None outside of git."""
+    git = ["git", "-C", str(TOOLS.parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + "+" * bool(changes.stdout.strip())
+
+
+def _timed(run, threads=None, stop=None):
+    began = time.monotonic()
+    try:
+        failure = execute(run, threads, stop)
+    except (InputError, OSError) as error:
+        failure = str(error)
+    return failure, time.monotonic() - began
+
+
+def _local(runs, jobs, folder, slurm):
+    """Yield runs with their outcome as they end, ``jobs`` at a time."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        started = {pool.submit(_timed, run, max(1, cores() // jobs), stop): run for run in runs}
+        pending = set(started)
+        try:
+            while pending:
+                ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for one in ended:
+                    yield (started[one], *one.result())
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _slurm(runs, jobs, folder, parameters):
+    """Submit every run as a job of one array, of which ``jobs`` run at a time, and yield them in order."""
+    try:
+        import submitit
+    except ImportError:
+        raise InputError("--launcher slurm needs submitit: pip install submitit") from None
+    parameters = dict(parameters)
+    cluster = parameters.pop("cluster", "slurm")
+    try:
+        executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
+        if cluster == "slurm":
+            parameters.setdefault("slurm_array_parallelism", jobs)
+        executor.update_parameters(**parameters)
+        submitted = executor.map_array(_timed, runs) if runs else []
+    except (NameError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"--launcher slurm: {error}") from error
+    for run, job in zip(runs, submitted, strict=True):
+        try:
+            outcome = job.result()
+        except Exception as error:  # a lost node, a time limit: the job's, not ours
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            outcome = lines[-1], 0.0
+        yield (run, *outcome)

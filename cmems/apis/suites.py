@@ -1,0 +1,360 @@
+"""Suites: what is compared with what, and which of the paper's figures it answers to."""
+
+import copy
+import difflib
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from cmems.apis import paper
+from cmems.errors import InputError
+
+# Which of the paper's two data sets a data set compares with, and the exemplars that have a letter. A is the config's.
+FAMILIES = dict(phantom_cardiac="acdc", phantom_abdomen="synapse")
+EXEMPLARS = dict(
+    acdc=dict(B=("patient036_frame01", 3), C=("patient070_frame01", 2)),
+    synapse=dict(B=("case0007", 101), C=("case0024", 97)),
+    phantom_cardiac=dict(B=("patient013_frame01", 3), C=("patient009_frame01", 3)),
+    phantom_abdomen=dict(B=("case0027", 13), C=("case0009", 14)),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison.
+
+    Args:
+        label (str): Its name in the tables.
+        config (str): Config's path; ``{dataset}`` stands for the data set.
+        options (dict | callable): Dotted keys to set in the config; or, of the config, the dict of them.
+        paper (dict): Cells by family (``acdc``, ``synapse``), as in :mod:`cmems.apis.paper`.
+        sweep (tuple | None): ``(parameter, value)``: rows of a parameter are drawn as a curve over it.
+        one_slice (bool): It learns from the exemplar; a row that does not is not repeated for other exemplars.
+    """
+
+    label: str
+    config: str
+    options: dict | Callable = field(default_factory=dict)
+    paper: dict = field(default_factory=dict)
+    sweep: tuple | None = None
+    one_slice: bool = True
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Rows to compare.
+
+    Args:
+        name (str): Also its report's folder.
+        title (str): Heading of the report.
+        rows (tuple[Row]): In the order of the table.
+        datasets (tuple[str]): Compared on these where no other is named.
+        exemplars (tuple[str]): Likewise.
+        notes (tuple[str]): What the reader must know.
+    """
+
+    name: str
+    title: str
+    rows: tuple
+    datasets: tuple = ("acdc", "synapse")
+    exemplars: tuple = ("A",)
+    notes: tuple = ()
+
+
+def family(dataset):
+    """Return ``acdc`` or ``synapse``, the paper's data set that ``dataset`` compares with, or None."""
+    start = dataset.split("_")[0]
+    return FAMILIES.get(dataset, start if start in ("acdc", "synapse") else None)
+
+
+def exemplar_slice(name, dataset):
+    """Return what ``train_dataloader.exemplar_slice`` must be for a letter or ``case:slice``; None keeps the config's.
+
+    Raises:
+        InputError: Neither a letter that the data set has nor ``case:slice``.
+    """
+    if name == "A":
+        return None
+    case, colon, index = name.rpartition(":")
+    if colon and case and index.isdigit():
+        return dict(case=case, slice=int(index))
+    letters = EXEMPLARS.get(dataset) or EXEMPLARS.get(dataset.split("_")[0], {})
+    if name not in letters:
+        raise InputError(
+            f"--exemplars {name}: {dataset} has exemplars {', '.join(['A', *letters])}; or give case:slice, "
+            "e.g. patient005_frame01:2"
+        )
+    case, index = letters[name]
+    return dict(case=case, slice=index)
+
+
+_E, _S = dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")
+_CMEMS = "configs/cmems/unet_{dataset}.py"
+
+
+def with_synthetic(config):
+    """Return the options that add the synthetic images (SD) to a method which learns from the exemplar."""
+    objectives = _objectives(config)
+    if any(o.get("source") == "synthetic" for o in objectives):
+        return {}
+    return {"model.objectives": [objectives[0], dict(_S), *objectives[1:]]}
+
+
+def without_synthetic(config):
+    """Return the options that take the synthetic images away."""
+    objectives = _objectives(config)
+    kept = [o for o in objectives if o.get("source") != "synthetic"]
+    return {} if kept == objectives else {"model.objectives": kept}
+
+
+def components(sd, cm, ip, fp):
+    """Return what makes, of CMEMS's config, a row of Table 3; the weights are the config's.
+
+    Without cross-model learning one network answers to itself. Without image perturbations (and with CM) the student
+    sees the weak view.
+
+    Args:
+        sd, cm, ip, fp (bool): Synthetic data, cross-model learning, image and feature perturbations.
+    """
+
+    def options(config):
+        weights = {o["student"]: o.get("weight", 1.0) for o in _objectives(config) if o["type"] == "Consistency"}
+        teacher = dict(type="Consistency", teacher="cross" if cm else "self")
+        objectives = [dict(_E)] + [dict(_S)] * bool(sd)
+        if cm or ip:
+            objectives.append(dict(teacher, student="strong" if ip else "weak", weight=weights["strong"]))
+        if fp:
+            objectives.append(dict(teacher, student="feature", weight=weights["feature"]))
+        return {"model.num_networks": 2 if cm else 1, "model.objectives": objectives}
+
+    return options
+
+
+def feature_teacher(teacher):
+    """Return what makes the feature objective answer to ``cross`` or ``self`` (Table 5)."""
+    return _edit("feature", teacher=teacher)
+
+
+def objective_weight(student, weight):
+    """Return what sets the weight of the ``strong`` (λ_cmip) or ``feature`` (λ_cmfp) objective."""
+    return _edit(student, weight=weight)
+
+
+def strong(*more):
+    """Return what appends perturbations to the config's strong one (Table 9)."""
+
+    def options(config):
+        own = config.model.strong.to_dict()
+        return {"model.strong": [own, *(dict(type=kind) for kind in more)]} if more else {}
+
+    return options
+
+
+def _edit(student, **values):
+    def options(config):
+        return {
+            "model.objectives": [dict(o, **values) if o.get("student") == student else o for o in _objectives(config)]
+        }
+
+    return options
+
+
+def _objectives(config):
+    return copy.deepcopy(config._cfg_dict.to_dict()["model"]["objectives"])
+
+
+def _method(name, label, **more):
+    """Make a method's row; MT-UNet is named after its network."""
+    network = "mt_unet" if name == "mt_unet" else "unet"
+    more.setdefault("paper", paper.METHODS.get(name, {}))
+    return Row(label, f"configs/{name}/{network}_{{dataset}}.py", **more)
+
+
+def _with_sd(name, label):
+    return _method(name, f"{label} + SD", options=with_synthetic, paper=paper.METHODS.get(f"{name}_sd", {}))
+
+
+_FULL = _method("fullysup", "FullySup", one_slice=False)
+_TABLE = (
+    _method("unet", "UNet"),
+    _with_sd("unet", "UNet"),
+    _method("mt_unet", "MT-UNet"),
+    _with_sd("mt_unet", "MT-UNet"),
+    _method("mlds", "MLDS"),
+    _with_sd("mlds", "MLDS"),
+    _method("fixmatch", "FixMatch", options=without_synthetic),
+    _with_sd("fixmatch", "FixMatch"),
+    _method("cps", "CPS", options=without_synthetic),
+    _with_sd("cps", "CPS"),
+    _method("elsnet", "ELSNet"),
+    _method("cmems", "CMEMS"),
+    _FULL,
+)
+_OTHERS = dict(
+    unet="UNet",
+    unet_synthetic="UNet, synthetic",
+    mt_unet="MT-UNet",
+    mlds="MLDS",
+    mean_teacher="Mean Teacher",
+    fixmatch="FixMatch",
+    cps="CPS",
+    cross_teaching="Cross Teaching",
+    unimatch="UniMatch",
+    bcp="BCP",
+    glcl="GLCL",
+    elsnet="ELSNet",
+    cmems="CMEMS",
+)
+_MORE = dict(unet_synthetic=dict(paper=paper.METHODS["unet_sd"]))
+
+
+def _components_label(switches):
+    return " + ".join(["E", *(n for n, on in zip(("SD", "CM", "IP", "FP"), switches, strict=True) if on)])
+
+
+def _sweep(name, values, options, best):
+    return tuple(Row(f"{name} = {v:g}", _CMEMS, options(v), paper.BEST if v == best else {}, (name, v)) for v in values)
+
+
+_NOTES = (paper.NOTES["fair"], paper.NOTES["fullysup"], paper.NOTES["hd95"])
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("paper_table1", "Table 1: methods on Synapse", _TABLE, ("synapse",), notes=_NOTES),
+        Suite("paper_table2", "Table 2: methods on ACDC", _TABLE, ("acdc",), notes=_NOTES),
+        Suite(
+            "methods",
+            "Every method, each as its config has it",
+            (*(_method(name, label, **_MORE.get(name, {})) for name, label in _OTHERS.items()), _FULL),
+            notes=_NOTES,
+        ),
+        Suite(
+            "one_label",
+            "One labelled slice: the exemplar alone, and CMEMS",
+            (_method("unet", "UNet, exemplar alone"), _method("cmems", "CMEMS")),
+            ("phantom_cardiac",),
+        ),
+        Suite(
+            "ablation_components",
+            "Table 3: synthetic data, cross-model learning, image and feature perturbations",
+            tuple(
+                Row(_components_label(switches), _CMEMS, components(*switches), cells)
+                for switches, cells in paper.COMPONENTS.items()
+            ),
+            notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
+        ),
+        Suite(
+            "ablation_weak",
+            "Table 4: one weak view for both networks",
+            tuple(
+                Row(f"same view of {s}" if s else "different views", _CMEMS, {"model.shared_weak": [s]} if s else {}, c)
+                for s, c in paper.SHARED_WEAK.items()
+            ),
+            notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
+        ),
+        Suite(
+            "ablation_feature",
+            "Table 5: feature perturbation, one's own view and label or the other's",
+            tuple(
+                Row(label, _CMEMS, feature_teacher(t), paper.FEATURE_TEACHER[t])
+                for t, label in (("self", "individual"), ("cross", "cross-model"))
+            ),
+            notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
+        ),
+        Suite(
+            "exemplars",
+            "Table 8: three exemplars",
+            tuple(
+                _method(name, label, paper=paper.EXEMPLARS[name])
+                for name, label in (("unet", "UNet"), ("elsnet", "ELSNet"), ("cmems", "CMEMS"))
+            ),
+            ("acdc",),
+            ("A", "B", "C"),
+            (paper.NOTES["exemplars"],),
+        ),
+        Suite(
+            "ablation_strong",
+            "Table 9: strong perturbations",
+            tuple(
+                Row(label, _CMEMS, strong(*kinds), cells)
+                for (label, kinds), cells in zip(
+                    (
+                        ("jitter", ()),
+                        ("jitter, blur", ("GaussianBlur",)),
+                        ("jitter, blur, sharpness", ("GaussianBlur", "Sharpness")),
+                    ),
+                    paper.STRONG,
+                    strict=True,
+                )
+            ),
+            ("acdc",),
+        ),
+        Suite(
+            "figure3",
+            "Figure 3: weights of the mutual losses",
+            _sweep("λ_cmip", (0.1, 0.5, 1.0, 1.5, 2.0), lambda v: objective_weight("strong", v), 1.0)
+            + _sweep("λ_cmfp", (0.06, 0.07, 0.08, 0.09, 0.1), lambda v: objective_weight("feature", v), 0.09),
+            ("acdc",),
+            notes=(paper.NOTES["sweep"],),
+        ),
+        Suite(
+            "figure4",
+            "Figure 4: confidence threshold and strength of the jitter",
+            _sweep("τ", (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), lambda v: {"model.pseudo_labeler.threshold": v}, 0.8)
+            + _sweep("α", (0.2, 0.4, 0.6, 0.8, 1.0), lambda v: {"model.strong.strength": v}, 1.0),
+            ("acdc",),
+            notes=(paper.NOTES["sweep"],),
+        ),
+    )
+}
+
+
+def get_suite(suite):
+    """Return a suite by name, from a Python file, or from a dict.
+
+    Args:
+        suite (str | dict | Suite): A name of :data:`SUITES`; the path of a ``.py`` file that defines ``rows``, a list
+            of :class:`Row` or of dicts of its arguments, and, if it likes, ``title``, ``datasets``, ``exemplars`` and
+            ``notes``; or these as a dict, with ``name``.
+
+    Raises:
+        InputError: No such suite, or a mistake in it.
+    """
+    if isinstance(suite, Suite):
+        return suite
+    if isinstance(suite, dict):
+        return _from_dict(suite, f"suite {suite.get('name')}")
+    if not suite.endswith(".py"):
+        if suite not in SUITES:
+            near = difflib.get_close_matches(suite, SUITES, n=1) or list(SUITES)
+            raise InputError(f"suite {suite!r}: expected a .py file or one of {', '.join(near)}")
+        return SUITES[suite]
+    if not Path(suite).is_file():
+        raise InputError(f"suite {suite}: no such file")
+    try:
+        found = runpy.run_path(suite)
+    except Exception as error:  # the file is the user's, whatever it raises
+        raise InputError(f"suite {suite}: {type(error).__name__}: {error}") from error
+    names = {f.name for f in fields(Suite)}
+    return _from_dict({"name": Path(suite).stem, **{k: v for k, v in found.items() if k in names}}, f"suite {suite}")
+
+
+def _from_dict(content, where):
+    content = dict(content)
+    rows = content.get("rows")
+    if not rows:
+        raise InputError(f"{where}: expected rows, a list of dict(label=..., config=..., options=..., paper=...)")
+    try:
+        content["rows"] = tuple(r if isinstance(r, Row) else Row(**r) for r in rows)
+        for key in ("datasets", "exemplars", "notes"):
+            if key in content:
+                content[key] = tuple(content[key])
+        made = Suite(**{"title": content["name"], **content})
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
+    labels = [r.label for r in made.rows]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InputError(f"{where}: two rows are labelled {', '.join(twice)}")
+    return made

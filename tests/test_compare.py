@@ -1,0 +1,244 @@
+"""Comparing configs: what suites name, and what their runs leave, however they end."""
+
+import contextlib
+import copy
+import csv
+import io
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cmems.apis import load_config
+from cmems.apis.compare import compare, execute, plan_runs
+from cmems.apis.suites import EXEMPLARS, SUITES, components, exemplar_slice, get_suite
+from cmems.errors import InputError
+
+REPO = Path(__file__).parents[1]
+DATASETS = ("acdc", "synapse", "acdc_128", "synapse_128", "phantom_cardiac", "phantom_abdomen")
+E, S = dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")
+
+
+@pytest.fixture(autouse=True)
+def _from_the_repository(monkeypatch):
+    monkeypatch.chdir(REPO)
+
+
+def tool(*arguments):
+    """Run the command within this process, which has torch loaded; return its exit code, output and errors."""
+    before, argv, code = signal.getsignal(signal.SIGTERM), sys.argv, 0
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["compare.py", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path("tools/compare.py", run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, before)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def quiet(*arguments, **options):
+    lines = []
+    return compare(*arguments, say=lines.append, **options), lines
+
+
+def test_suites_and_their_rows_are_listed():
+    shown = tool("--list")
+    assert shown.returncode == 0
+    for name in SUITES:
+        assert name in shown.stdout
+    rows = tool("ablation_components", "--list", "--datasets", "phantom_cardiac")
+    assert "E + SD + CM + IP + FP" in rows.stdout
+    assert "configs/cmems/unet_phantom_cardiac.py" in rows.stdout
+    unknown = tool("paper_table3")
+    assert unknown.returncode == 2
+    assert unknown.stderr == "error: suite 'paper_table3': expected a .py file or one of paper_table2\n"
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_row_whose_config_is_there_resolves_and_its_file_says_the_same(name, tmp_path):
+    suite, resolved = get_suite(name), 0
+    for dataset in DATASETS if name == "ablation_components" else ("acdc", "phantom_abdomen"):
+        rows = tuple(r for r in suite.rows if Path(r.config.format(dataset=dataset)).is_file())
+        bases = {p: load_config(p) for p in {r.config.format(dataset=dataset) for r in rows}}
+        there = get_suite(dict(name=name, rows=rows))
+        for entry in plan_runs(there, [dataset], [0], ["A", "B"][: 1 + (dataset in EXEMPLARS)], tmp_path, steps=7):
+            run, row = entry["runs"][-1], entry["row"]
+            (tmp_path / "one.py").write_text(run["config"])
+            written, base = load_config(tmp_path / "one.py"), copy.deepcopy(bases[run["base"]])
+            options = dict(row.options(base) if callable(row.options) else row.options)
+            options["train_cfg.max_iters"] = 7
+            if run["exemplar"] == "B":
+                options["train_dataloader.exemplar_slice"] = exemplar_slice("B", dataset)
+            base.merge_from_dict(options)
+            assert written._cfg_dict.to_dict() == base._cfg_dict.to_dict(), run["config"]
+            resolved += 1
+    assert resolved
+
+
+def test_the_eight_rows_of_table_3_are_these_objectives():
+    def consistency(student, teacher, weight):
+        return dict(type="Consistency", student=student, teacher=teacher, weight=weight)
+
+    expected = {
+        "E": (1, [E]),
+        "E + SD": (1, [E, S]),
+        "E + CM": (2, [E, consistency("weak", "cross", 0.1)]),
+        "E + IP": (1, [E, consistency("strong", "self", 0.1)]),
+        "E + SD + CM": (2, [E, S, consistency("weak", "cross", 0.1)]),
+        "E + SD + IP": (1, [E, S, consistency("strong", "self", 0.1)]),
+        "E + SD + CM + IP": (2, [E, S, consistency("strong", "cross", 0.1)]),
+        "E + SD + CM + IP + FP": (
+            2,
+            [E, S, consistency("strong", "cross", 0.1), consistency("feature", "cross", 0.09)],
+        ),
+    }
+    base = load_config("configs/cmems/unet_synapse.py")
+    rows = SUITES["ablation_components"].rows
+    assert [r.label for r in rows] == list(expected)
+    for row in rows:
+        networks, objectives = expected[row.label]
+        assert row.options(base) == {"model.num_networks": networks, "model.objectives": objectives}
+    assert rows[5].paper["acdc"]["DSC"]["mean"] == 0.670
+    assert rows[6].paper["synapse"]["HD95"]["mean"] == 101.93
+    assert components(1, 1, 1, 1)(base)["model.objectives"] == base._cfg_dict.to_dict()["model"]["objectives"]
+
+
+def test_rows_that_say_the_same_are_one_run():
+    def folder(suite, label):
+        rows = [r for r in SUITES[suite].rows if r.label == label]
+        return plan_runs(get_suite(dict(name="x", rows=rows)), ["acdc"], [0], ["A"], "w")[0]["runs"][0]["folder"]
+
+    whole = folder("paper_table2", "CMEMS")
+    assert whole.startswith("w/runs/acdc/cmems-")
+    assert whole.endswith("/A-seed0")
+    for suite, label in (
+        ("ablation_components", "E + SD + CM + IP + FP"),
+        ("figure3", "λ_cmip = 1"),
+        ("figure4", "τ = 0.8"),
+        ("ablation_strong", "jitter"),
+    ):
+        assert folder(suite, label) == whole
+    assert folder("figure4", "τ = 0.95") != whole
+
+
+def test_missing_configs_are_listed_before_anything_runs(tmp_path):
+    suite = tmp_path / "mine.py"
+    suite.write_text(
+        'rows = [dict(label=n, config=f"configs/{n}/unet_{{dataset}}.py") for n in ("unet", "nowhere", "neither")]\n'
+    )
+    done = tool(suite, "--datasets", "acdc", "--work-dir", tmp_path / "w")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: suite mine: 2 config(s) missing: configs/nowhere/unet_acdc.py, configs/neither/unet_acdc.py\n"
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, monkeypatch):
+    rows = [dict(label="one", config=tiny_config())]
+    with pytest.raises(InputError, match=r"--exemplars D: acdc has exemplars A, B, C; or give case:slice"):
+        compare(dict(name="x", rows=rows), ["acdc"], exemplars=["D"], work_dir=tmp_path)
+    with pytest.raises(InputError, match="two rows are labelled one"):
+        get_suite(dict(name="x", rows=rows * 2))
+    with pytest.raises(InputError, match="unexpected keyword argument 'colour'"):
+        get_suite(dict(name="x", rows=[dict(rows[0], colour="red")]))
+    (tmp_path / "broken.py").write_text("rows = [1 / 0]\n")
+    with pytest.raises(InputError, match=r"broken\.py: ZeroDivisionError: division by zero"):
+        get_suite(str(tmp_path / "broken.py"))
+    with pytest.raises(InputError, match="has no 'modle'"):
+        compare(dict(name="x", rows=[dict(rows[0], options={"modle.x": 1})]), ["acdc"], work_dir=tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match="--launcher slurm needs submitit: pip install submitit"):
+        compare(dict(name="x", rows=rows), ["acdc"], work_dir=tmp_path / "w", launcher="slurm")
+    assert "expected key=value" in tool("exemplars", "--slurm", "long").stderr
+
+
+def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_is_done(tiny_config, tmp_path):
+    config, better = tiny_config("unet/unet_acdc.py"), dict(acdc=dict(DSC=dict(mean=0.817, RV=0.759)))
+    rows = [
+        dict(label="broken", config=config, options={"model.backbone.type": "Unet"}, paper=better),
+        dict(label="one", config=config, paper=dict(acdc=dict(DSC=dict(mean=0.142), HD95=dict(mean=43.30)))),
+    ]
+    suite = dict(name="tiny", rows=rows, notes=["Mind this."])
+    work = tmp_path / "w"
+    report, lines = quiet(suite, ["acdc"], seeds=(0, 1), work_dir=work, steps=1)
+    assert report["failed"] == 2
+    assert lines[0] == "tiny: 4 runs, 0 of them done"
+    text = (work / "tiny" / "report.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| one |") and "(0.142)" in line]
+    figures = list(csv.DictReader((work / "tiny" / "report.csv").read_text().splitlines()))
+    ours = next(f for f in figures if (f["row"], f["metric"], f["class"]) == ("one", "DSC", "mean"))
+    assert (ours["n"], ours["paper"]) == ("2", "0.142")
+    assert f"{float(ours['mean']):.3f} ± {float(ours['sd']):.3f} (0.142)" in row
+    assert "(43.30)" in text
+    assert "broken, acdc, exemplar A, seed 0: failed: error: backbone 'Unet' is not registered" in text
+    assert "Mind this." in text
+    assert "n/a (0.817)" in text
+    page = (work / "tiny" / "report.html").read_text()
+    assert 'src="data:image/png;base64,' in page
+    assert "<td>one</td>" in page
+    assert (work / "tiny" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "(0.142)" in report["text"]
+    runs = [line for line in text.splitlines() if line.startswith("| one | acdc | A |")]
+    assert len(runs) == 2
+    assert f" | {config} | " in runs[0]
+    stamp = {p: p.stat().st_mtime_ns for p in work.rglob("metrics.json")}
+    again, lines = quiet(dict(suite, rows=rows[1:]), ["acdc"], seeds=(0, 1), work_dir=work, steps=1)
+    assert again["failed"] == 0
+    assert lines == ["tiny: 2 runs, 2 of them done"]
+    assert stamp == {p: p.stat().st_mtime_ns for p in work.rglob("metrics.json")}
+
+
+def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
+    config = tiny_config(
+        "unet/unet_acdc.py",
+        extra="default_hooks = dict(checkpoint=dict(interval=5))\nval_dataloader = val_cfg = val_evaluator = None\n",
+    )
+    suite, work = tmp_path / "mine.py", tmp_path / "w"
+    suite.write_text(f'rows = [dict(label="one", config="{config}")]\n')
+    words = (suite, "--datasets", "acdc", "--work-dir", work, "--steps", 100, "--seeds", 0)
+    command = [sys.executable, "tools/compare.py", *map(str, words)]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(work.rglob("last.pth")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(work.rglob("last.pth"))
+    assert not list(work.rglob("metrics.json"))
+    refused = tool(*words)
+    assert refused.returncode == 2
+    assert "1 run(s) were interrupted" in refused.stderr
+    assert "--resume" in refused.stderr
+    done = tool(*words, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "1/1 one, acdc, exemplar A, seed 0: done" in done.stdout
+    assert "resumed" in next(work.rglob("train.txt")).read_text() + "".join(p.read_text() for p in work.rglob("*.log"))
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "cmems-0" / "A-seed0"
+    folder.mkdir(parents=True)
+    child = (
+        f"import fcntl, pathlib, time; h = open({str(folder / '.lock')!r}, 'w'); fcntl.flock(h, fcntl.LOCK_EX)\n"
+        "print('held', flush=True); time.sleep(0.7)\n"
+        f"p = pathlib.Path({str(folder / 'test_val')!r}); p.mkdir(); (p / 'metrics.json').write_text('{{}}')\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+    assert fcntl
+    assert other.stdout.readline() == "held\n"
+    assert execute(dict(folder=str(folder), config="", seed=0)) is None
+    assert not (folder / "config").exists()
+    other.wait()
