@@ -1,4 +1,4 @@
-.PHONY: demo test lint format
+.PHONY: demo test lint format docs
 
 PYTHON ?= python3
 export PYTHONUNBUFFERED = 1
@@ -15,6 +15,14 @@ lint: .venv/ready
 
 format: .venv/ready
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: .venv/ready-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the pages are in site/index.html"
+
+.venv/ready-docs: .venv/ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[docs]'
+	@touch $@
 
 .venv/ready: constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
