@@ -1,0 +1,67 @@
+"""The documentation: its example trains, every method has a page, and what its pages name is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).parents[1]
+PAGES = sorted((REPO / "docs" / "methods").glob("*.md")) + [REPO / "docs" / "traps.md", REPO / "docs" / "own_method.md"]
+METHODS = sorted(p.stem for p in (REPO / "configs" / "_base_" / "methods").glob("*.py"))
+
+
+def embedded(text):
+    return re.findall(r'^--8<-- "(.+)"$', text, flags=re.MULTILINE)
+
+
+def test_the_objective_of_the_documentation_trains(tiny_config, tmp_path):
+    example = (REPO / "docs/examples/my_config.py").read_text()
+    lines = [line for line in example.splitlines() if not line.startswith("_base_")]
+    tail = "val_dataloader = val_cfg = val_evaluator = None\n"
+    log = "default_hooks = dict(runtime_info=dict(interval=1), logger=dict(interval=1))\n"
+    config = Path(tiny_config("unet/unet_acdc.py", extra=tail + log))
+    objectives = "\n".join(lines).replace("model = dict(", "model.update(")
+    config.write_text(config.read_text() + objectives + "\n")
+    work = tmp_path / "w"
+    command = ["tools/train.py", config, "--work-dir", work, "--cfg-options", "train_cfg.max_iters=2"]
+    path = os.pathsep.join([str(REPO / "docs/examples"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.load(work / "last.pth", weights_only=True)["meta"]["iter"] == 2
+    assert "loss_entropy" in next(work.glob("*/vis_data/scalars.json")).read_text()
+
+
+def test_the_units_of_the_documentation_are_what_its_example_prints():
+    done = subprocess.run(
+        [sys.executable, "docs/examples/hd95_units.py"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    assert done.stdout.strip() in (REPO / "docs/traps.md").read_text()
+    assert "DSC" in done.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_page_that_embeds_its_config(method):
+    shown = [name for page in PAGES for name in embedded(page.read_text())]
+    assert f"configs/_base_/methods/{method}.py" in shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_what_a_page_embeds_or_names_is_there(page):
+    text = page.read_text()
+    named = embedded(text) + re.findall(r"\b(?:configs|tools|benchmarks|docs)/[\w/]+\.py\b", text)
+    named += re.findall(r"`(configs/\w+)`", text)
+    assert not [name for name in named if not (REPO / name).exists()]
