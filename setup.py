@@ -35,7 +35,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "ruff>=0.9", "MedPy>=0.5.2"],
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "timm": ["timm>=1.0"],
         "slurm": ["submitit>=1.5"],
     },
