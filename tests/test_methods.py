@@ -213,6 +213,15 @@ def test_an_ema_teacher_averages_past_weights_and_takes_no_gradient():
     assert student[name].grad.abs().sum() > 0
 
 
+def test_a_teacher_of_a_compiled_network_runs_its_own_weights(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *args: function(*args))
+    model = learner(1, [dict(type="Consistency", student="weak", teacher="ema")], compile=True)
+    for parameter in model.teachers.parameters():
+        parameter.zero_()
+    target = StepViews(model, batch(), Draws(0, 1)).pseudo_label(0, "unlabeled", "ema")
+    torch.testing.assert_close(target.probabilities, torch.full_like(target.probabilities, 0.25))
+
+
 @pytest.mark.parametrize("tensor", [False, True])
 def test_a_static_teacher_is_the_network_of_its_first_step_and_labels_an_image_alike_in_every_view(tensor):
     model = learner(1, [dict(type="Consistency", student="weak", teacher="static", begin=3)])

@@ -70,9 +70,6 @@ class MutualLearner(BaseModel):
         self.num_networks = num_networks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.networks = nn.ModuleList(_build_networks(configs)).to(memory_format=self.memory_format)
-        if compile and _compiler_works():
-            for net in self.networks:
-                net.encode, net.decode = torch.compile(net.encode), torch.compile(net.decode)
         self.weak = PERTURBATIONS.build(weak or dict(type="RandomRotateFlip"))
         self.strong = _build_list(strong)
         self.feature = _build_list(feature)
@@ -83,8 +80,11 @@ class MutualLearner(BaseModel):
         self.needs_levels = any(objective.needs_levels for objective in self.objectives)
         self.ema_momentum = ema_momentum
         kinds = {objective.teacher for objective in self.objectives} & {"ema", "static"}
-        # Untrained copies: weights of the past, kept with the checkpoint.
+        # Untrained copies: weights of the past, kept with the checkpoint. Made before compiling, which binds a network.
         self.teachers = nn.ModuleDict({k: copy.deepcopy(self.networks).requires_grad_(False) for k in sorted(kinds)})
+        if compile and _compiler_works():
+            for net in self.networks:
+                net.encode, net.decode = torch.compile(net.encode), torch.compile(net.decode)
         self.static_from = next((o.begin for o in self.objectives if o.teacher == "static"), None)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
@@ -150,10 +150,8 @@ class MutualLearner(BaseModel):
         for kind, copies in self.teachers.items():
             if kind == "ema":
                 # Of weights; BatchNorm's running statistics are taken as they are.
-                share = 1 / (index + 1)
-                share = torch.clamp(share, min=1 - self.ema_momentum) if torch.is_tensor(index) else max(
-                    share, 1 - self.ema_momentum
-                )  # fmt: skip
+                share, least = 1 / (index + 1), 1 - self.ema_momentum
+                share = share.clamp(min=least) if torch.is_tensor(share) else max(share, least)
                 for old, new in zip(copies.parameters(), self.networks.parameters(), strict=True):
                     old.lerp_(new, share)
                 for old, new in zip(copies.buffers(), self.networks.buffers(), strict=True):
