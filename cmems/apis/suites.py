@@ -13,8 +13,8 @@ from cmems.errors import InputError
 # Which of the paper's two data sets a data set compares with, and the exemplars that have a letter. A is the config's.
 FAMILIES = dict(phantom_cardiac="acdc", phantom_abdomen="synapse")
 EXEMPLARS = dict(
-    acdc=dict(B=("patient036_frame01", 3), C=("patient070_frame01", 2)),
-    synapse=dict(B=("case0007", 101), C=("case0024", 97)),
+    acdc=dict(B=("patient038_frame01", 1), C=("patient016_frame12", 2)),
+    synapse=dict(B=("case0026", 68), C=("case0024", 96)),
     phantom_cardiac=dict(B=("patient013_frame01", 3), C=("patient009_frame01", 3)),
     phantom_abdomen=dict(B=("case0027", 13), C=("case0009", 14)),
 )
