@@ -1,6 +1,7 @@
 """What every registered network keeps to, and what is particular to one."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -246,7 +247,7 @@ def test_mt_unet_of_full_width_has_the_published_channels():
 
 
 def test_timm_unet_says_how_to_get_timm(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="pip install timm"):
         BACKBONES.build(dict(type="TimmUNet", num_classes=3))
 
@@ -263,7 +264,7 @@ def test_timm_unet_takes_pyramids_that_start_at_stride_4_and_refuses_what_is_non
         assert net(images(1, 1, 64, 64)).shape == (1, 3, 64, 64)
     with pytest.raises(InputError, match="'vit_tiny_patch16_224' gives maps of stride 16, 16"):
         build("TimmUNet", encoder="vit_tiny_patch16_224")
-    with pytest.raises(InputError, match="no feature pyramid of encoder 'resnet10' .*resnet10t"):
+    with pytest.raises(InputError, match="no feature pyramid of encoder 'resnet10' .*did you mean .*resnet10t"):
         build("TimmUNet", encoder="resnet10")
     with pytest.raises(InputError, match="needs 5 values in channels"):
         build("TimmUNet", channels=(4, 8))

@@ -97,10 +97,14 @@ def _create(name, pretrained, in_channels, encoder_args):
     try:  # here, since CMEMS does not require timm
         import timm
     except ImportError as error:
-        raise InputError(f"TimmUNet needs the timm library ({error}); pip install timm") from error
+        raise InputError(f"TimmUNet needs the timm library: pip install timm ({error})") from error
+    except RuntimeError as error:  # how torchvision, which timm imports, answers to a torch it was not built for
+        raise InputError(
+            f"TimmUNet: timm cannot be imported; is torchvision of the same release and kind as torch? ({error})"
+        ) from error
     try:
         return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **encoder_args)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" (timm knows {', '.join(near)})" if near and name not in near else ""
+        near = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise InputError(f"TimmUNet: timm makes no feature pyramid of encoder '{name}'{hint}: {error}") from error
