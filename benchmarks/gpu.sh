@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 [ -d data/acdc_224 ] || "$python" tools/prepare_data.py acdc "$raw" data/acdc_224
 deadline=$(($(date +%s) + budget))
 status=0
-timeout $((budget * 3 / 10)) "$python" benchmarks/fast_path.py "$config" --steps 200 --without "torch.compile" \
+timeout --signal=INT $((budget * 3 / 10)) "$python" benchmarks/fast_path.py "$config" --steps 200 --without "torch.compile" \
     --out "$out/fast_path.json" 2>&1 | tee "$out/fast_path.txt" || status=1
-timeout $((budget / 5)) "$python" benchmarks/step.py "$config" --rounds 20 --workers 8 \
+timeout --signal=INT $((budget / 5)) "$python" benchmarks/step.py "$config" --rounds 20 --workers 8 \
     --out "$out/step.json" 2>&1 | tee "$out/step.txt" || status=1
 left=$((deadline - $(date +%s) - 15))
 # An interrupted run leaves its log, curves and last.pth: time running out is no failure.
