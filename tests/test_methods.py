@@ -1,6 +1,7 @@
 """Every method trains, resumes, and does what its paper says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -255,8 +256,11 @@ def test_the_second_strong_view_is_another_look_at_the_same_weak_view():
 
 
 def test_what_does_not_fit_is_said():
-    sources = load_config(REPO / "configs/bcp/unet_acdc.py").train_dataloader
-    assert sources.synthetic.batch_size == sources.unlabeled.batch_size
+    pasting = learner(1, [dict(type="CopyPaste", labeled="synthetic")])
+    sources = dict(synthetic=SimpleNamespace(batch_size=2), unlabeled=SimpleNamespace(batch_size=3))
+    assert pasting.objectives[0].check(pasting, sources) == [
+        "CopyPaste: 'synthetic' and 'unlabeled' need one batch_size, got 2 and 3"
+    ]
     with pytest.raises(InputError, match="mix: expected None with student='feature'"):
         learner(1, [dict(type="Consistency", student="feature", teacher="self", mix=dict(type="CutMix"))])
     static = dict(type="Consistency", student="weak", teacher="static")

@@ -1,13 +1,9 @@
 # Cross pseudo supervision (Chen et al. 2021) with the synthetic images too.
-_base_ = "../models/mutual_unet.py"
-# Two initialisations see the same view, and every pixel of a pseudo-label counts.
+_base_ = "./cps.py"
 model = dict(
-    num_networks=2,
-    shared_weak=("unlabeled",),
-    pseudo_labeler=dict(threshold=0.0),
     objectives=[
         dict(type="Supervised", source="exemplar"),
         dict(type="Supervised", source="synthetic"),
         dict(type="Consistency", student="weak", teacher="cross"),
-    ],
+    ]
 )
