@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
+from cmems import ops
 from cmems.apis.config import count_steps, load_config
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import read_checkpoint
@@ -115,6 +116,8 @@ def build_runner(cfg):
     except TypeError as error:
         raise InputError(f"config: {error}") from error
     print_log(f"torch {torch.__version__}, {torch.get_num_threads()} threads", "current", logging.INFO)
+    if not torch.cuda.is_available():
+        print_log(f"compiled kernels: {ops.why_not() or 'on'}", "current", logging.INFO)
     return runner
 
 

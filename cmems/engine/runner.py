@@ -7,13 +7,26 @@ import torch
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 
+from cmems import ops
 from cmems.engine.checkpoint import load_weights, read_checkpoint, replace_atomically
+from cmems.engine.memory import keep_freed_memory
 from cmems.registry import RUNNERS
 
 
 @RUNNERS.register_module()
 class SegmentationRunner(Runner):
-    """A Runner whose log goes to the file, warnings alone to the terminal, and whose checkpoints load safely."""
+    """A Runner whose log goes to the file, warnings alone to the terminal, and whose checkpoints load safely.
+
+    ``env_cfg`` takes, besides MMEngine's keys, ``compiled_kernels`` (see :mod:`cmems.ops`) and ``keep_memory`` (see
+    :func:`cmems.engine.memory.keep_freed_memory`); both are on unless they are False, and matter on CPUs alone.
+    """
+
+    def setup_env(self, env_cfg):
+        """Set up what MMEngine does, the compiled kernels and the memory."""
+        super().setup_env(env_cfg)
+        ops.enable(env_cfg.get("compiled_kernels", True))
+        if env_cfg.get("keep_memory", True):
+            keep_freed_memory()
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs):
         """Build MMEngine's logger and keep everything below a warning off the terminal."""

@@ -1,10 +1,61 @@
 """Layers whose torch counterparts are slow on CPUs, or add up in no fixed order on GPUs."""
 
+import warnings
 from functools import lru_cache
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn import functional as F
+
+from cmems import ops
+
+
+class ConvNormAct(ConvModule):
+    """mmcv's ConvModule with padding, a bias and BatchNorm that folds into the convolution when predicting.
+
+    In training on a CPU, BatchNorm, leaky ReLU and the dropout behind them are one compiled operator.
+    """
+
+    def __init__(self, in_channels, channels, kernel_size=3, **layers):
+        with warnings.catch_warnings():  # mmcv finds a bias before a norm unnecessary; the paper's UNet has it
+            warnings.filterwarnings("ignore", "Unnecessary conv bias")
+            layers = dict(layers, padding=kernel_size // 2, bias=True, efficient_conv_bn_eval=True)
+            super().__init__(in_channels, channels, kernel_size, **layers)
+
+    def forward(self, x, dropout=None):
+        """Convolve, normalise and activate ``(B, C, H, W)``, then drop what the ``dropout`` layer drops."""
+        norm = self.norm if self.with_norm else None
+        if not (self._fits(norm, dropout) and x.device.type == "cpu"):
+            x = super().forward(x)
+            return x if dropout is None else dropout(x)
+        x = self.conv(x)
+        pixels = x.numel() // x.shape[1]
+        if pixels < 2 or not ops.usable(x):
+            x = self.activate(norm(x))
+            return x if dropout is None else dropout(x)
+        rate = dropout.p if dropout is not None and dropout.training else 0.0
+        seed = int(torch.empty((), dtype=torch.int64).random_()) if rate else 0
+        slope = self.activate.negative_slope
+        x, mean, variance = ops.NormActDrop.apply(x, norm.weight, norm.bias, norm.eps, slope, rate, seed)
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
+        return x
+
+    def _fits(self, norm, dropout):
+        """Tell whether the operator computes what these layers do."""
+        return (
+            type(norm) is nn.BatchNorm2d
+            and norm.training
+            and norm.affine
+            and norm.track_running_stats
+            and self.with_activation
+            and type(self.activate) is nn.LeakyReLU
+            and self.activate.negative_slope > 0
+            and (dropout is None or dropout.p < 1)
+        )
 
 
 class Dropout(nn.Dropout):
@@ -27,14 +78,25 @@ class Dropout(nn.Dropout):
 
 
 class Upsample2x(nn.Module):
-    """Twofold bilinear upsampling with aligned corners; on GPUs its gradient is two matrix products.
+    """Twofold bilinear upsampling with aligned corners, in a fixed order of summation backwards.
 
-    torch's gradient there scatters with atomic additions, so that two runs differ.
+    On GPUs its gradient is two matrix products: torch's scatters with atomic additions, so that two runs differ.
     """
 
+    def forward(self, x, skip=None):
+        """Upsample ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``, behind the channels of a ``skip`` of that size, if any."""
+        if ops.usable(x) if skip is None else ops.usable(x, skip):
+            return ops.Upsample2x.apply(x, skip)
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True) if x.is_cpu else Upsampled.apply(x)
+        return x if skip is None else torch.cat([skip, x], dim=1)
+
+
+class MaxPool2x(nn.Module):
+    """The largest of every 2x2 pixels."""
+
     def forward(self, x):
-        """Upsample ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``."""
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True) if x.is_cpu else Upsampled.apply(x)
+        """Pool ``(B, C, H, W)`` of even height and width."""
+        return ops.MaxPool2x.apply(x) if ops.usable(x) else F.max_pool2d(x, 2)
 
 
 class Upsampled(torch.autograd.Function):

@@ -2,6 +2,7 @@
 # measured before each validation.
 default_scope = "cmems"
 randomness = dict(seed=0)
+env_cfg = dict(compiled_kernels=True, keep_memory=True)
 log_level = "INFO"
 log_processor = dict(by_epoch=False, window_size=1)
 default_hooks = dict(

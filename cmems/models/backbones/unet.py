@@ -1,13 +1,10 @@
 """The UNet of the paper's appendix D."""
 
-import warnings
-
-import torch
-from mmcv.cnn import ConvModule, build_conv_layer
+from mmcv.cnn import build_conv_layer
 from torch import nn
 
 from cmems.models.backbones.base import EncoderDecoder
-from cmems.models.layers import Dropout, Upsample2x
+from cmems.models.layers import ConvNormAct, Dropout, MaxPool2x, Upsample2x
 from cmems.registry import BACKBONES
 
 
@@ -15,14 +12,16 @@ class ConvBlock(nn.Sequential):
     """Conv3x3, norm, activation, dropout, Conv3x3, norm, activation."""
 
     def __init__(self, in_channels, channels, dropout, **layers):
-        layers = dict(layers, padding=1, bias=True, efficient_conv_bn_eval=True)  # BN folds into Conv when predicting
-        with warnings.catch_warnings():  # mmcv finds a bias before a norm unnecessary; the paper's UNet has it
-            warnings.filterwarnings("ignore", "Unnecessary conv bias")
-            super().__init__(
-                ConvModule(in_channels, channels, 3, **layers),
-                Dropout(dropout),
-                ConvModule(channels, channels, 3, **layers),
-            )
+        super().__init__(
+            ConvNormAct(in_channels, channels, **layers),
+            Dropout(dropout),
+            ConvNormAct(channels, channels, **layers),
+        )
+
+    def forward(self, x):
+        """Turn ``(B, in_channels, H, W)`` into ``(B, channels, H, W)``."""
+        first, dropout, second = self
+        return second(first(x, dropout))
 
 
 class UpBlock(nn.Module):
@@ -45,8 +44,7 @@ class UpBlock(nn.Module):
 
     def forward(self, coarse, skip=None):
         """Join ``coarse`` ``(B, C, H, W)`` with the ``skip`` of twice its height and width."""
-        fine = self.upsample(self.reduce(coarse))
-        return self.block(fine if skip is None else torch.cat([skip, fine], dim=1))
+        return self.block(self.upsample(self.reduce(coarse), skip))
 
 
 @BACKBONES.register_module()
@@ -84,7 +82,7 @@ class UNet(EncoderDecoder):
         self.encoder = nn.ModuleList(
             ConvBlock(i, c, p, **layers) for i, c, p in zip(inputs, channels, dropout, strict=True)
         )
-        self.pool = nn.MaxPool2d(2)
+        self.pool = MaxPool2x()
         self.decoder = nn.ModuleList(
             UpBlock(coarse, fine, **layers) for fine, coarse in zip(channels[-2::-1], channels[:0:-1], strict=True)
         )

@@ -1,0 +1,333 @@
+// CPU kernels for maps of (pixels, channels), channels last, with a multiple of 16 channels, in float32 or bfloat16.
+// Arithmetic is float32. Sums run over a fixed number of chunks, so that no result depends on the number of threads.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int64_t CHUNKS = 64, BLOCK = 128;  // of pixels; a block's sums are float32, a chunk's are double
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline Floats load(const float* from) {
+  Floats values;
+  std::memcpy(&values, from, sizeof values);
+  return values;
+}
+
+inline Floats load(const BFloat16* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return (Floats)(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+inline void store(BFloat16* to, Floats values) {
+#ifdef __AVX512BF16__
+  __m256bh halves = _mm512_cvtneps_pbh((__m512)values);
+#else
+  Words words = (Words)values;
+  words += 0x7fff + ((words >> 16) & 1);  // to nearest, ties to even
+  Halves halves = __builtin_convertvector(words >> 16, Halves);
+#endif
+  std::memcpy(to, &halves, sizeof halves);
+}
+
+inline Floats broadcast(float value) { return value - Floats{}; }
+
+// What dropout multiplies a group of 16 elements with: 0, or `scale`. The hash of (seed, element) decides.
+struct Dropout {
+  uint32_t low, high, threshold;
+  float scale;
+
+  Floats operator()(uint32_t group) const {
+    constexpr Words lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Words x = (lanes + group * LANES) ^ low;
+    x = (x ^ (x >> 16)) * 0x21f0aaadu;
+    x = (x ^ (x >> 15) ^ high) * 0x735a2d97u;
+    x = (x ^ (x >> 15)) * 0x85ebca6bu;
+    x = x ^ (x >> 16);
+    return x >= threshold ? broadcast(scale) : Floats{};
+  }
+};
+
+Dropout make_dropout(double rate, uint64_t seed) {
+  seed += 0x9e3779b97f4a7c15u;  // splitmix64: neighbouring seeds are to share nothing
+  seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9u;
+  seed = (seed ^ (seed >> 27)) * 0x94d049bb133111ebu;
+  seed ^= seed >> 31;
+  return {uint32_t(seed), uint32_t(seed >> 32), uint32_t(rate * 4294967296.0), float(1 / (1 - rate))};
+}
+
+// Adds, per channel, two sums over all pixels: function(pixel, channel, first, second) adds one pixel's share.
+template <class Function>
+void sum_twice(int64_t pixels, int channels, double* sums, int threads, Function function) {
+  std::vector<double> parts(CHUNKS * 2 * channels, 0.0);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t chunk = 0; chunk < CHUNKS; chunk++) {
+    double* part = parts.data() + chunk * 2 * channels;
+    const int64_t end = pixels * (chunk + 1) / CHUNKS;
+    for (int64_t block = pixels * chunk / CHUNKS; block < end; block += BLOCK)
+      for (int c = 0; c < channels; c += LANES) {
+        Floats first{}, second{};
+        for (int64_t p = block; p < end && p < block + BLOCK; p++) function(p, c, first, second);
+        for (int i = 0; i < LANES; i++) part[c + i] += first[i], part[channels + c + i] += second[i];
+      }
+  }
+  std::memset(sums, 0, 2 * channels * sizeof(double));
+  for (int64_t chunk = 0; chunk < CHUNKS; chunk++)
+    for (int i = 0; i < 2 * channels; i++) sums[i] += parts[chunk * 2 * channels + i];
+}
+
+// Calls function(pixel, channel) for every group of 16 elements.
+template <class Function>
+void each(int64_t pixels, int channels, int threads, Function function) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = 0; p < pixels; p++)
+    for (int c = 0; c < channels; c += LANES) function(p, c);
+}
+
+// Mean and biased variance per channel.
+template <class T>
+void moments(const T* x, int64_t pixels, int channels, float* mean, float* variance, int threads) {
+  std::vector<float> shift(channels);  // keeps the sum of squares near the variance
+  for (int c = 0; c < channels; c += LANES) store(shift.data() + c, load(x + c));
+  std::vector<double> sums(2 * channels);
+  sum_twice(pixels, channels, sums.data(), threads, [&](int64_t p, int c, Floats& first, Floats& second) {
+    const Floats v = load(x + p * channels + c) - load(shift.data() + c);
+    first += v;
+    second += v * v;
+  });
+  for (int c = 0; c < channels; c++) {
+    const double m = sums[c] / pixels, v = sums[channels + c] / pixels - m * m;
+    mean[c] = float(m + shift[c]);
+    variance[c] = v < 0 ? 0.f : float(v);
+  }
+}
+
+// y = dropout(leaky_relu(x * gain + offset)).
+template <class T>
+void activate(const T* x, T* y, int64_t pixels, int channels, const float* gain, const float* offset, float slope,
+              double rate, uint64_t seed, int threads) {
+  const Dropout dropout = make_dropout(rate, seed);
+  each(pixels, channels, threads, [&](int64_t p, int c) {
+    const int64_t at = p * channels + c;
+    Floats v = load(x + at) * load(gain + c) + load(offset + c);
+    v = v > 0 ? v : v * slope;
+    if (rate > 0) v *= dropout(at / LANES);
+    store(y + at, v);
+  });
+}
+
+// The gradients of x, and of the norm's weight and bias.
+template <class T>
+void activate_backward(const T* x, const T* dy, T* dx, int64_t pixels, int channels, const float* mean,
+                       const float* inverse, const float* gain, const float* offset, float slope, double rate,
+                       uint64_t seed, float* dweight, float* dbias, int threads) {
+  const Dropout dropout = make_dropout(rate, seed);
+  const auto slopes = [&](Floats v, int64_t p, int c) {  // the gradient of the norm's output
+    const int64_t at = p * channels + c;
+    const Floats d = load(dy + at);
+    v = v * load(gain + c) + load(offset + c) > 0 ? d : d * slope;
+    return rate > 0 ? v * dropout(at / LANES) : v;
+  };
+  std::vector<double> sums(2 * channels);
+  sum_twice(pixels, channels, sums.data(), threads, [&](int64_t p, int c, Floats& first, Floats& second) {
+    const Floats v = load(x + p * channels + c), d = slopes(v, p, c);
+    first += d;
+    second += d * (v - load(mean + c));
+  });
+  // dx = gain (d - mean(d) - (x - mean) inverse^2 mean(d (x - mean))) = gain d + a x + b
+  std::vector<float> a(channels), b(channels);
+  for (int c = 0; c < channels; c++) {
+    dbias[c] = float(sums[c]);
+    dweight[c] = float(sums[channels + c] * inverse[c]);
+    const double share = sums[channels + c] / pixels * inverse[c] * inverse[c];
+    a[c] = float(-gain[c] * share);
+    b[c] = float(gain[c] * (share * mean[c] - sums[c] / pixels));
+  }
+  each(pixels, channels, threads, [&](int64_t p, int c) {
+    const Floats v = load(x + p * channels + c);
+    store(dx + p * channels + c, slopes(v, p, c) * load(gain + c) + (v * load(a.data() + c) + load(b.data() + c)));
+  });
+}
+
+// Where, in n coarse samples, fine sample i of 2n lies when the corners are aligned.
+struct Place {
+  int64_t left, right;
+  float weight;  // of the right one
+};
+
+Place place(int64_t i, int64_t n) {
+  const float at = n > 1 ? float(i) * (float(n - 1) / float(2 * n - 1)) : 0.f;
+  const int64_t left = int64_t(at);
+  return {left, left + 1 < n ? left + 1 : left, at - left};
+}
+
+std::vector<Place> places(int64_t n) {
+  std::vector<Place> found(2 * n);
+  for (int64_t i = 0; i < 2 * n; i++) found[i] = place(i, n);
+  return found;
+}
+
+// fine (batch, 2 height, 2 width) pixels of `stride` elements, of which `channels` from the given address are written.
+template <class T>
+void upsample(const T* coarse, T* fine, int64_t batch, int64_t height, int64_t width, int channels, int64_t stride,
+              int threads) {
+  const std::vector<Place> rows = places(height), columns = places(width);
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> row(width * channels);
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < batch * 2 * height; k++) {
+      const Place y = rows[k % (2 * height)];
+      const T* image = coarse + k / (2 * height) * height * width * channels;
+      const T *upper = image + y.left * width * channels, *lower = image + y.right * width * channels;
+      for (int64_t e = 0; e < width * channels; e += LANES)
+        store(row.data() + e, load(upper + e) * (1 - y.weight) + load(lower + e) * y.weight);
+      for (int64_t j = 0; j < 2 * width; j++) {
+        const Place x = columns[j];
+        const float *left = row.data() + x.left * channels, *right = row.data() + x.right * channels;
+        T* to = fine + (k * 2 * width + j) * stride;
+        for (int c = 0; c < channels; c += LANES)
+          store(to + c, load(left + c) * (1 - x.weight) + load(right + c) * x.weight);
+      }
+    }
+  }
+}
+
+// The transpose of upsample, every coarse pixel summed in one order.
+template <class T>
+void upsample_backward(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width, int channels,
+                       int64_t stride, int threads) {
+  const std::vector<Place> rows = places(height), columns = places(width);
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> row(2 * width * channels), sums(width * channels);
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < batch * height; k++) {
+      const int64_t i = k % height, first = i > 0 ? 2 * i - 2 : 0, last = 2 * i + 3 < 2 * height ? 2 * i + 3 : 2 * height - 1;
+      std::fill(row.begin(), row.end(), 0.f);
+      for (int64_t r = first; r <= last; r++) {
+        const Place y = rows[r];
+        const float weight = (y.left == i ? 1 - y.weight : 0) + (y.right == i ? y.weight : 0);
+        if (weight == 0) continue;
+        const T* from = dfine + (k / height * 2 * height + r) * 2 * width * stride;
+        for (int64_t j = 0; j < 2 * width; j++)
+          for (int c = 0; c < channels; c += LANES)
+            store(row.data() + j * channels + c, load(row.data() + j * channels + c) + load(from + j * stride + c) * weight);
+      }
+      std::fill(sums.begin(), sums.end(), 0.f);
+      for (int64_t j = 0; j < 2 * width; j++) {
+        const Place x = columns[j];
+        float *left = sums.data() + x.left * channels, *right = sums.data() + x.right * channels;
+        for (int c = 0; c < channels; c += LANES) {
+          const Floats d = load(row.data() + j * channels + c);
+          store(left + c, load(left + c) + d * (1 - x.weight));
+          store(right + c, load(right + c) + d * x.weight);
+        }
+      }
+      T* to = dcoarse + k * width * channels;
+      for (int64_t e = 0; e < width * channels; e += LANES) store(to + e, load(sums.data() + e));
+    }
+  }
+}
+
+template <class T>
+void copy_channels(const T* from, T* to, int64_t pixels, int channels, int64_t stride, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = 0; p < pixels; p++) std::memcpy(to + p * stride, from + p * channels, channels * sizeof(T));
+}
+
+// The largest of every 2x2 pixels and, in `which`, its number; the first of equals, and a NaN before all.
+template <class T>
+void pool(const T* x, T* y, uint8_t* which, int64_t rows, int64_t width, int channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t k = 0; k < rows * width; k++) {
+    const int64_t corner = (k / width * 2 * 2 * width + k % width * 2) * channels;
+    for (int c = 0; c < channels; c += LANES) {
+      Floats best = load(x + corner + c);
+      Ints winner{};
+      for (int n = 1; n < 4; n++) {
+        const Floats v = load(x + corner + (n / 2 * 2 * width + n % 2) * channels + c);
+        const Ints better = (v > best) | (v != v);
+        best = better ? v : best;
+        winner = better ? n - Ints{} : winner;
+      }
+      store(y + k * channels + c, best);
+      const Bytes bytes = __builtin_convertvector(winner, Bytes);
+      std::memcpy(which + k * channels + c, &bytes, sizeof bytes);
+    }
+  }
+}
+
+template <class T>
+void pool_backward(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64_t width, int channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t k = 0; k < rows * width; k++) {
+    const int64_t corner = (k / width * 2 * 2 * width + k % width * 2) * channels;
+    for (int c = 0; c < channels; c += LANES) {
+      const Floats d = load(dy + k * channels + c);
+      Bytes bytes;
+      std::memcpy(&bytes, which + k * channels + c, sizeof bytes);
+      const Ints winner = __builtin_convertvector(bytes, Ints);
+      for (int n = 0; n < 4; n++)
+        store(dx + corner + (n / 2 * 2 * width + n % 2) * channels + c, winner == n ? d : Floats{});
+    }
+  }
+}
+
+}  // namespace
+
+#define KERNELS(T, NAME)                                                                                              \
+  extern "C" void moments_##NAME(const T* x, int64_t pixels, int channels, float* mean, float* variance,             \
+                                 int threads) {                                                                       \
+    moments(x, pixels, channels, mean, variance, threads);                                                            \
+  }                                                                                                                   \
+  extern "C" void activate_##NAME(const T* x, T* y, int64_t pixels, int channels, const float* gain,                 \
+                                  const float* offset, float slope, double rate, uint64_t seed, int threads) {       \
+    activate(x, y, pixels, channels, gain, offset, slope, rate, seed, threads);                                       \
+  }                                                                                                                   \
+  extern "C" void activate_backward_##NAME(const T* x, const T* dy, T* dx, int64_t pixels, int channels,             \
+                                           const float* mean, const float* inverse, const float* gain,               \
+                                           const float* offset, float slope, double rate, uint64_t seed,             \
+                                           float* dweight, float* dbias, int threads) {                               \
+    activate_backward(x, dy, dx, pixels, channels, mean, inverse, gain, offset, slope, rate, seed, dweight, dbias,   \
+                      threads);                                                                                       \
+  }                                                                                                                   \
+  extern "C" void upsample_##NAME(const T* coarse, T* fine, int64_t batch, int64_t height, int64_t width,            \
+                                  int channels, int64_t stride, int threads) {                                        \
+    upsample(coarse, fine, batch, height, width, channels, stride, threads);                                          \
+  }                                                                                                                   \
+  extern "C" void upsample_backward_##NAME(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width, \
+                                           int channels, int64_t stride, int threads) {                               \
+    upsample_backward(dfine, dcoarse, batch, height, width, channels, stride, threads);                               \
+  }                                                                                                                   \
+  extern "C" void copy_channels_##NAME(const T* from, T* to, int64_t pixels, int channels, int64_t stride,           \
+                                       int threads) {                                                                 \
+    copy_channels(from, to, pixels, channels, stride, threads);                                                       \
+  }                                                                                                                   \
+  extern "C" void pool_##NAME(const T* x, T* y, uint8_t* which, int64_t rows, int64_t width, int channels,           \
+                              int threads) {                                                                          \
+    pool(x, y, which, rows, width, channels, threads);                                                                \
+  }                                                                                                                   \
+  extern "C" void pool_backward_##NAME(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64_t width,        \
+                                       int channels, int threads) {                                                   \
+    pool_backward(dy, which, dx, rows, width, channels, threads);                                                     \
+  }
+KERNELS(float, float32)
+KERNELS(BFloat16, bfloat16)

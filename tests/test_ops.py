@@ -1,0 +1,214 @@
+"""The compiled kernels compute what torch computes in float64."""
+
+import subprocess
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cmems import ops
+from cmems.models.layers import ConvNormAct, Dropout, MaxPool2x, Upsample2x
+from cmems.ops import library
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
+SHAPES = pytest.mark.parametrize("shape", [(3, 16, 10, 14), (2, 48, 6, 6), (5, 256, 4, 2), (1, 32, 2, 2)])
+needs_kernels = pytest.mark.skipif(ops.why_not() is not None, reason=f"compiled kernels: {ops.why_not()}")
+
+
+@pytest.fixture
+def fresh():
+    """Let a test change how the kernels are found, and forget it afterwards."""
+    library.load.cache_clear()
+    yield
+    library.load.cache_clear()
+    ops.enable(True)
+
+
+def maps(shape, dtype, offset=0.0):
+    return (2 * torch.randn(shape) + offset).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def pair(x):
+    """Return a leaf, and a float64 leaf of the same values."""
+    return x.clone().requires_grad_(), x.double().requires_grad_()
+
+
+def assert_near(found, wanted, dtype):
+    assert (found.double() - wanted).abs().max() <= TOLERANCE[dtype] * wanted.abs().max().clamp(min=1e-3)
+
+
+@needs_kernels
+@DTYPES
+@SHAPES
+def test_norm_and_activation_are_those_of_torch(shape, dtype):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(shape[1]).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    (x, x64), weight, bias = (
+        pair(maps(shape, dtype, 3)),
+        *(p.detach().float().requires_grad_() for p in norm.parameters()),
+    )
+    found, mean, variance = ops.NormActDrop.apply(x, weight, bias, norm.eps, 0.01, 0.0, 0)
+    wanted, gradient = F.leaky_relu(norm(x64), 0.01), maps(shape, dtype)
+    found.backward(gradient)
+    wanted.backward(gradient.double())
+    assert_near(found, wanted, dtype)
+    assert_near(x.grad, x64.grad, dtype)
+    assert_near(weight.grad, norm.weight.grad, torch.float32)
+    assert_near(bias.grad, norm.bias.grad, torch.float32)
+    assert_near(mean, x64.mean((0, 2, 3)), torch.float32)
+    assert_near(variance, x64.var((0, 2, 3), unbiased=False), torch.float32)
+
+
+@needs_kernels
+def test_the_variance_survives_a_mean_a_thousand_times_larger():
+    torch.manual_seed(0)
+    x = maps((4, 16, 64, 64), torch.float32, 2000)
+    _, _, variance = ops.NormActDrop.apply(x, torch.ones(16), torch.zeros(16), 1e-5, 0.01, 0.0, 0)
+    torch.testing.assert_close(variance.double(), x.double().var((0, 2, 3), unbiased=False), rtol=1e-4, atol=0)
+
+
+@needs_kernels
+@DTYPES
+def test_dropout_drops_its_rate_alike_in_both_directions_and_as_the_seed_says(dtype):
+    torch.manual_seed(0)
+    x = maps((4, 32, 64, 64), dtype).requires_grad_()
+    call = lambda rate, seed: ops.NormActDrop.apply(x, torch.ones(32), torch.ones(32), 1e-5, 0.5, rate, seed)[0]  # noqa: E731
+    plain, dropped = call(0.0, 0), call(0.3, 7)
+    kept = dropped != 0
+    assert abs(kept.float().mean() - 0.7) < 3 * (0.21 / kept.numel()) ** 0.5
+    assert_near(dropped[kept].double(), plain[kept].double() / 0.7, dtype)
+    assert torch.equal(dropped, call(0.3, 7))
+    for other in (call(0.3, 8), call(0.3, 7 + 2**32)):  # independent: both kept as often as chance has it
+        assert abs((kept & (other != 0)).float().mean() - 0.49) < 0.005
+    for axis in (1, 2, 3):
+        both = kept.narrow(axis, 1, kept.shape[axis] - 1) & kept.narrow(axis, 0, kept.shape[axis] - 1)
+        assert abs(both.float().mean() - 0.49) < 0.005
+    dropped.sum().backward()
+    # A gradient of ones at what is kept, through the norm: torch's, with the mask as a constant.
+    reference = x.detach().double().requires_grad_()
+    norm = nn.BatchNorm2d(32).double()
+    nn.init.ones_(norm.bias)
+    (F.leaky_relu(norm(reference), 0.5) * kept / 0.7).sum().backward()
+    assert_near(x.grad, reference.grad, dtype)
+
+
+@needs_kernels
+@DTYPES
+@SHAPES
+@pytest.mark.parametrize("skipped", [0, 32])
+def test_upsampling_behind_a_skip_is_torch_s(shape, dtype, skipped):
+    torch.manual_seed(0)
+    batch, channels, height, width = shape
+    x, x64 = pair(maps(shape, dtype))
+    skip, skip64 = pair(maps((batch, skipped, 2 * height, 2 * width), dtype)) if skipped else (None, None)
+    found = Upsample2x()(x, skip)
+    assert "Upsample2x" in str(found.grad_fn)
+    wanted = F.interpolate(x64, scale_factor=2, mode="bilinear", align_corners=True)
+    wanted = torch.cat([skip64, wanted], dim=1) if skipped else wanted
+    gradient = maps(found.shape, dtype)
+    found.backward(gradient)
+    wanted.backward(gradient.double())
+    assert_near(found, wanted, dtype)
+    assert_near(x.grad, x64.grad, dtype)
+    if skipped:
+        assert torch.equal(skip.grad.double(), skip64.grad)
+
+
+@needs_kernels
+@DTYPES
+@SHAPES
+def test_pooling_is_torch_s_with_ties_and_nan(shape, dtype):
+    torch.manual_seed(0)
+    x = maps(shape, dtype).round()  # many ties
+    x[0, 0, 0, 1] = float("nan")
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, wanted = MaxPool2x()(ours), F.max_pool2d(theirs, 2)
+    assert "MaxPool2x" in str(found.grad_fn)
+    gradient = torch.randn_like(wanted)
+    found.backward(gradient)
+    wanted.backward(gradient)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(ours.grad, theirs.grad)
+
+
+@needs_kernels
+def test_no_result_depends_on_the_number_of_threads():
+    torch.manual_seed(0)
+    x, skip, gradient = (maps((3, c, s, s), torch.bfloat16) for c, s in ((16, 40), (16, 80), (32, 80)))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            leaf, weight = x.clone().requires_grad_(), torch.ones(16, requires_grad=True)
+            y, mean, variance = ops.NormActDrop.apply(leaf, weight, torch.zeros(16), 1e-5, 0.01, 0.2, 5)
+            ops.Upsample2x.apply(y, skip).backward(gradient)
+            found.append((y, mean, variance, leaf.grad, weight.grad))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_block_keeps_the_running_statistics_that_torch_keeps(momentum, fresh):
+    torch.manual_seed(0)
+    block = ConvNormAct(1, 16, norm_cfg=dict(type="BN", momentum=momentum), act_cfg=dict(type="LeakyReLU")).train()
+    block = block.to(memory_format=torch.channels_last)
+    images = [torch.rand(4, 1, 8, 8).contiguous(memory_format=torch.channels_last) for _ in range(3)]
+    states = []
+    for on in (True, False):
+        ops.enable(on)
+        block.norm.reset_running_stats()
+        outputs = [block(each, Dropout(0.0)) for each in images]
+        assert ("NormActDrop" in str(outputs[0].grad_fn)) == on
+        states.append([*outputs, *(b.clone() for b in block.norm.buffers())])
+    for a, b in zip(*states, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_kernels_do_not_take_goes_to_torch(fresh):
+    last = torch.rand(2, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+    refused = [last.contiguous(), last.double(), last.half(), last[:, :15], last[:0], last[0]]
+    assert not any(ops.usable(x) for x in refused)
+    assert not ops.usable(last, last.bfloat16())
+    assert ops.usable(last) == (ops.why_not() is None)
+    ops.enable(False)
+    assert not ops.usable(last)
+    assert ops.why_not() == "switched off"
+
+
+def test_without_a_compiler_the_reason_is_told(monkeypatch, fresh):
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    assert "no C++ compiler" in ops.why_not()
+    assert MaxPool2x()(torch.rand(1, 16, 4, 4)).shape == (1, 16, 2, 2)
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch, fresh, tmp_path):
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho 'unknown option' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert str(broken) in ops.why_not()
+    assert "unknown option" in ops.why_not()
+
+
+@needs_kernels
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(monkeypatch, fresh, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert ops.why_not() is None
+
+
+@needs_kernels
+def test_the_library_is_compiled_once(monkeypatch, fresh, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert ops.why_not() is None
+    assert [p.suffix for p in (tmp_path / "cmems").iterdir()] == [".so"]
+    library.load.cache_clear()
+    ran = subprocess.run
+    monkeypatch.setattr(library.subprocess, "run", lambda c, **k: pytest.fail(f"ran {c}") if "-c" in c else ran(c, **k))
+    assert ops.why_not() is None
