@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from cmems.models.layers import Dropout, Upsample2x
+from cmems import ops
+from cmems.models.layers import Dropout, MaxPool2x, Upsample2x
 from cmems.registry import BACKBONES
 
 
@@ -69,7 +70,7 @@ def paste(random, exemplar, label, background):
 
 
 class PeerStep:
-    """The plain loop; call it once per step.
+    """The plain loop; call it once per step. It switches the compiled kernels off in its process.
 
     Args:
         images (np.ndarray): ``(N, S, S)`` training slices in [0, 1].
@@ -80,6 +81,7 @@ class PeerStep:
     """
 
     def __init__(self, images, exemplar, label, num_classes, batch_size, workers):
+        ops.enable(False)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.nets = [plain(BACKBONES.build(dict(type="UNet", num_classes=num_classes))) for _ in range(2)]
         self.nets = [net.to(self.device).train() for net in self.nets]
@@ -113,14 +115,27 @@ class PeerStep:
 
 
 def plain(net):
-    """Give a UNet torch's own dropout and upsampling."""
+    """Give a UNet torch's own layers."""
     for module in net.modules():
         for name, child in module.named_children():
             if isinstance(child, Dropout):
                 setattr(module, name, nn.Dropout(child.p))
             elif isinstance(child, Upsample2x):
-                setattr(module, name, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+                setattr(module, name, Upsample())
+            elif isinstance(child, MaxPool2x):
+                setattr(module, name, nn.MaxPool2d(2))
     return net
+
+
+class Upsample(nn.Upsample):
+    """torch's upsampling, then torch's concatenation."""
+
+    def __init__(self):
+        super().__init__(scale_factor=2, mode="bilinear", align_corners=True)
+
+    def forward(self, x, skip):
+        """Upsample and join."""
+        return torch.cat([skip, super().forward(x)], dim=1)
 
 
 def ce_dice(logits, labels):

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from elsewhere import Elsewhere
 from medpy.metric import binary
 from prettytable import PrettyTable
 from scipy.ndimage import zoom
 
 import cmems.models
+from cmems import ops
 from cmems.apis import load_config
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.engine.memory import keep_freed_memory
 from cmems.evaluation import DSC, HD95
 from cmems.registry import MODELS
 
@@ -33,22 +36,24 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="write the figures as JSON")
     args = parser.parse_args()
-    config, device = load_config(args.config), "cuda" if torch.cuda.is_available() else "cpu"
-    model = MODELS.build(config.model)
-    load_weights(model, read_checkpoint(args.checkpoint), args.checkpoint)
-    model.to(device).eval()
-    volumes = VolumeDataset(config.test_dataloader.dataset.data_root, args.split)
-    seconds, means = {"ours": [], "slice at a time": []}, {}
+    keep_freed_memory()
+    model, volumes = load(args.config, args.checkpoint, args.split)
+    ways = {
+        "ours": lambda: ours(model, volumes),
+        "slice at a time": Elsewhere(SliceAtATime, args.config, args.checkpoint, args.split),
+    }
+    seconds, means = {name: [] for name in ways}, {}
     for _ in range(args.rounds):
-        for name, way in (("ours", ours), ("slice at a time", slice_at_a_time)):
+        for name, way in ways.items():
             began = time.perf_counter()
-            means[name] = way(model, volumes, device)
+            means[name] = way()
             seconds[name].append(time.perf_counter() - began)
     table = PrettyTable(["way", "s", "volumes/s", "DSC of the ensemble", "HD95"])
     for name, times in seconds.items():
         middle = statistics.median(times)
         table.add_row([name, f"{middle:.2f}", f"{len(volumes) / middle:.2f}", *(f"{m:.4f}" for m in means[name])])
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["slice at a time"], strict=True))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
     print(f"{args.config}, split {args.split}: {len(volumes)} volumes, {model.num_networks} networks; {machine}")
     print(table)
@@ -58,7 +63,16 @@ def main():
         Path(args.out).write_text(json.dumps(report, indent=1))
 
 
-def ours(model, volumes, device):
+def load(config, checkpoint, split):
+    """Return the model with its weights, ready to predict, and the volumes."""
+    config = load_config(config)
+    model = MODELS.build(config.model)
+    load_weights(model, read_checkpoint(checkpoint), checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model, VolumeDataset(config.test_dataloader.dataset.data_root, split)
+
+
+def ours(model, volumes):
     """Return the ensemble's mean DSC and HD95 as a validation measures them."""
     metrics = [DSC(), HD95()]
     for metric in metrics:
@@ -70,24 +84,33 @@ def ours(model, volumes, device):
     return [m.evaluate(len(volumes))[f"ensemble/{m.name}"] for m in metrics]
 
 
-@torch.no_grad()
-def slice_at_a_time(model, volumes, device):
-    """Return the same, the plain way."""
-    scores, size = [], volumes.prepared.size
-    for i in range(len(volumes)):
-        volume = volumes[i]
-        image, label = volume["image"].astype(np.float32), volume["label"]
-        found = [np.zeros_like(label) for _ in range(model.num_networks + 1)]
-        for z, plane in enumerate(image):
-            scale = size / np.array(plane.shape)
-            small = torch.from_numpy(zoom(plane, scale, order=0))[None, None].to(device)
-            soft = [net(small).softmax(1) for net in model.networks]
-            for mask, p in zip(found, [*soft, sum(soft) / len(soft)], strict=True):
-                mask[z] = zoom(p.argmax(1)[0].cpu().numpy(), 1 / scale, order=0)
-        for mask in found:
-            scores.append([per_class(mask == k, label == k) for k in range(1, volumes.prepared.num_classes)])
-    ensemble = np.array(scores[model.num_networks :: model.num_networks + 1])
-    return ensemble.mean((0, 1)).tolist()
+class SliceAtATime:
+    """The plain way; call it to measure the split."""
+
+    def __init__(self, config, checkpoint, split):
+        ops.enable(False)
+        self.model, self.volumes = load(config, checkpoint, split)
+
+    @torch.no_grad()
+    def __call__(self):
+        """Return the same means."""
+        model, volumes = self.model, self.volumes
+        scores, size = [], volumes.prepared.size
+        for i in range(len(volumes)):
+            volume = volumes[i]
+            image, label = volume["image"].astype(np.float32), volume["label"]
+            found = [np.zeros_like(label) for _ in range(model.num_networks + 1)]
+            for z, plane in enumerate(image):
+                scale = size / np.array(plane.shape)
+                small = torch.from_numpy(zoom(plane, scale, order=0))[None, None]
+                small = small.to(next(model.parameters()).device)
+                soft = [net(small).softmax(1) for net in model.networks]
+                for mask, p in zip(found, [*soft, sum(soft) / len(soft)], strict=True):
+                    mask[z] = zoom(p.argmax(1)[0].cpu().numpy(), 1 / scale, order=0)
+            for mask in found:
+                scores.append([per_class(mask == k, label == k) for k in range(1, volumes.prepared.num_classes)])
+        ensemble = np.array(scores[model.num_networks :: model.num_networks + 1])
+        return ensemble.mean((0, 1)).tolist()
 
 
 def per_class(mask, label):

@@ -16,16 +16,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from elsewhere import Elsewhere
 from peer_step import PeerStep
 from prettytable import PrettyTable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import cmems.models
+from cmems import ops
 from cmems.apis import load_config
 from cmems.apis.config import count_steps
 from cmems.datasets.sources import TrainData
 from cmems.engine.graph import StepGraph
+from cmems.engine.memory import keep_freed_memory
 from cmems.engine.precision import AutocastOptimWrapper
 from cmems.precision import computes_bfloat16
 from cmems.registry import MODELS
@@ -43,9 +46,11 @@ class Step:
         config (Config): What to train.
         bfloat16 (bool): Autocast.
         channels_last (bool): Memory format of images and weights.
+        kernels (bool): Use the compiled kernels.
     """
 
-    def __init__(self, config, bfloat16, channels_last=True):
+    def __init__(self, config, bfloat16, channels_last=True, kernels=True):
+        self.kernels = kernels
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = MODELS.build(dict(config.model, channels_last=channels_last)).to(self.device).train()
         wanted = {s for o in self.model.objectives for s in o.sources}
@@ -73,6 +78,7 @@ class Step:
 
     def __call__(self):
         """Make one step."""
+        ops.enable(self.kernels)
         self._now = {}
         draws = Draws(0, self.step, 0, self.device)
         with self._phase("data"):
@@ -96,6 +102,18 @@ class Step:
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
+
+
+def read(path, options):
+    """Return a config with ``KEY=VALUE`` options set."""
+    config = load_config(path, dict(o.split("=", 1) for o in options))
+    count_steps(config)
+    return config
+
+
+def step_of(path, options):
+    """Return the bfloat16 step of a config, for another process."""
+    return Step(read(path, options), True)
 
 
 class GraphStep:
@@ -184,18 +202,24 @@ def main():
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", help="write the figures as JSON")
     args = parser.parse_args()
-    config = load_config(args.config, dict(o.split("=", 1) for o in args.cfg_options))
-    count_steps(config)
-    steps = {"CMEMS float32": Step(config, False), "CMEMS float32, NCHW": Step(config, False, channels_last=False)}
-    if computes_bfloat16(steps["CMEMS float32"].device):
+    config = read(args.config, args.cfg_options)
+    keep_freed_memory()
+    bfloat16 = computes_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+    steps, returning = {}, {}
+    if bfloat16:
         steps["CMEMS bfloat16"] = Step(config, True)
+    if bfloat16 and not torch.cuda.is_available():
+        steps["CMEMS bfloat16, no compiled kernels"] = Step(config, True, kernels=False)
+        returning["CMEMS bfloat16, freed memory returned"] = Elsewhere(step_of, args.config, args.cfg_options)
+    steps["CMEMS float32"] = Step(config, False)
+    steps["CMEMS float32, NCHW"] = Step(config, False, channels_last=False)
     graphs = {"CMEMS bfloat16, CUDA graph": GraphStep(config)} if torch.cuda.is_available() else {}
     data, clock = steps["CMEMS float32"].data, steps["CMEMS float32"].clock
     image, label = (t.cpu().numpy() for t in data.exemplar)
     batch = config.train_dataloader.unlabeled.batch_size
     slices = np.asarray(data.prepared.train_images())
-    plain_step = PeerStep(slices, image[0], label, data.prepared.num_classes, batch, args.workers)
-    contenders = {**steps, **graphs, "plain loop float32": plain_step}
+    plain_step = Elsewhere(PeerStep, slices, image[0], label, data.prepared.num_classes, batch, args.workers)
+    contenders = {**steps, **returning, **graphs, "plain loop float32": plain_step}
     times = {name: [] for name in contenders}
     for turn in range(args.rounds + WARM_UP):
         for name, step in contenders.items():

@@ -2,23 +2,20 @@
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt
 
 
-def keep_freed_memory(on=True):
+def keep_freed_memory():
     """Let the C library keep what a step frees for the next step, instead of returning it to the system.
 
     A step frees and takes the same gigabytes again; returned ones come back page by page, zeroed by the system. It acts
-    on glibc alone. ``on=False`` sets what glibc's own adjustment ends at.
+    on glibc alone, and on the whole process.
 
     Returns:
         bool: Whether the C library complied.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
         return False
-    if on:
-        wishes = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-    else:
-        wishes = ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 64 << 20), (_MMAP_THRESHOLD, 32 << 20))
-    return all(mallopt(key, value) for key, value in wishes)
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))

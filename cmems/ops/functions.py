@@ -54,12 +54,8 @@ class Upsample2x(torch.autograd.Function):
         batch, channels, height, width = x.shape
         first = skip.shape[1] if skip is not None else 0
         context.first, context.sizes = first, (c_int64(batch), c_int64(height), c_int64(width), c_int(channels))
-        shape = batch, first + channels, 2 * height, 2 * width
-        y = _map(x, shape)
-        stride = c_int64(first + channels)
-        if first:
-            call("copy_channels", x.dtype, skip, y, c_int64(4 * batch * height * width), c_int(first), stride)
-        call("upsample", x.dtype, x, y[:, first:], *context.sizes, stride)
+        y = _map(x, (batch, first + channels, 2 * height, 2 * width))
+        call("upsample", x.dtype, x, x if skip is None else skip, y, *context.sizes, c_int(first))
         return y
 
     @staticmethod

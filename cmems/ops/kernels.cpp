@@ -184,10 +184,10 @@ std::vector<Place> places(int64_t n) {
   return found;
 }
 
-// fine (batch, 2 height, 2 width) pixels of `stride` elements, of which `channels` from the given address are written.
+// fine (batch, 2 height, 2 width) of first + channels: the `first` channels of skip, then the upsampled ones.
 template <class T>
-void upsample(const T* coarse, T* fine, int64_t batch, int64_t height, int64_t width, int channels, int64_t stride,
-              int threads) {
+void upsample(const T* coarse, const T* skip, T* fine, int64_t batch, int64_t height, int64_t width, int channels,
+              int first, int threads) {
   const std::vector<Place> rows = places(height), columns = places(width);
 #pragma omp parallel num_threads(threads)
   {
@@ -202,15 +202,18 @@ void upsample(const T* coarse, T* fine, int64_t batch, int64_t height, int64_t w
       for (int64_t j = 0; j < 2 * width; j++) {
         const Place x = columns[j];
         const float *left = row.data() + x.left * channels, *right = row.data() + x.right * channels;
-        T* to = fine + (k * 2 * width + j) * stride;
+        T* to = fine + (k * 2 * width + j) * (first + channels);
+        const T* beside = skip + (k * 2 * width + j) * first;
+        for (int c = 0; c < first; c += LANES) std::memcpy(to + c, beside + c, LANES * sizeof(T));
         for (int c = 0; c < channels; c += LANES)
-          store(to + c, load(left + c) * (1 - x.weight) + load(right + c) * x.weight);
+          store(to + first + c, load(left + c) * (1 - x.weight) + load(right + c) * x.weight);
       }
     }
   }
 }
 
-// The transpose of upsample, every coarse pixel summed in one order.
+// The transpose of upsample; dfine has pixels of `stride` elements, of which `channels` from its address on.
+// Every coarse pixel is summed in one order.
 template <class T>
 void upsample_backward(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width, int channels,
                        int64_t stride, int threads) {
@@ -245,12 +248,6 @@ void upsample_backward(const T* dfine, T* dcoarse, int64_t batch, int64_t height
       for (int64_t e = 0; e < width * channels; e += LANES) store(to + e, load(sums.data() + e));
     }
   }
-}
-
-template <class T>
-void copy_channels(const T* from, T* to, int64_t pixels, int channels, int64_t stride, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t p = 0; p < pixels; p++) std::memcpy(to + p * stride, from + p * channels, channels * sizeof(T));
 }
 
 // The largest of every 2x2 pixels and, in `which`, its number; the first of equals, and a NaN before all.
@@ -309,17 +306,13 @@ void pool_backward(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64
     activate_backward(x, dy, dx, pixels, channels, mean, inverse, gain, offset, slope, rate, seed, dweight, dbias,   \
                       threads);                                                                                       \
   }                                                                                                                   \
-  extern "C" void upsample_##NAME(const T* coarse, T* fine, int64_t batch, int64_t height, int64_t width,            \
-                                  int channels, int64_t stride, int threads) {                                        \
-    upsample(coarse, fine, batch, height, width, channels, stride, threads);                                          \
+  extern "C" void upsample_##NAME(const T* coarse, const T* skip, T* fine, int64_t batch, int64_t height,            \
+                                  int64_t width, int channels, int first, int threads) {                              \
+    upsample(coarse, skip, fine, batch, height, width, channels, first, threads);                                     \
   }                                                                                                                   \
   extern "C" void upsample_backward_##NAME(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width, \
                                            int channels, int64_t stride, int threads) {                               \
     upsample_backward(dfine, dcoarse, batch, height, width, channels, stride, threads);                               \
-  }                                                                                                                   \
-  extern "C" void copy_channels_##NAME(const T* from, T* to, int64_t pixels, int channels, int64_t stride,           \
-                                       int threads) {                                                                 \
-    copy_channels(from, to, pixels, channels, stride, threads);                                                       \
   }                                                                                                                   \
   extern "C" void pool_##NAME(const T* x, T* y, uint8_t* which, int64_t rows, int64_t width, int channels,           \
                               int threads) {                                                                          \
