@@ -1,6 +1,7 @@
 // CPU kernels for maps of (pixels, channels), channels last, with a multiple of 16 channels, in float32 or bfloat16.
-// Arithmetic is float32. Sums run over a fixed number of chunks, so that no result depends on the number of threads.
-#include <cmath>
+// Arithmetic is float32. Sums run over chunks that the number of pixels decides, so that no result depends on the number
+// of threads.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -11,7 +12,7 @@
 namespace {
 
 constexpr int LANES = 16;
-constexpr int64_t CHUNKS = 64, BLOCK = 128;  // of pixels; a block's sums are float32, a chunk's are double
+constexpr int64_t BLOCK = 128;  // pixels whose sums are float32; sums of blocks are double
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -76,12 +77,13 @@ Dropout make_dropout(double rate, uint64_t seed) {
 // Adds, per channel, two sums over all pixels: function(pixel, channel, first, second) adds one pixel's share.
 template <class Function>
 void sum_twice(int64_t pixels, int channels, double* sums, int threads, Function function) {
-  std::vector<double> parts(CHUNKS * 2 * channels, 0.0);
+  const int64_t chunks = std::min<int64_t>(64, (pixels + BLOCK - 1) / BLOCK);
+  std::vector<double> parts(chunks * 2 * channels, 0.0);
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t chunk = 0; chunk < CHUNKS; chunk++) {
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
     double* part = parts.data() + chunk * 2 * channels;
-    const int64_t end = pixels * (chunk + 1) / CHUNKS;
-    for (int64_t block = pixels * chunk / CHUNKS; block < end; block += BLOCK)
+    const int64_t end = pixels * (chunk + 1) / chunks;
+    for (int64_t block = pixels * chunk / chunks; block < end; block += BLOCK)
       for (int c = 0; c < channels; c += LANES) {
         Floats first{}, second{};
         for (int64_t p = block; p < end && p < block + BLOCK; p++) function(p, c, first, second);
@@ -89,7 +91,7 @@ void sum_twice(int64_t pixels, int channels, double* sums, int threads, Function
       }
   }
   std::memset(sums, 0, 2 * channels * sizeof(double));
-  for (int64_t chunk = 0; chunk < CHUNKS; chunk++)
+  for (int64_t chunk = 0; chunk < chunks; chunk++)
     for (int i = 0; i < 2 * channels; i++) sums[i] += parts[chunk * 2 * channels + i];
 }
 
