@@ -18,12 +18,14 @@ from prettytable import PrettyTable
 
 from cmems.apis import train
 
-BASE = {"model.channels_last": False, "train_cfg.graph": False, "optim_wrapper.type": "OptimWrapper"}
-FAST = {"model.channels_last": True, "train_cfg.graph": True, "optim_wrapper.type": "AutocastOptimWrapper"}
+OFF = {"model.channels_last": False, "train_cfg.graph": False, "env_cfg.compiled_kernels": False}
+BASE = {**OFF, "optim_wrapper.type": "OptimWrapper"}
+FAST = {**dict.fromkeys(OFF, True), "optim_wrapper.type": "AutocastOptimWrapper"}
 VARIANTS = {
     "base: float32, NCHW, eager": (0, BASE),
     "base, another seed": (1, BASE),
     "channels_last": (0, {**BASE, "model.channels_last": True}),
+    "channels_last, compiled kernels": (0, {**BASE, "model.channels_last": True, "env_cfg.compiled_kernels": True}),
     "bfloat16": (0, {**BASE, "optim_wrapper.type": "AutocastOptimWrapper"}),
     "optimiser unfused": (0, {**BASE, "optim_wrapper.optimizer.fused": False}),
     "CUDA graph": (0, {**BASE, "train_cfg.graph": True}),

@@ -1,4 +1,4 @@
-"""Dropout beside torch's, the UNet compiled, and two views in one batch: milliseconds, best of rounds."""
+"""Layers beside torch's, the UNet compiled, and two views in one batch: milliseconds, best of rounds."""
 
 import argparse
 import time
@@ -8,7 +8,9 @@ from prettytable import PrettyTable
 from torch import nn
 
 import cmems.models
-from cmems.models.layers import Dropout
+from cmems import ops
+from cmems.engine.memory import keep_freed_memory
+from cmems.models.layers import ConvNormAct, Dropout, MaxPool2x, Upsample2x
 from cmems.precision import computes_bfloat16
 from cmems.registry import BACKBONES
 
@@ -19,6 +21,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
     args = parser.parse_args()
+    keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = computes_bfloat16(device)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
@@ -28,13 +31,37 @@ def main():
     eager, compiled = (net.to(memory_format=torch.channels_last) for net in unets)
     compiled = torch.compile(compiled)
     twice = torch.cat([images, images])
+    coarse = torch.rand(12, 16, args.size // 2, args.size // 2, device=device, dtype=dtype)
+    coarse = coarse.contiguous(memory_format=torch.channels_last)
+    block = ConvNormAct(16, 16, 1, norm_cfg=dict(type="BN"), act_cfg=dict(type="LeakyReLU"))
+    block.conv = nn.Identity()
+    block = block.to(device).train()
+
+    def back(function, *inputs):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        found = function(*leaves)
+        found.backward(found.detach())
+
+    def kernels(on, function, *inputs):
+        ops.enable(on)
+        back(function, *inputs)
+        ops.enable(True)
 
     def both_ways(net, *views):
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             logits = [net(view) for view in views]
         sum(each.float().square().mean() for each in logits).backward()
 
-    work = {
+    work = {}
+    if ops.why_not() is None and device == "cpu":
+        for name, function, inputs in (
+            ("norm, activation, dropout", lambda x: block(x, Dropout(0.1)), (maps,)),
+            ("upsampling beside a skip", Upsample2x(), (coarse, maps)),
+            ("pooling", MaxPool2x(), (maps,)),
+        ):
+            for label, on in (("torch", False), ("compiled kernel", True)):
+                work[f"{name}, both ways, {label}"] = lambda on=on, f=function, i=inputs: kernels(on, f, *i)
+    work |= {
         "dropout forward, torch": lambda: nn.Dropout(0.1)(maps),
         "dropout forward, CMEMS": lambda: Dropout(0.1)(maps),
         "UNet forward and backward": lambda: both_ways(eager, images),

@@ -7,7 +7,7 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from cmems import geometry
+from cmems import geometry, ops
 from cmems.datasets.synthesis import ExemplarPaste
 from cmems.errors import InputError
 from cmems.models.layers import Dropout, Upsampled
@@ -263,6 +263,40 @@ def test_dropout_is_a_function_of_the_step_and_not_of_the_generator():
     assert all(torch.equal(first[k], again[k]) for k in first)
     model.load_state_dict(state)
     assert not torch.equal(model(batch=batch(), draws=Draws(0, 8))["loss_cmip"], first["loss_cmip"])
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("shared_weak", [(), ("exemplar", "unlabeled")])
+def test_views_in_one_batch_answer_as_if_each_were_alone(kernels, shared_weak):
+    """Losses, gradients, running statistics; dropout included."""
+    # A plain average, which no order of the views changes.
+    norm = dict(type="BN", momentum=None)
+    backbone = dict(type="UNet", num_classes=4, channels=(16,) * 5, dropout=(0.3,) * 5, norm_cfg=norm)
+    data = batch()
+    data["unlabeled"]["images"] = data["unlabeled"]["images"][:2]  # views need not be of one size
+    objectives = [*OBJECTIVES, dict(type="DeepSupervision", source="exemplar")]
+    found = []
+    ops.enable(kernels)
+    try:
+        for together in (True, False):
+            model = learner(
+                backbone=backbone, objectives=objectives, batch_views=together, shared_weak=shared_weak
+            ).train()
+            sizes = []
+            for net in model.networks:
+                net.encoder[0].register_forward_hook(lambda _, inputs, __, s=sizes: s.append(len(inputs[0])))
+            losses = model(batch=data, draws=Draws(3, 5))
+            sum(losses.values()).backward()
+            gradients = {name: p.grad for name, p in model.networks.named_parameters()}
+            found.append((losses, gradients, dict(model.networks.named_buffers()), sizes))
+    finally:
+        ops.enable(True)
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert 8 in found[0][3]
+    assert max(found[1][3]) == 3
 
 
 def synthesizer(**change):

@@ -51,7 +51,7 @@ def test_norm_and_activation_are_those_of_torch(shape, dtype):
         pair(maps(shape, dtype, 3)),
         *(p.detach().float().requires_grad_() for p in norm.parameters()),
     )
-    found, mean, variance = ops.NormActDrop.apply(x, weight, bias, norm.eps, 0.01, 0.0, 0)
+    found, mean, variance = ops.NormActDrop.apply(x, weight, bias, norm.eps, 0.01, 0.0, [0], [shape[0]])
     wanted, gradient = F.leaky_relu(norm(x64), 0.01), maps(shape, dtype)
     found.backward(gradient)
     wanted.backward(gradient.double())
@@ -59,16 +59,16 @@ def test_norm_and_activation_are_those_of_torch(shape, dtype):
     assert_near(x.grad, x64.grad, dtype)
     assert_near(weight.grad, norm.weight.grad, torch.float32)
     assert_near(bias.grad, norm.bias.grad, torch.float32)
-    assert_near(mean, x64.mean((0, 2, 3)), torch.float32)
-    assert_near(variance, x64.var((0, 2, 3), unbiased=False), torch.float32)
+    assert_near(mean[0], x64.mean((0, 2, 3)), torch.float32)
+    assert_near(variance[0], x64.var((0, 2, 3), unbiased=False), torch.float32)
 
 
 @needs_kernels
 def test_the_variance_survives_a_mean_a_thousand_times_larger():
     torch.manual_seed(0)
     x = maps((4, 16, 64, 64), torch.float32, 2000)
-    _, _, variance = ops.NormActDrop.apply(x, torch.ones(16), torch.zeros(16), 1e-5, 0.01, 0.0, 0)
-    torch.testing.assert_close(variance.double(), x.double().var((0, 2, 3), unbiased=False), rtol=1e-4, atol=0)
+    _, _, variance = ops.NormActDrop.apply(x, torch.ones(16), torch.zeros(16), 1e-5, 0.01, 0.0, [0], [4])
+    torch.testing.assert_close(variance[0].double(), x.double().var((0, 2, 3), unbiased=False), rtol=1e-4, atol=0)
 
 
 @needs_kernels
@@ -76,7 +76,7 @@ def test_the_variance_survives_a_mean_a_thousand_times_larger():
 def test_dropout_drops_its_rate_alike_in_both_directions_and_as_the_seed_says(dtype):
     torch.manual_seed(0)
     x = maps((4, 32, 64, 64), dtype).requires_grad_()
-    call = lambda rate, seed: ops.NormActDrop.apply(x, torch.ones(32), torch.ones(32), 1e-5, 0.5, rate, seed)[0]  # noqa: E731
+    call = lambda rate, seed: ops.NormActDrop.apply(x, torch.ones(32), torch.ones(32), 1e-5, 0.5, rate, [seed], [4])[0]  # noqa: E731
     plain, dropped = call(0.0, 0), call(0.3, 7)
     kept = dropped != 0
     assert abs(kept.float().mean() - 0.7) < 3 * (0.21 / kept.numel()) ** 0.5
@@ -144,7 +144,7 @@ def test_no_result_depends_on_the_number_of_threads():
         for count in (1, 3):
             torch.set_num_threads(count)
             leaf, weight = x.clone().requires_grad_(), torch.ones(16, requires_grad=True)
-            y, mean, variance = ops.NormActDrop.apply(leaf, weight, torch.zeros(16), 1e-5, 0.01, 0.2, 5)
+            y, mean, variance = ops.NormActDrop.apply(leaf, weight, torch.zeros(16), 1e-5, 0.01, 0.2, [5, 6], [1, 2])
             ops.Upsample2x.apply(y, skip).backward(gradient)
             found.append((y, mean, variance, leaf.grad, weight.grad))
     finally:

@@ -1,6 +1,7 @@
 """Layers whose torch counterparts are slow on CPUs, or add up in no fixed order on GPUs."""
 
 import warnings
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -9,6 +10,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmems import ops
+
+_views = None
+
+
+@contextmanager
+def views_in_one_batch(sizes, generators):
+    """Let each of the views that a CPU batch holds, one after the other, answer as if it were alone.
+
+    Each has BatchNorm statistics and dropout of its own, in networks that consist of this module's layers.
+
+    Args:
+        sizes (list[int]): Images of each view.
+        generators (list[torch.Generator]): What each view's dropout draws from.
+    """
+    global _views
+    _views = list(sizes), list(generators)
+    try:
+        yield
+    finally:
+        _views = None
 
 
 class ConvNormAct(ConvModule):
@@ -26,22 +47,26 @@ class ConvNormAct(ConvModule):
     def forward(self, x, dropout=None):
         """Convolve, normalise and activate ``(B, C, H, W)``, then drop what the ``dropout`` layer drops."""
         norm = self.norm if self.with_norm else None
-        if not (self._fits(norm, dropout) and x.device.type == "cpu"):
+        parts, generators = _views or ([len(x)], [None])
+        if not _views and not (self._fits(norm, dropout) and x.device.type == "cpu"):
             x = super().forward(x)
             return x if dropout is None else dropout(x)
         x = self.conv(x)
-        pixels = x.numel() // x.shape[1]
-        if pixels < 2 or not ops.usable(x):
-            x = self.activate(norm(x))
+        counts = [n * x.shape[2] * x.shape[3] for n in parts]
+        if min(counts) < 2 or not (self._fits(norm, dropout) and ops.usable(x)):
+            if self.with_norm:
+                x = torch.cat([norm(part) for part in x.split(parts)]) if len(parts) > 1 else norm(x)
+            x = self.activate(x) if self.with_activation else x
             return x if dropout is None else dropout(x)
         rate = dropout.p if dropout is not None and dropout.training else 0.0
-        seed = int(torch.empty((), dtype=torch.int64).random_()) if rate else 0
+        seeds = [int(torch.empty((), dtype=torch.int64).random_(generator=g)) if rate else 0 for g in generators]
         slope = self.activate.negative_slope
-        x, mean, variance = ops.NormActDrop.apply(x, norm.weight, norm.bias, norm.eps, slope, rate, seed)
-        norm.num_batches_tracked.add_(1)
-        momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean, momentum)
-        norm.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
+        x, means, variances = ops.NormActDrop.apply(x, norm.weight, norm.bias, norm.eps, slope, rate, seeds, parts)
+        for count, mean, variance in zip(counts, means, variances, strict=True):
+            norm.num_batches_tracked.add_(1)
+            momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), momentum)
         return x
 
     def _fits(self, norm, dropout):
@@ -70,7 +95,15 @@ class Dropout(nn.Dropout):
         threshold = min(round(self.p * 256), 255)
         if not self.training or not threshold or x.device.type != "cpu":
             return super().forward(x)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        if _views:
+            return torch.cat(
+                [self._drop(part, threshold, g) for part, g in zip(x.split(_views[0]), _views[1], strict=True)]
+            )
+        return self._drop(x, threshold)
+
+    @staticmethod
+    def _drop(x, threshold, generator=None):
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
         kept = torch.empty_like(x, requires_grad=False)  # without gaps, in the memory order of x
         flat = kept.as_strided((x.numel(),), (1,))
         torch.ge(words.view(torch.uint8)[: x.numel()], threshold, out=flat)

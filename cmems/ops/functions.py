@@ -11,23 +11,27 @@ from cmems.ops.library import call
 class NormActDrop(torch.autograd.Function):
     """Batch norm with the batch's statistics, leaky ReLU and dropout in one pass over the map and back.
 
-    y = dropout(leaky_relu(weight (x - mean) / sqrt(var + eps) + bias)), in x's dtype; all arithmetic is float32.
-    Returns y, the batch's mean and its biased variance, ``(C,)`` float32 without a gradient. ``seed``, below 2^64,
-    decides what is dropped.
+    y = dropout(leaky_relu(weight (x - mean) / sqrt(var + eps) + bias)), in x's dtype; all arithmetic is float32. Each
+    of the ``parts``, whose lengths add up to the batch's, has statistics of its own, and of the ``seeds`` one that
+    decides what is dropped. Returns y, and the parts' means and biased variances, ``(P, C)`` without a gradient.
     """
 
     @staticmethod
-    def forward(context, x, weight, bias, eps, slope, rate, seed):
+    def forward(context, x, weight, bias, eps, slope, rate, seeds, parts):
         """Normalise, activate, drop."""
-        pixels, channels = x.numel() // x.shape[1], x.shape[1]
-        mean, variance = torch.empty(2, channels)
-        call("moments", x.dtype, x, c_int64(pixels), c_int(channels), mean, variance)
+        y, channels = torch.empty_like(x), c_int(x.shape[1])
+        mean, variance = torch.empty(2, len(parts), x.shape[1])
+        pieces = x.split(parts)
+        pixels = [c_int64(piece.numel() // x.shape[1]) for piece in pieces]
+        for k, piece in enumerate(pieces):
+            call("moments", x.dtype, piece, pixels[k], channels, mean[k], variance[k])
         inverse = (variance + eps).rsqrt()
         gain = weight.detach() * inverse
         offset = bias.detach() - mean * gain
-        y = torch.empty_like(x)
-        context.rest = c_float(slope), c_double(rate), c_uint64(seed)
-        call("activate", x.dtype, x, y, c_int64(pixels), c_int(channels), gain, offset, *context.rest)
+        context.parts = parts
+        context.rest = [(c_float(slope), c_double(rate), c_uint64(seed)) for seed in seeds]
+        for k, (piece, out) in enumerate(zip(pieces, y.split(parts), strict=True)):
+            call("activate", x.dtype, piece, out, pixels[k], channels, gain[k], offset[k], *context.rest[k])
         context.save_for_backward(x, mean, inverse, gain, offset)
         context.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -36,13 +40,15 @@ class NormActDrop(torch.autograd.Function):
     @once_differentiable
     def backward(context, gradient, *_):
         """Return the gradients of x, weight and bias."""
-        x, mean, inverse, gain, offset = context.saved_tensors
+        x, *sums = context.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        pixels, channels = x.numel() // x.shape[1], x.shape[1]
-        dx, (dweight, dbias) = torch.empty_like(x), torch.empty(2, channels)
-        sizes, sums = (c_int64(pixels), c_int(channels)), (mean, inverse, gain, offset)
-        call("activate_backward", x.dtype, x, gradient, dx, *sizes, *sums, *context.rest, dweight, dbias)
-        return dx, dweight, dbias, None, None, None, None
+        dx, (dweight, dbias) = torch.empty_like(x), torch.empty(2, len(context.parts), x.shape[1])
+        pieces = zip(*(t.split(context.parts) for t in (x, gradient, dx)), strict=True)
+        for k, maps in enumerate(pieces):
+            sizes = c_int64(maps[0].numel() // x.shape[1]), c_int(x.shape[1])
+            mine = (each[k] for each in sums)
+            call("activate_backward", x.dtype, *maps, *sizes, *mine, *context.rest[k], dweight[k], dbias[k])
+        return dx, dweight.sum(0), dbias.sum(0), None, None, None, None, None
 
 
 class Upsample2x(torch.autograd.Function):

@@ -17,9 +17,12 @@ class EncoderDecoder(nn.Module):
         divisor (int): Height and width must be multiples of it.
         in_channels (int): Channels of the images.
         num_classes (int): K, background included.
+        takes_views_together (bool): On a CPU, an image's answer does not depend on the other views of its batch, see
+            :func:`cmems.models.layers.views_in_one_batch`.
     """
 
     divisor = 1
+    takes_views_together = False
     in_channels = 1
     num_classes = None
     feature_channels = None

@@ -59,6 +59,8 @@ class UNet(EncoderDecoder):
         conv_cfg, norm_cfg, act_cfg (dict | None): Layers for mmcv's builders, e.g. ``norm_cfg=dict(type="SyncBN")``.
     """
 
+    takes_views_together = True  # nothing but the layers of cmems.models.layers looks at the batch
+
     def __init__(
         self,
         num_classes,

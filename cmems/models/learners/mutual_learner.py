@@ -34,6 +34,8 @@ class MutualLearner(BaseModel):
         channels_last (bool): Keep images and weights channels-last, which is how convolutions are fast.
         compile (bool): Pass each network's halves through ``torch.compile``; without a working compiler the log says
             why and the networks run as they are.
+        batch_views (bool): On a CPU, run the views that objectives ask one network for in one batch, each with
+            BatchNorm statistics and dropout of its own; networks that do not take views together run them in turn.
         predict_batch (int): Slices per forward when predicting; volumes share forwards.
         predict_flips (bool): Predict each slice in its four mirror images and average the probabilities.
         predict_bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
@@ -54,6 +56,7 @@ class MutualLearner(BaseModel):
         pseudo_label_mode="train",
         channels_last=True,
         compile=False,
+        batch_views=True,
         predict_batch=32,
         predict_flips=False,
         predict_bfloat16=True,
@@ -85,6 +88,7 @@ class MutualLearner(BaseModel):
         if compile and _compiler_works():
             for net in self.networks:
                 net.encode, net.decode = torch.compile(net.encode), torch.compile(net.decode)
+        self.batch_views = batch_views and not compile
         self.static_from = next((o.begin for o in self.objectives if o.teacher == "static"), None)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
@@ -135,11 +139,11 @@ class MutualLearner(BaseModel):
             found = self.segment([volume["image"] for volume in volumes], [volume["size"] for volume in volumes])
             return [dict(volume, predictions=p) for volume, p in zip(volumes, found, strict=True)]
         self._update_teachers(draws.step)
-        step = StepViews(self, batch, draws)
+        active = [objective for objective in self.objectives if not objective.idle(draws.step)]
+        step = StepViews(self, batch, draws, active)
         losses = {}
-        for objective in self.objectives:
-            if not objective.idle(step.index):
-                losses.update(objective(step))
+        for objective in active:
+            losses.update(objective(step))
         if monitor:
             losses.update(step.monitors(monitor))
         return losses

@@ -3,23 +3,25 @@
 import torch
 
 from cmems import geometry
+from cmems.models.layers import views_in_one_batch
 
 
 class StepViews:
     """The views of one step's images and the networks' answers to them.
 
     A *weak view* belongs to a network, its owner: ``W(I)_m`` in Algorithm 1. Where ``shared_weak`` names a source,
-    every owner's view of it is the same (Table 4). Every forward runs by
-    itself, so that BatchNorm sees one view at a time.
+    every owner's view of it is the same (Table 4). BatchNorm sees one view at a time: each runs by itself, or, with the
+    learner's ``batch_views``, in a batch in which statistics and dropout stay apart.
 
     Args:
         learner (MutualLearner): Networks, perturbations and pseudo-labeller.
         batch (dict): ``{source: dict(images=(B, 1, H, W) float32[, labels=(B, H, W) uint8])}``.
         draws (Draws): The step's random numbers.
+        objectives (sequence[Objective]): Those that take part in this step.
     """
 
-    def __init__(self, learner, batch, draws):
-        self.learner, self.batch, self.draws = learner, batch, draws
+    def __init__(self, learner, batch, draws, objectives=()):
+        self.learner, self.batch, self.draws, self.objectives = learner, batch, draws, objectives
         self.num_networks, self.num_classes = learner.num_networks, learner.networks[0].num_classes
         self.index = draws.step
         self._known = {}
@@ -82,7 +84,29 @@ class StepViews:
             net, key = self.learner.networks[network], (network, source, view, owner, "student")
             return self._forward(net, images, key, stream)
 
+        if self.learner.batch_views and view != "feature":
+            self._answer_together(network)
         return self._once(("answer", network, source, view, owner), make)
+
+    def _answer_together(self, network):
+        """Run, in one batch, the whole forwards of a network that the step's objectives will ask for."""
+        net = self.learner.networks[network]
+        if not net.takes_views_together or torch.is_tensor(self.index):
+            return
+        asked = [ask for o in self.objectives for ask in o.asks(network, self.num_networks)]
+        asked = dict.fromkeys((network, s, view, self.owner(s, owner)) for s, view, owner in asked)
+        asked = [key for key in asked if ("answer", *key) not in self._known]
+        keys = [self.draws.key("dropout", *key, "student") for key in asked]
+        images = [self.images(*key[1:]) for key in asked]
+        if len(asked) < 2 or not images[0].is_cpu:
+            return
+        sizes = [len(each) for each in images]
+        generators = [torch.Generator().manual_seed(key % (1 << 63)) for key in keys]
+        with views_in_one_batch(sizes, generators):
+            logits, levels = self._forward(net, torch.cat(images), (network, "together"))
+        levels = zip(*(level.split(sizes) for level in levels), strict=True) if levels else [None] * len(sizes)
+        answers = zip(logits.split(sizes), levels, strict=True)
+        self._known.update((("answer", *key), answer) for key, answer in zip(asked, answers, strict=True))
 
     def run(self, network, images, *purpose):
         """Return the logits of ``network`` on ``(B, 1, H, W)`` images that are no view; ``purpose`` keys dropout."""

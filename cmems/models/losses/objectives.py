@@ -43,6 +43,13 @@ class Objective(nn.Module):
     def bind(self, networks):
         """Make what depends on the networks; called once, before training."""
 
+    def asks(self, network, num_networks):
+        """Return the ``(source, view, owner)`` that it will ask the network's logits of, as whole forwards, if any.
+
+        It serves ``model.batch_views`` alone: what is not named runs when it is asked for.
+        """
+        return ()
+
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
         kind, known = type(self).__name__, ", ".join(sources) or "none"
@@ -98,6 +105,10 @@ class Supervised(Objective):
         super().__init__(name or f"loss_{source}", source, **schedule)
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
         self.mixup = mixup
+
+    def asks(self, network, num_networks):
+        """Return the network's own weak view."""
+        return () if self.mixup else ((self.source, "weak", network),)
 
     def value(self, step):
         """Sum over the networks."""
@@ -160,11 +171,20 @@ class Consistency(Objective):
             problems.append(f"Consistency: student='{self.student}' needs the learner's '{needed}' perturbation")
         return problems
 
+    def asks(self, network, num_networks):
+        """Return the student's view, unless its features or its mixture are asked for."""
+        if self.mix or self.student == "feature":
+            return ()
+        return ((self.source, self.student, self._owner(network, num_networks)),)
+
+    def _owner(self, network, num_networks):
+        return (network + 1) % num_networks if self.teacher == "cross" else network
+
     def value(self, step):
         """Sum over the networks."""
         total = 0
         for m in range(step.num_networks):
-            owner = (m + 1) % step.num_networks if self.teacher == "cross" else m
+            owner = self._owner(m, step.num_networks)
             target = step.pseudo_label(owner, self.source, self.teacher)
             if self.mix:
                 logits, target = self._mixed(step, m, owner, target)
