@@ -18,14 +18,15 @@ from prettytable import PrettyTable
 
 from cmems.apis import train
 
-OFF = {"model.channels_last": False, "train_cfg.graph": False, "env_cfg.compiled_kernels": False}
-BASE = {**OFF, "optim_wrapper.type": "OptimWrapper"}
-FAST = {**dict.fromkeys(OFF, True), "optim_wrapper.type": "AutocastOptimWrapper"}
+PARTS = ("model.channels_last", "model.batch_views", "train_cfg.graph", "env_cfg.compiled_kernels")
+BASE = {**dict.fromkeys(PARTS, False), "optim_wrapper.type": "OptimWrapper"}
+FAST = {**dict.fromkeys(PARTS, True), "optim_wrapper.type": "AutocastOptimWrapper"}
 VARIANTS = {
     "base: float32, NCHW, eager": (0, BASE),
     "base, another seed": (1, BASE),
     "channels_last": (0, {**BASE, "model.channels_last": True}),
     "channels_last, compiled kernels": (0, {**BASE, "model.channels_last": True, "env_cfg.compiled_kernels": True}),
+    "views in one batch": (0, {**BASE, "model.batch_views": True}),
     "bfloat16": (0, {**BASE, "optim_wrapper.type": "AutocastOptimWrapper"}),
     "optimiser unfused": (0, {**BASE, "optim_wrapper.optimizer.fused": False}),
     "CUDA graph": (0, {**BASE, "train_cfg.graph": True}),

@@ -4,6 +4,8 @@
 # RAW: ACDC's raw folders (training/patientNNN/...). OUT: where tables and curves go; default gpu_results.
 # 1. the fast path against float32 eager, and resuming bit for bit; 2. the step table; 3. as many steps of
 # configs/cmems/unet_acdc.py as fit, with the validation DSC over time.
+# Where 64 MiB is what may be handed to the machine: the first 35 patients of splits/train.txt (patient005, of exemplar A,
+# is one), the 10 of splits/val.txt and this repository fit.
 set -euo pipefail
 raw=$(realpath "${1:?usage: benchmarks/gpu.sh RAW [OUT]}")
 out=$(realpath -m "${2:-gpu_results}")

@@ -46,13 +46,18 @@ class Step:
         config (Config): What to train.
         bfloat16 (bool): Autocast.
         channels_last (bool): Memory format of images and weights.
+        batch_views (bool): Views of one network in one batch.
         kernels (bool): Use the compiled kernels.
     """
 
-    def __init__(self, config, bfloat16, channels_last=True, kernels=True):
+    def __init__(self, config, bfloat16, channels_last=True, batch_views=True, kernels=True):
         self.kernels = kernels
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = MODELS.build(dict(config.model, channels_last=channels_last)).to(self.device).train()
+        self.model = (
+            MODELS.build(dict(config.model, channels_last=channels_last, batch_views=batch_views))
+            .to(self.device)
+            .train()
+        )
         wanted = {s for o in self.model.objectives for s in o.sources}
         self.data = TrainData(device=self.device, wanted=wanted, **config.train_dataloader)
         self.optimizer = torch.optim.Adam(self.model.parameters(), 3e-4, weight_decay=1e-4, fused=True)
@@ -102,18 +107,6 @@ class Step:
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
-
-
-def read(path, options):
-    """Return a config with ``KEY=VALUE`` options set."""
-    config = load_config(path, dict(o.split("=", 1) for o in options))
-    count_steps(config)
-    return config
-
-
-def step_of(path, options):
-    """Return the bfloat16 step of a config, for another process."""
-    return Step(read(path, options), True)
 
 
 class GraphStep:
@@ -199,27 +192,34 @@ def main():
     parser.add_argument("config", nargs="?", default="configs/cmems/unet_acdc.py")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contender, taken in turns")
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
+    parser.add_argument("--only", metavar="STEP", help="one of our steps, as the table names it, beside the plain loop")
+    parser.add_argument("--return-memory", action="store_true", help="leave freed memory to the C library")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", help="write the figures as JSON")
     args = parser.parse_args()
-    config = read(args.config, args.cfg_options)
-    keep_freed_memory()
+    config = load_config(args.config, dict(o.split("=", 1) for o in args.cfg_options))
+    count_steps(config)
+    if not args.return_memory:
+        keep_freed_memory()
     bfloat16 = computes_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
-    steps, returning = {}, {}
-    if bfloat16:
-        steps["CMEMS bfloat16"] = Step(config, True)
+    ways = {"CMEMS bfloat16": dict(bfloat16=True)} if bfloat16 else {}
     if bfloat16 and not torch.cuda.is_available():
-        steps["CMEMS bfloat16, no compiled kernels"] = Step(config, True, kernels=False)
-        returning["CMEMS bfloat16, freed memory returned"] = Elsewhere(step_of, args.config, args.cfg_options)
-    steps["CMEMS float32"] = Step(config, False)
-    steps["CMEMS float32, NCHW"] = Step(config, False, channels_last=False)
-    graphs = {"CMEMS bfloat16, CUDA graph": GraphStep(config)} if torch.cuda.is_available() else {}
-    data, clock = steps["CMEMS float32"].data, steps["CMEMS float32"].clock
+        ways["CMEMS bfloat16, views in turn"] = dict(bfloat16=True, batch_views=False)
+        ways["CMEMS bfloat16, no compiled kernels"] = dict(bfloat16=True, kernels=False)
+    ways |= {"CMEMS float32": dict(bfloat16=False)}
+    ways |= {"CMEMS float32, NCHW": dict(bfloat16=False, channels_last=False)}
+    steps = {name: Step(config, **way) for name, way in ways.items() if args.only in (None, name)}
+    if not steps:
+        raise SystemExit(f"error: --only: expected one of {', '.join(ways)}; got {args.only}")
+    captured = torch.cuda.is_available() and "CMEMS bfloat16" in steps
+    graphs = {"CMEMS bfloat16, CUDA graph": GraphStep(config)} if captured else {}
+    first = next(iter(steps.values()))
+    data, clock = first.data, first.clock
     image, label = (t.cpu().numpy() for t in data.exemplar)
     batch = config.train_dataloader.unlabeled.batch_size
     slices = np.asarray(data.prepared.train_images())
     plain_step = Elsewhere(PeerStep, slices, image[0], label, data.prepared.num_classes, batch, args.workers)
-    contenders = {**steps, **returning, **graphs, "plain loop float32": plain_step}
+    contenders = {**steps, **graphs, "plain loop float32": plain_step}
     times = {name: [] for name in contenders}
     for turn in range(args.rounds + WARM_UP):
         for name, step in contenders.items():
