@@ -73,7 +73,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
-model = dict(backbone=dict(channels=(4, 4, 8, 8, 8)))
+model = dict(backbone=dict(channels=(16, 16, 16, 16, 16)))
 train_cfg = dict(max_iters=4, val_interval=2)
 param_scheduler = dict(end=100)
 """

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmems import ops
 from cmems.apis import load_config, train
 from cmems.apis import test as run_test
 from cmems.datasets.prepare import prepare
@@ -299,13 +300,15 @@ def test_every_shipped_config_reads_and_names_known_components():
         assert config.train_cfg.type == "MutualLearningLoop"
 
 
-def test_two_processes_train_one_model_and_write_one_checkpoint(tiny_config, tmp_path):
+@pytest.mark.parametrize(("method", "model"), [("cmems", "ensemble"), ("glcl", "network 1")])  # glcl's terms take turns
+def test_two_processes_train_one_model_and_write_one_checkpoint(method, model, tiny_config, tmp_path):
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
-    done = run(*launch, "tools/train.py", tiny_config(), "--work-dir", tmp_path / "w", "--launcher", "pytorch")
+    config = tiny_config(base=f"{method}/unet_acdc.py")
+    done = run(*launch, "tools/train.py", config, "--work-dir", tmp_path / "w", "--launcher", "pytorch")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 4  ensemble DSC") == 1
+    assert done.stdout.count(f"step 4  {model} DSC") == 1
     alone = tmp_path / "alone"
-    train(tiny_config(), str(alone))
+    train(config, str(alone))
     together = weights(tmp_path / "w" / "last.pth")
     assert not same(together, weights(alone / "last.pth"))  # the second process brought other images
     assert all(v.isfinite().all() for v in together.values())
@@ -318,6 +321,37 @@ def test_bfloat16_trains_near_float32(tiny_config, tmp_path):
     key = "networks.0.head.weight"
     assert second[key].dtype == torch.float32
     assert (first[key] - second[key]).abs().max() < 5e-3
+
+
+def test_the_kernels_are_a_switch_and_the_log_tells_its_state(tiny_config, tmp_path):
+    wide = 'model["backbone"].update(channels=(16, 16, 16, 16, 16), dropout=(0, 0, 0, 0, 0))\n'
+    for name, on in (("on", True), ("off", False)):
+        train(tiny_config(extra=wide), str(tmp_path / name), cfg_options={"env_cfg.compiled_kernels": on})
+    said = {n: next((tmp_path / n).glob("*/*.log")).read_text() for n in ("on", "off")}
+    assert "compiled kernels: switched off" in said["off"]
+    ops.enable(True)
+    assert f"compiled kernels: {ops.why_not() or 'on'}" in said["on"]
+    first, second = (weights(tmp_path / name / "last.pth") for name in ("on", "off"))
+    for key in first:  # Adam's first steps are of the size of the rate, whatever the gradient's
+        assert (first[key].float() - second[key].float()).abs().max() < 2e-2, key
+
+
+def test_kept_memory_is_not_taken_from_the_system_again():
+    code = """
+import resource, sys, torch
+from cmems.engine.memory import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    print("no glibc"); raise SystemExit
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(20_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([faults() for _ in range(4)][-1])
+"""
+    kept, returned = (run("-c", code, mode).stdout.strip() for mode in ("keep", "return"))
+    if kept == "no glibc":
+        pytest.skip("keep_freed_memory: this C library is not glibc")
+    assert int(kept) < 100 < int(returned)
 
 
 @pytest.fixture

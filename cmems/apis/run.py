@@ -1,5 +1,6 @@
 """Training and testing a config."""
 
+import gc
 import logging
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     runner = build_runner(cfg)
     runner.train()
+    if launcher != "none":
+        # A process group that outlives the interpreter may abort it; the wrapper holds one.
+        runner.model = runner.model.module
+        gc.collect()
+        torch.distributed.destroy_process_group()
     return runner
 
 

@@ -38,10 +38,17 @@ class SegmentationRunner(Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg, model):
-        """Wrap the model for several processes; on CPUs too, where MMEngine would name a GPU."""
+        """Wrap the model for several processes; on CPUs too, where MMEngine would name a GPU.
+
+        Where a term has its first or last step, parameters may be without a gradient before or after it.
+        """
+        if self.distributed and self.cfg.get("find_unused_parameters") is None:
+            objectives = getattr(model, "objectives", ())
+            self.cfg.find_unused_parameters = any(o.begin or o.end is not None for o in objectives)
         if not self.distributed or torch.cuda.is_available():
             return super().wrap_model(model_wrapper_cfg, model)
-        return MMDistributedDataParallel(module=model, broadcast_buffers=False)
+        unused = self.cfg.find_unused_parameters
+        return MMDistributedDataParallel(module=model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):
         """Write a checkpoint aside, flush it, then rename it: under its name there is always a whole one."""
