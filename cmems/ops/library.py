@@ -71,37 +71,44 @@ def load():
     try:
         return ctypes.CDLL(str(_compile(compiler))), None
     except subprocess.CalledProcessError as error:
-        return None, f"{compiler} does not compile them: {error.stderr.strip().splitlines()[-1:] or error}"
+        said = (error.stderr or str(error)).strip().splitlines()
+        return None, f"{compiler} does not compile them: {said[-1]}"
     except OSError as error:
         return None, str(error)
 
 
 def _compile(compiler):
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\n".join([SOURCE.read_text(), version, torch.__version__, *_FLAGS, _processor()]).encode())
-    name = f"kernels-{key.hexdigest()[:16]}.so"
+    """Return the path of the library, which is compiled unless the cache has it."""
+    version = _run(compiler, "--version")
+    key = "\n".join([SOURCE.read_text(), version, torch.__version__, *_FLAGS, _processor()])
+    name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cmems")
-    found = cache / name
-    if found.is_file():
-        return found
+    if (cache / name).is_file():
+        return cache / name
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=cache)
-    except OSError:  # no home to write to: compile for this process alone
-        folder = tempfile.mkdtemp()
-        found = Path(folder, name)
-    part = Path(folder, "kernels.so")
-    # One OpenMP runtime for torch and the kernels: two pools of threads would wait for each other's cores.
-    shared = sorted(p for sub in ("lib", "../torch.libs") for p in Path(torch.__path__[0], sub).glob("lib*omp*.so*"))
-    linked = [str(shared[0])] if shared else ["-fopenmp"]
-    command = [compiler, *_FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", str(part.with_suffix(".o"))]
-    subprocess.run(command, capture_output=True, text=True, check=True)
-    command = [compiler, "-shared", str(part.with_suffix(".o")), *linked, "-o", str(part)]
-    subprocess.run(command, capture_output=True, text=True, check=True)
-    os.replace(part, found)
-    if found.parent != Path(folder):
+        folder = Path(tempfile.mkdtemp(dir=cache))
+    except OSError:  # no home to write to: for this process alone
+        cache = Path(tempfile.mkdtemp())
+        folder = Path(tempfile.mkdtemp(dir=cache))
+    try:
+        _run(compiler, *_FLAGS, "-fopenmp", "-c", SOURCE, "-o", folder / "kernels.o")
+        _run(compiler, "-shared", folder / "kernels.o", *_openmp(), "-o", folder / name)
+        os.replace(folder / name, cache / name)  # whole, whoever else compiles it
+    finally:
         shutil.rmtree(folder)
-    return found
+    return cache / name
+
+
+def _run(*command):
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+
+
+def _openmp():
+    """Return what links torch's own OpenMP runtime: two pools of threads would wait for each other's cores."""
+    folders = (Path(torch.__path__[0], "lib"), Path(torch.__path__[0]).with_name("torch.libs"))
+    shared = sorted(path for folder in folders for path in folder.glob("lib*omp*.so*"))
+    return shared[:1] or ["-fopenmp"]
 
 
 def _processor():
