@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cmems import ops
 from cmems.models.layers import ConvNormAct, Dropout, MaxPool2x, Upsample2x
-from cmems.ops import library
+from cmems.ops import build
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
@@ -20,9 +20,9 @@ needs_kernels = pytest.mark.skipif(ops.why_not() is not None, reason=f"compiled 
 @pytest.fixture
 def fresh():
     """Let a test change how the kernels are found, and forget it afterwards."""
-    library.load.cache_clear()
+    build.load.cache_clear()
     yield
-    library.load.cache_clear()
+    build.load.cache_clear()
     ops.enable(True)
 
 
@@ -182,7 +182,7 @@ def test_what_the_kernels_do_not_take_goes_to_torch(fresh):
 
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch, fresh):
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
     assert "no C++ compiler" in ops.why_not()
     assert MaxPool2x()(torch.rand(1, 16, 4, 4)).shape == (1, 16, 2, 2)
 
@@ -208,7 +208,7 @@ def test_the_library_is_compiled_once(monkeypatch, fresh, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert ops.why_not() is None
     assert [p.suffix for p in (tmp_path / "cmems").iterdir()] == [".so"]
-    library.load.cache_clear()
+    build.load.cache_clear()
     ran = subprocess.run
-    monkeypatch.setattr(library.subprocess, "run", lambda c, **k: pytest.fail(f"ran {c}") if "-c" in c else ran(c, **k))
+    monkeypatch.setattr(build.subprocess, "run", lambda c, **k: pytest.fail(f"ran {c}") if "-c" in c else ran(c, **k))
     assert ops.why_not() is None

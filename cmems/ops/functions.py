@@ -5,7 +5,7 @@ from ctypes import c_double, c_float, c_int, c_int64, c_uint64
 import torch
 from torch.autograd.function import once_differentiable
 
-from cmems.ops.library import call
+from cmems.ops.build import call
 
 
 class NormActDrop(torch.autograd.Function):
