@@ -79,15 +79,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     assert same(weights(whole / "last.pth"), weights(last))
 
 
-def test_a_resume_with_another_thread_count_says_that_the_bits_will_differ(tiny_config, tmp_path):
+def test_a_resume_alone_says_that_another_thread_count_changes_the_bits(tiny_config, tmp_path):
     config, work = tiny_config(), tmp_path / "w"
     train(config, str(work), cfg_options={"train_cfg.max_iters": 2})
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
+        run_test(config, str(work / "last.pth"), split="val", work_dir=str(tmp_path / "tested"))
         train(config, str(work), resume=True)
     finally:
         torch.set_num_threads(before)
+    assert "CPU thread" not in max((tmp_path / "tested").glob("*/*.log")).read_text()
     log = max(work.glob("*/*.log")).read_text()
     assert f"made with {before} CPU thread(s) and goes on with {before + 1}" in log
     assert f"OMP_NUM_THREADS={before} keeps them" in log

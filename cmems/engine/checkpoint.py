@@ -112,7 +112,7 @@ class LastBestCheckpointHook(Hook):
         """Remember the best score of the run that goes on; say where its bits will not be those of an unbroken run."""
         meta, threads = checkpoint.get("meta", {}), torch.get_num_threads()
         self.best = meta.get("best")
-        if meta.get("threads", threads) != threads and not torch.cuda.is_available():
+        if runner._resume and meta.get("threads", threads) != threads and not torch.cuda.is_available():
             runner.logger.warning(
                 f"the run was made with {meta['threads']} CPU thread(s) and goes on with {threads}: sums round "
                 f"differently, so the weights will not be the same bits; OMP_NUM_THREADS={meta['threads']} keeps them"

@@ -56,7 +56,7 @@ def usable(*maps):
 
 
 def call(name, dtype, *args):
-    """Call a kernel: tensors are passed as addresses, floats as float32; the threads are torch's."""
+    """Call a kernel with tensors, passed as addresses, and ctypes values; it gets as many threads as torch has."""
     # `args` itself stays, so that no tensor of it is freed before the kernel is done.
     values = [ctypes.c_void_p(a.data_ptr()) if torch.is_tensor(a) else a for a in args]
     getattr(load()[0], f"{name}_{_NAMES[dtype]}")(*values, ctypes.c_int(torch.get_num_threads()))
