@@ -65,6 +65,20 @@ def test_the_readers_of_the_real_layouts_read_them(cardiac, abdomen):
     assert set(np.unique(label.voxels)) == set(range(9))
 
 
+def test_an_abdomens_organs_lie_where_a_patients_do_in_the_files_world_coordinates(abdomen):
+    label = nib.load(next(abdomen.rglob("label0006.nii.gz")))
+
+    def centre(number):
+        return (label.affine @ [*np.argwhere(np.asarray(label.dataobj) == number).mean(axis=0), 1])[:3]
+
+    spleen, right_kidney, left_kidney, liver, stomach, aorta = map(centre, (1, 2, 3, 6, 7, 8))
+    right, anterior, superior = range(3)  # NIfTI's axes grow towards these
+    assert liver[right] > aorta[right] > spleen[right]
+    assert right_kidney[right] > aorta[right] > left_kidney[right]
+    assert stomach[anterior] > spleen[anterior] and liver[anterior] > aorta[anterior]
+    assert liver[superior] > right_kidney[superior]
+
+
 def test_the_abdomens_split_is_the_usual_one_without_the_lists(tmp_path):
     root = make_abdomen(tmp_path / "raw", train=1, val=1, test=1)
     for name in ("train", "val", "test"):

@@ -263,6 +263,14 @@ SUITES = {
             notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
         ),
         Suite(
+            "ablation_uncertain",
+            "Eq. 3: what becomes of the pixels below the threshold",
+            tuple(
+                Row(label, _CMEMS, {"model.pseudo_labeler.below": below})
+                for label, below in (("background, as printed", "background"), ("ignored", "ignore"))
+            ),
+        ),
+        Suite(
             "exemplars",
             "Table 8: three exemplars",
             tuple(

@@ -45,8 +45,11 @@ def smooth_noise(random, shape, sigma):
 
 
 def save_nifti(path, voxels, spacing):
-    """Write ``(D, H, W)`` voxels with (slice, row, column) spacing in mm as NIfTI axes (x, y, z)."""
-    affine = np.diag([*spacing[::-1], 1.0])
+    """Write ``(D, H, W)`` voxels with (slice, row, column) spacing in mm as NIfTI axes (x, y, z).
+
+    Slices are drawn as radiologists see them: rows run to posterior, columns to the patient's left.
+    """
+    affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
     nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), affine), path)
 
 
