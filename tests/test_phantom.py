@@ -75,7 +75,8 @@ def test_an_abdomens_organs_lie_where_a_patients_do_in_the_files_world_coordinat
     right, anterior, superior = range(3)  # NIfTI's axes grow towards these
     assert liver[right] > aorta[right] > spleen[right]
     assert right_kidney[right] > aorta[right] > left_kidney[right]
-    assert stomach[anterior] > spleen[anterior] and liver[anterior] > aorta[anterior]
+    assert stomach[anterior] > spleen[anterior]
+    assert liver[anterior] > aorta[anterior]
     assert liver[superior] > right_kidney[superior]
 
 
