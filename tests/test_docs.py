@@ -1,13 +1,18 @@
 """The documentation: its example trains, every method has a page, and what its pages name is there."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from cmems.apis import load_config
+from cmems.registry import METRICS
 
 REPO = Path(__file__).parents[1]
 PAGES = sorted((REPO / "docs" / "methods").glob("*.md")) + [REPO / "docs" / "traps.md", REPO / "docs" / "own_method.md"]
@@ -51,6 +56,23 @@ def test_the_units_of_the_documentation_are_what_its_example_prints():
     )
     assert done.stdout.strip() in (REPO / "docs/traps.md").read_text()
     assert "DSC" in done.stdout
+
+
+def test_the_metric_of_the_documentation_tells_what_a_class_is_taken_for(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(REPO / "docs/examples")
+    metric = importlib.import_module("confusion").Confusion()
+    metric.dataset_meta = dict(classes=["A", "B"])
+    label = np.array([[[1, 1, 1, 1], [2, 2, 0, 0]]], dtype=np.uint8)
+    found = np.array([[[1, 2, 2, 0], [2, 2, 1, 0]]], dtype=np.uint8)
+    samples = [dict(label=label, predictions=dict(ensemble=p)) for p in (found, label)]
+    metric.process(None, samples)
+    shares = metric.evaluate(len(samples))
+    assert shares["confusion/ensemble/A_as_B"] == 2 / 8
+    assert shares["confusion/ensemble/A_as_background"] == 1 / 8
+    assert shares["confusion/ensemble/B_as_B"] == 1
+    assert "ensemble, A is taken for: background 0.12, A 0.62, B 0.25" in capsys.readouterr().out
+    metric = METRICS.build(load_config(REPO / "docs/examples/confusion_config.py").test_evaluator[1])
+    assert type(metric).__name__ == "Confusion"
 
 
 @pytest.mark.parametrize("method", METHODS)
