@@ -1,3 +1,3 @@
 # Cross pseudo supervision on the abdomen phantom.
 _base_ = ["../_base_/settings/phantom_abdomen.py", "../_base_/methods/cps.py"]
-model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))
+model = dict(backbone=dict(num_classes=9), weak=dict(quarter_turns=False, flip=0.0), strong=dict(strength=0.2))

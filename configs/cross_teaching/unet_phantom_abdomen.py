@@ -5,5 +5,6 @@ model = dict(
         dict(type="UNet", num_classes=9),
         dict(type="SwinUNet", num_classes=9, embed_dim=32, heads=(2, 4, 8, 16)),
     ],
+    weak=dict(quarter_turns=False, flip=0.0),
     strong=dict(strength=0.2),
 )

@@ -1,3 +1,3 @@
 # UniMatch on the abdomen phantom.
 _base_ = ["../_base_/settings/phantom_abdomen.py", "../_base_/methods/unimatch.py"]
-model = dict(backbone=dict(num_classes=9), strong=dict(strength=0.2))
+model = dict(backbone=dict(num_classes=9), weak=dict(quarter_turns=False, flip=0.0), strong=dict(strength=0.2))
