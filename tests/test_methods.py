@@ -49,6 +49,32 @@ def weights(path):
     return torch.load(path / "last.pth", weights_only=True)["state_dict"]
 
 
+@pytest.mark.parametrize(
+    "dataset", ["acdc", "acdc_128", "synapse", "synapse_128", "phantom_cardiac", "phantom_abdomen"]
+)
+def test_methods_share_data_perturbations_and_training(dataset):
+    shared = (
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+        "randomness",
+        "custom_hooks",
+        "val_dataloader",
+        "test_evaluator",
+    )
+    ours = load_config(REPO / f"configs/cmems/unet_{dataset}.py")
+    others = [p for p in (REPO / "configs").glob(f"*/*unet_{dataset}.py") if p.parent.name != "cmems"]
+    assert len(others) >= len(METHODS)
+    for path in others:
+        config = load_config(path)
+        data = config.train_dataloader
+        data.pop("labeled", None)  # of full supervision
+        assert data == ours.train_dataloader, path
+        assert [k for k in shared if config.get(k) != ours.get(k)] == [], path
+        same = ("weak", "feature") if path.stem.startswith("mt_unet") else ("weak", "feature", "strong")
+        assert [k for k in same if config.model.get(k) != ours.model.get(k)] == [], path
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_and_resumes_to_the_same_bits(method, tiny_config, tmp_path):
     config = tiny_method(method, tiny_config, "val_dataloader = val_cfg = val_evaluator = None\n")
