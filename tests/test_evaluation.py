@@ -81,6 +81,19 @@ def test_hd95_of_special_masks_is_medpys(name, spacing):
     assert hd95(b, a, spacing) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("spacing", SPACINGS, ids=["isotropic", "anisotropic"])
+@pytest.mark.parametrize("seed", range(6))
+def test_hd95_of_large_borders_is_medpys(seed, spacing):
+    """Organs whose distances spread from 0 to far beyond the cells that bound them together, and islands."""
+    random = np.random.default_rng(seed)
+    grid = np.indices((14, 70, 60)).reshape(3, -1).T
+    masks = []
+    for _ in range(2):
+        balls = zip(random.uniform((4, 20, 20), (10, 50, 40), (3, 3)), random.uniform(3, 18, 3), strict=True)
+        masks.append(np.any([(((grid - c) * (2, 1, 1)) ** 2).sum(1) < r**2 for c, r in balls], 0).reshape(14, 70, 60))
+    assert hd95(*masks, spacing) == pytest.approx(medpy.hd95(*masks, voxelspacing=spacing), abs=1e-9)
+
+
 def test_hd95_of_strided_views_is_that_of_their_copies():
     a, b = cube((2, 2, 2), 8), cube((4, 5, 6), 5)
     turned = [m.transpose(2, 0, 1)[::-1, :, ::-1] for m in (a, b)]
