@@ -6,7 +6,7 @@ from medpy.metric import binary as medpy
 from mmengine.evaluator import Evaluator
 
 from cmems.errors import InputError
-from cmems.evaluation import PRESETS, get_convention, hd95, overlap_counts, score_volume
+from cmems.evaluation import PRESETS, get_convention, hd95, score_volume
 from cmems.registry import METRICS
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 0.7, 1.3)]
@@ -147,16 +147,20 @@ def test_a_single_metric_is_measured_alone():
     assert row == dict(model="model", cls=1, status="ok", hd95=0.0)
 
 
-def test_voxels_are_counted_per_class():
+def test_dice_of_each_class_worked_by_hand():
     reference, prediction = np.array([[[0, 0, 1, 1, 2, 2]]]), np.array([[[0, 1, 1, 1, 2, 0]]])
-    both, ours, theirs = overlap_counts(reference, prediction, 4)
-    assert (both.tolist(), ours.tolist(), theirs.tolist()) == ([1, 2, 1, 0], [2, 2, 2, 0], [2, 3, 1, 0])
+    rows = score(reference, prediction, "strict", num_classes=4)
+    assert [r["dsc"] for r in rows] == pytest.approx([2 * 2 / (2 + 3), 2 * 1 / (2 + 1), 1])
+    assert [r["status"] for r in rows] == ["ok", "ok", "both_empty"]
 
 
-def test_counts_of_small_integers_do_not_overflow():
-    reference = np.full((3, 50, 50), 200, dtype=np.uint8)
-    both, _, _ = overlap_counts(reference, reference, 201)
-    assert both[200] == 7500
+def test_labels_up_to_255_of_separate_organs():
+    reference, prediction = np.zeros((2, 3, 50, 50), dtype=np.uint8)
+    reference[:, :20], prediction[:, 30:] = 255, 255
+    rows = score(reference, prediction, "strict", num_classes=256)
+    assert rows[-1]["dsc"] == 0
+    assert rows[-1]["hd95"] == pytest.approx(medpy.hd95(reference > 0, prediction > 0))
+    assert score(reference, reference, "strict", num_classes=256)[-1]["dsc"] == 1
 
 
 def test_a_prediction_of_another_shape_names_the_model():

@@ -12,22 +12,6 @@ from cmems.evaluation.conventions import DIAGONAL
 _CELL = (1, 4, 4)  # voxels whose distances are bounded together; any size gives the same HD95
 
 
-def overlap_counts(reference, prediction, num_classes):
-    """Count voxels per class in one pass over both volumes.
-
-    Args:
-        reference, prediction (np.ndarray): Equal shapes, integers in [0, num_classes).
-        num_classes (int): K, background included.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray, np.ndarray]: ``(K,)`` int64 each: in both, in the reference, in the prediction.
-    """
-    joint = reference.astype(np.intp) * num_classes
-    joint += prediction
-    table = np.bincount(joint.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
-    return table.diagonal(), table.sum(1), table.sum(0)
-
-
 def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):
     """Measure the 95th percentile of all distances from either mask's border to the other's, as medpy's ``hd95``.
 
@@ -69,27 +53,25 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     Raises:
         InputError: Shapes differ.
     """
-    rows, windows, borders = [], None, {}
+    rows, borders = [], {}
     diagonal = math.sqrt(sum((n * s) ** 2 for n, s in zip(reference.shape, spacing, strict=True)))
+    references = find_objects(reference, max_label=num_classes - 1)  # bounding boxes; None where a class is absent
     for model, prediction in predictions.items():
         if prediction.shape != reference.shape:
             raise InputError(f"{model}: expected a prediction of shape {reference.shape}, got {prediction.shape}")
-        both, ours, theirs = overlap_counts(reference, prediction, num_classes)
-        if hd95 is not None:
-            windows = windows or _windows(reference, num_classes)
-            predicted = _windows(prediction, num_classes)
-        for k in range(1, num_classes):
-            status = {(0, 0): "both_empty", (0, 1): "missed", (1, 0): "false"}.get(
-                (int(theirs[k] > 0), int(ours[k] > 0)), "ok"
+        found = find_objects(prediction, max_label=num_classes - 1)
+        for k, (theirs, ours) in enumerate(zip(references, found, strict=True), 1):
+            status = {(True, True): "both_empty", (False, True): "missed", (True, False): "false"}.get(
+                (theirs is None, ours is None), "ok"
             )
             row = dict(model=model, cls=k, status=status)
             if dsc is not None:
-                row["dsc"] = 2 * both[k] / (ours[k] + theirs[k]) if status == "ok" else dsc.dsc[status]
+                row["dsc"] = _dice(reference, prediction, k, theirs, ours) if status == "ok" else dsc.dsc[status]
             if hd95 is not None:
                 if status == "ok":
                     if k not in borders:
-                        borders[k] = _points(_border(reference[windows[k]] == k), windows[k])
-                    mine = _points(_border(prediction[predicted[k]] == k), predicted[k])
+                        borders[k] = _points(_border(reference[theirs] == k), theirs)
+                    mine = _points(_border(prediction[ours] == k), ours)
                     row["hd95"] = _distance(borders[k], mine, reference.shape, spacing)
                 else:
                     row["hd95"] = hd95.hd95[status]
@@ -99,10 +81,11 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     return rows
 
 
-def _windows(labels, num_classes):
-    """Return the bounding box of every class, None for an empty one, by label id."""
-    found = find_objects(labels, max_label=num_classes - 1)
-    return [None, *found]
+def _dice(reference, prediction, k, theirs, ours):
+    """Return the Dice of label ``k``, whose voxels lie in these boxes of the reference and of the prediction."""
+    shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(theirs, ours, strict=True))
+    both = np.count_nonzero((reference[shared] == k) & (prediction[shared] == k))
+    return 2 * both / (np.count_nonzero(reference[theirs] == k) + np.count_nonzero(prediction[ours] == k))
 
 
 def _border(mask):
