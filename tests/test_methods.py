@@ -10,15 +10,30 @@ from torch.nn import functional as F
 
 from cmems.apis import load_config, train
 from cmems.apis.config import count_steps
+from cmems.datasets.phantom import make_abdomen, make_cardiac
+from cmems.datasets.prepare import prepare
+from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 from cmems.models.learners import StepViews
 from cmems.models.losses import Objective, SoftmaxMSE
 from cmems.models.losses.auxiliary import nt_xent, prototype_contrast
 from cmems.models.perturbations import CutMix
+from cmems.registry import CONSISTENCY_LOSSES, LOSSES, READERS
 from cmems.seeding import Draws
 
 REPO = Path(__file__).parents[1]
 METHODS = sorted(p.stem for p in (REPO / "configs" / "_base_" / "methods").glob("*.py"))
+CONFIGS = sorted(p for p in (REPO / "configs").glob("*/*.py") if p.parent.name != "_base_")
+ALONE = ("GlobalContrast", "LocalContrast", "CopyPaste", "DeepSupervision", "PrototypeContrast")
+OBJECTIVES = dict(
+    Supervised=dict(type="Supervised", source="exemplar"),
+    Consistency=dict(type="Consistency", student="strong", teacher="cross"),
+    CopyPaste=dict(type="CopyPaste", labeled="exemplar"),
+    DeepSupervision=dict(type="DeepSupervision", source="unlabeled", teacher="ema"),
+    PrototypeContrast=dict(type="PrototypeContrast", source="exemplar"),
+    GlobalContrast=dict(type="GlobalContrast"),
+    LocalContrast=dict(type="LocalContrast"),
+)
 SMALL = dict(
     UNet=dict(channels=(4, 4, 8, 8, 8)),
     MTUNet=dict(width=1 / 16),
@@ -95,6 +110,101 @@ def test_a_method_trains_and_resumes_to_the_same_bits(method, tiny_config, tmp_p
     compared = [k for k in whole if not (k.startswith("teachers") and k.endswith(unused))]
     assert all(torch.equal(whole[k], halves[k]) for k in compared)
     assert all(v.isfinite().all() for v in whole.values())
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    """Both phantoms, prepared, with a slice that holds every class: ``{family: (folder, case, slice)}``."""
+    root, found = tmp_path_factory.mktemp("phantoms"), {}
+    for family, make in (("acdc", make_cardiac), ("synapse", make_abdomen)):
+        prepare(READERS.get(family)(make(str(root / f"raw_{family}"), train=2, val=1, test=1)), root / family, size=32)
+        ((case, index),) = PreparedDataset(root / family).eligible_exemplars(1)
+        found[family] = (root / family, case, index)
+    return found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_config_trains_three_steps_on_a_phantom(path, phantoms, tmp_path):
+    family = "acdc" if path.stem.split("_", 1)[1].endswith(("acdc", "acdc_128", "cardiac")) else "synapse"
+    data, case, index = phantoms[family]
+    config = tmp_path / "three.py"
+    config.write_text(
+        f"_base_ = {str(path)!r}\n"
+        f"train_dataloader = dict(data_root={str(data)!r}, exemplar_slice=dict(case={case!r}, slice={index}))\n"
+        "for source in ('exemplar', 'synthetic', 'unlabeled'):\n"
+        "    train_dataloader[source] = dict(batch_size=2)\n"
+        "train_cfg = dict(max_iters=3)\n"
+        "val_dataloader = val_cfg = val_evaluator = None\n"
+        "custom_hooks = []\n"
+    )
+    train(str(config), str(tmp_path / "w"))
+    checkpoint = torch.load(tmp_path / "w/last.pth", weights_only=True)
+    assert checkpoint["meta"]["iter"] == 3
+    assert all(v.isfinite().all() for v in checkpoint["state_dict"].values())
+
+
+# Every objective passes the same tests
+
+
+def an_objective(name, **settings):
+    """A learner whose only objective is ``name``."""
+    return learner(1 if name in ALONE else 2, [OBJECTIVES[name]], ema_momentum=0.9, **settings)
+
+
+def term(model, data, step=3):
+    """The objective's value in one training step."""
+    (value,) = [v for k, v in model(batch=data, draws=Draws(0, step)).items() if k.startswith("loss")]
+    return value
+
+
+def test_the_suite_has_every_registered_objective():
+    registered = {**LOSSES.module_dict, **CONSISTENCY_LOSSES.module_dict}
+    assert set(OBJECTIVES) == {n for n, kind in registered.items() if issubclass(kind, Objective)}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_finite_and_moves_every_network(name):
+    model = an_objective(name)
+    value = term(model, batch(n=4))
+    assert value.isfinite()
+    value.backward()
+    for net in model.networks:
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        assert all(g.isfinite().all() for g in gradients)
+        assert any(g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_seed_and_step_decide_an_objective(name):
+    first, again, other = (term(an_objective(name), batch(n=4), step) for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_saved_objective_loads_and_answers_alike(name, tmp_path):
+    model, other = an_objective(name), an_objective(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
+    assert torch.equal(term(model, batch(n=4)), term(other, batch(n=4)))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_in_bfloat16_is_near_float32(name):
+    whole = term(an_objective(name), batch(n=4))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = term(an_objective(name), batch(n=4))
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(whole.item(), rel=0.1)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_on_a_size_that_does_not_fit_is_refused(name):
+    with pytest.raises(InputError, match="multiples of 16"):
+        term(an_objective(name), batch(size=40, n=4))
 
 
 def test_the_log_of_a_step_names_the_terms_of_its_method():

@@ -112,6 +112,8 @@ class PrototypeContrast(_HeadObjective):
         return total
 
 
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
 def prototype_contrast(z, labels, num_classes, temperature):
     """Return the loss of ``(B, C, H, W)`` unit embeddings under ``(B, H, W)`` labels."""
     member = F.one_hot(labels.long(), num_classes).flatten(0, 2).to(z.dtype)
@@ -197,6 +199,8 @@ class LocalContrast(_HeadObjective):
         return total
 
 
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
 def nt_xent(a, b, temperature):
     """Return NT-Xent (Chen et al. 2020) of two ``(n, C)`` sets of unit vectors whose rows correspond."""
     z = torch.cat([a, b])
