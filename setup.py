@@ -17,7 +17,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["cmems", "cmems.*"]),
-    package_data={"cmems.ops": ["kernels.cpp"]},
+    package_data={"cmems.ops": ["*.cpp", "*.h"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "torch>=2.4",

@@ -5,12 +5,23 @@ import pytest
 from medpy.metric import binary as medpy
 from mmengine.evaluator import Evaluator
 
+from cmems import ops
 from cmems.errors import InputError
 from cmems.evaluation import PRESETS, get_convention, hd95, score_volume
 from cmems.registry import METRICS
 
+kernels = pytest.mark.skipif(ops.why_not() is not None, reason=f"compiled kernels: {ops.why_not()}")
+both_ways = pytest.mark.usefixtures("way")
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 0.7, 1.3)]
 STRICT, TRANSUNET = PRESETS["strict"], PRESETS["transunet"]
+
+
+@pytest.fixture(params=[pytest.param(True, marks=kernels, id="compiled"), pytest.param(False, id="scipy")])
+def way(request):
+    """Score with the compiled operator, and without."""
+    ops.enable(request.param)
+    yield
+    ops.enable(True)
 
 
 def cube(start, size=4, shape=(12, 14, 16)):
@@ -41,6 +52,7 @@ def score(reference, prediction, preset, spacing=(1.0, 1.0, 1.0), num_classes=2)
 # HD95 of two masks
 
 
+@both_ways
 @pytest.mark.parametrize("spacing", SPACINGS, ids=["isotropic", "anisotropic"])
 @pytest.mark.parametrize("shape", [(9, 17, 13), (1, 24, 31), (20, 1, 7)], ids=str)
 @pytest.mark.parametrize("density", [0.005, 0.05, 0.3, 0.7, 0.97])
@@ -72,6 +84,7 @@ PAIRS = {
 }
 
 
+@both_ways
 @pytest.mark.parametrize("spacing", SPACINGS, ids=["isotropic", "anisotropic"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_hd95_of_special_masks_is_medpys(name, spacing):
@@ -81,6 +94,7 @@ def test_hd95_of_special_masks_is_medpys(name, spacing):
     assert hd95(b, a, spacing) == pytest.approx(expected, abs=1e-6)
 
 
+@both_ways
 @pytest.mark.parametrize("spacing", SPACINGS, ids=["isotropic", "anisotropic"])
 @pytest.mark.parametrize("seed", range(6))
 def test_hd95_of_large_borders_is_medpys(seed, spacing):
@@ -94,6 +108,7 @@ def test_hd95_of_large_borders_is_medpys(seed, spacing):
     assert hd95(*masks, spacing) == pytest.approx(medpy.hd95(*masks, voxelspacing=spacing), abs=1e-9)
 
 
+@both_ways
 def test_hd95_of_strided_views_is_that_of_their_copies():
     a, b = cube((2, 2, 2), 8), cube((4, 5, 6), 5)
     turned = [m.transpose(2, 0, 1)[::-1, :, ::-1] for m in (a, b)]
@@ -101,11 +116,20 @@ def test_hd95_of_strided_views_is_that_of_their_copies():
     assert hd95(*turned) == pytest.approx(hd95(a, b), abs=1e-6)
 
 
+@both_ways
 def test_hd95_of_an_empty_mask_is_an_error():
     with pytest.raises(ValueError, match="at least one voxel"):
         hd95(cube((4, 4, 4)), np.zeros((12, 14, 16), dtype=bool))
 
 
+@both_ways
+def test_hd95_of_masks_of_other_shapes_is_an_error():
+    for a, b in [(cube((1, 1, 1)), cube((1, 1, 1), 4, (12, 14, 17))), (cube((1, 1, 1))[3], cube((1, 1, 1))[3])]:
+        with pytest.raises(ValueError, match=r"one shape \(D, H, W\), got"):
+            hd95(a, b)
+
+
+@both_ways
 def test_a_voxel_is_its_spacing_away_from_its_neighbour():
     for axis, expected in enumerate((3.0, 0.7, 1.3)):
         neighbour = cube(np.add((5, 5, 5), np.eye(3, dtype=int)[axis]), 1)
@@ -115,6 +139,7 @@ def test_a_voxel_is_its_spacing_away_from_its_neighbour():
 # Dice and HD95 of a labelled volume
 
 
+@both_ways
 @pytest.mark.parametrize("spacing", SPACINGS, ids=["isotropic", "anisotropic"])
 @pytest.mark.parametrize("shape", [(12, 30, 28), (1, 40, 36)], ids=str)
 def test_every_class_of_every_model_scores_as_medpy(shape, spacing):
@@ -131,6 +156,7 @@ def test_every_class_of_every_model_scores_as_medpy(shape, spacing):
         assert row["hd95"] == pytest.approx(medpy.hd95(ours, theirs, voxelspacing=spacing), abs=1e-6)
 
 
+@both_ways
 def test_a_cube_shifted_by_one_shares_four_fifths_and_is_one_voxel_off():
     reference, prediction = cube((2, 2, 2), 5).astype(np.uint8), cube((2, 2, 3), 5).astype(np.uint8)
     row = score(reference, prediction, "strict", spacing=(2.0, 1.0, 0.5))
@@ -139,6 +165,7 @@ def test_a_cube_shifted_by_one_shares_four_fifths_and_is_one_voxel_off():
     assert row["hd95"] == pytest.approx(0.5)
 
 
+@both_ways
 def test_a_single_metric_is_measured_alone():
     reference = cube((4, 4, 4)).astype(np.uint8)
     (row,) = score_volume(reference, {"model": reference}, 2, dsc=STRICT)
@@ -147,6 +174,7 @@ def test_a_single_metric_is_measured_alone():
     assert row == dict(model="model", cls=1, status="ok", hd95=0.0)
 
 
+@both_ways
 def test_dice_of_each_class_worked_by_hand():
     reference, prediction = np.array([[[0, 0, 1, 1, 2, 2]]]), np.array([[[0, 1, 1, 1, 2, 0]]])
     rows = score(reference, prediction, "strict", num_classes=4)
@@ -154,6 +182,7 @@ def test_dice_of_each_class_worked_by_hand():
     assert [r["status"] for r in rows] == ["ok", "ok", "both_empty"]
 
 
+@both_ways
 def test_labels_up_to_255_of_separate_organs():
     reference, prediction = np.zeros((2, 3, 50, 50), dtype=np.uint8)
     reference[:, :20], prediction[:, 30:] = 255, 255
@@ -163,6 +192,7 @@ def test_labels_up_to_255_of_separate_organs():
     assert score(reference, reference, "strict", num_classes=256)[-1]["dsc"] == 1
 
 
+@both_ways
 def test_a_prediction_of_another_shape_names_the_model():
     reference = np.zeros((2, 3, 4), dtype=np.uint8)
     with pytest.raises(InputError, match=r"network_1: expected .*\(2, 3, 4\), got \(2, 4, 3\)"):

@@ -136,9 +136,70 @@ def test_pooling_is_torch_s_with_ties_and_nan(shape, dtype):
 
 
 @needs_kernels
+@DTYPES
+@pytest.mark.parametrize("size", [(8, 8), (13, 6), (1, 30), (70, 33)], ids=str)
+@pytest.mark.parametrize("channels", [(16, 16), (32, 48), (48, 32), (160, 64)], ids=str)
+@pytest.mark.parametrize("form", ["weights in order", "channels last", "no bias"])
+def test_the_convolution_of_a_prediction_is_torch_s(dtype, size, channels, form):
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(*channels, 3, padding=1, bias=form != "no bias"), nn.BatchNorm2d(channels[1]).eval()
+    conv = conv.to(memory_format=torch.channels_last if form == "channels last" else torch.contiguous_format)
+    for values in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(values)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    x = maps((3, channels[0], *size), dtype)
+    found = ops.convolve(x, conv, norm, 0.01)
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert_near(found, F.leaky_relu(norm.double()(conv.double()(x.double())), 0.01), dtype)
+
+
+@needs_kernels
+def test_a_block_predicts_as_one_operator_where_that_computes_the_same(monkeypatch, fresh):
+    torch.manual_seed(0)
+    block = ConvNormAct(16, 32, norm_cfg=dict(type="BN"), act_cfg=dict(type="LeakyReLU")).eval()
+    nn.init.uniform_(block.norm.running_var, 0.5, 2)
+    x, calls, convolve = maps((2, 16, 12, 12), torch.float32), [], ops.convolve
+    monkeypatch.setattr(ops, "convolve", lambda *a: calls.append(1) or convolve(*a))
+    with torch.no_grad():
+        ours = block(x)
+        assert len(calls) == 1
+        ops.enable(False)
+        torch.testing.assert_close(ours, block(x), rtol=1e-4, atol=1e-4)
+        ops.enable(True)
+        with torch.autocast("cpu", torch.bfloat16):  # float32 would come out where torch has bfloat16
+            assert block(x).dtype == torch.bfloat16
+        for attribute, value in [("stride", (2, 2)), ("padding_mode", "reflect"), ("kernel_size", (1, 1))]:
+            with monkeypatch.context() as patch:
+                patch.setattr(block.conv, attribute, value)
+                block(x)
+    assert block(x).requires_grad
+    with torch.no_grad():
+        block.train()(x)
+        ConvNormAct(16, 32, norm_cfg=None, act_cfg=dict(type="LeakyReLU"))(x)
+        ConvNormAct(16, 24, norm_cfg=dict(type="BN"), act_cfg=dict(type="LeakyReLU")).eval()(x)
+    assert len(calls) == 1
+
+
+@needs_kernels
+@DTYPES
+@pytest.mark.parametrize("networks", [1, 2, 3])
+@pytest.mark.parametrize("classes", [2, 4, 200])
+def test_labels_are_those_of_the_probabilities(dtype, networks, classes):
+    torch.manual_seed(0)
+    logits = [maps((3, classes, 7, 9), dtype) for _ in range(networks)]
+    logits[0][0] = 1.0  # ties: the first of equals
+    logits[-1][1] *= 100
+    p = torch.stack([each.double().softmax(1) for each in logits])
+    wanted = [*(each.argmax(1) for each in p), *([p.mean(0).argmax(1)] if networks > 1 else [])]
+    assert torch.equal(ops.label(logits), torch.stack(wanted).to(torch.uint8))
+
+
+@needs_kernels
 def test_no_result_depends_on_the_number_of_threads():
     torch.manual_seed(0)
     x, skip, gradient = (maps((3, c, s, s), torch.bfloat16) for c, s in ((16, 40), (16, 80), (32, 80)))
+    convolution, norm = nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32).eval()
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 3):
@@ -146,7 +207,8 @@ def test_no_result_depends_on_the_number_of_threads():
             leaf, weight = x.clone().requires_grad_(), torch.ones(16, requires_grad=True)
             y, mean, variance = ops.NormActDrop.apply(leaf, weight, torch.zeros(16), 1e-5, 0.01, 0.2, [5, 6], [1, 2])
             ops.Upsample2x.apply(y, skip).backward(gradient)
-            found.append((y, mean, variance, leaf.grad, weight.grad))
+            conv = ops.convolve(skip, convolution, norm, 0.01)
+            found.append((y, mean, variance, leaf.grad, weight.grad, conv))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

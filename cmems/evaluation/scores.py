@@ -6,10 +6,9 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
+from cmems import ops
 from cmems.errors import InputError
 from cmems.evaluation.conventions import DIAGONAL
-
-_CELL = (1, 4, 4)  # voxels whose distances are bounded together; any size gives the same HD95
 
 
 def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):
@@ -25,15 +24,13 @@ def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):
         float: The distance.
 
     Raises:
-        ValueError: A mask is empty.
+        ValueError: A mask is empty, or the shapes differ.
     """
-    if not reference.any() or not prediction.any():
+    masks = [np.asarray(mask, bool).view(np.uint8) for mask in (reference, prediction)]
+    _, distances = _measure(masks[0], masks[1:], 2, spacing, True)
+    if np.isnan(distances[0, 1]):
         raise ValueError("hd95: both masks need at least one voxel")
-    points = []
-    for mask in (reference, prediction):
-        (window,) = find_objects(mask.view(np.uint8))
-        points.append(_points(_border(mask[window]), window))
-    return _distance(*points, reference.shape, spacing)
+    return float(distances[0, 1])
 
 
 def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), dsc=None, hd95=None):
@@ -53,39 +50,52 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     Raises:
         InputError: Shapes differ.
     """
-    rows, borders = [], {}
+    rows = []
     diagonal = math.sqrt(sum((n * s) ** 2 for n, s in zip(reference.shape, spacing, strict=True)))
-    references = find_objects(reference, max_label=num_classes - 1)  # bounding boxes; None where a class is absent
     for model, prediction in predictions.items():
         if prediction.shape != reference.shape:
             raise InputError(f"{model}: expected a prediction of shape {reference.shape}, got {prediction.shape}")
-        found = find_objects(prediction, max_label=num_classes - 1)
-        for k, (theirs, ours) in enumerate(zip(references, found, strict=True), 1):
-            status = {(True, True): "both_empty", (False, True): "missed", (True, False): "false"}.get(
-                (theirs is None, ours is None), "ok"
-            )
+    counts, distances = _measure(reference, list(predictions.values()), num_classes, spacing, hd95 is not None)
+    for m, model in enumerate(predictions):
+        for k in range(1, num_classes):
+            theirs, ours, both = counts[m, :, k]
+            status = ("ok" if ours else "missed") if theirs else ("false" if ours else "both_empty")
             row = dict(model=model, cls=k, status=status)
             if dsc is not None:
-                row["dsc"] = _dice(reference, prediction, k, theirs, ours) if status == "ok" else dsc.dsc[status]
+                row["dsc"] = 2 * both / (theirs + ours) if status == "ok" else dsc.dsc[status]
             if hd95 is not None:
-                if status == "ok":
-                    if k not in borders:
-                        borders[k] = _points(_border(reference[theirs] == k), theirs)
-                    mine = _points(_border(prediction[ours] == k), ours)
-                    row["hd95"] = _distance(borders[k], mine, reference.shape, spacing)
-                else:
-                    row["hd95"] = hd95.hd95[status]
+                row["hd95"] = distances[m, k] if status == "ok" else hd95.hd95[status]
                 if row["hd95"] == DIAGONAL:
                     row["hd95"] = diagonal
             rows.append({key: float(v) if key in ("dsc", "hd95") else v for key, v in row.items()})
     return rows
 
 
-def _dice(reference, prediction, k, theirs, ours):
-    """Return the Dice of label ``k``, whose voxels lie in these boxes of the reference and of the prediction."""
-    shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(theirs, ours, strict=True))
-    both = np.count_nonzero((reference[shared] == k) & (prediction[shared] == k))
-    return 2 * both / (np.count_nonzero(reference[theirs] == k) + np.count_nonzero(prediction[ours] == k))
+def _measure(reference, predictions, num_classes, spacing, hd95):
+    """Return what ``ops.score_labels`` does, which is used where it is there."""
+    if reference.ndim != 3 or any(each.shape != reference.shape for each in predictions):
+        shapes = ", ".join(str(each.shape) for each in (reference, *predictions))
+        raise ValueError(f"expected volumes of one shape (D, H, W), got {shapes}")
+    if ops.why_not() is None and num_classes <= 256:
+        reference, *predictions = (np.ascontiguousarray(labels, np.uint8) for labels in (reference, *predictions))
+        return ops.score_labels(reference, predictions, num_classes, spacing, hd95)
+    counts = np.zeros((len(predictions), 3, num_classes), np.int64)
+    distances = np.full((len(predictions), num_classes), np.nan)
+    whole = find_objects(reference, max_label=num_classes - 1)  # bounding boxes; None where a class is absent
+    for m, prediction in enumerate(predictions):
+        boxes = zip(whole, find_objects(prediction, max_label=num_classes - 1), strict=True)
+        for k, (theirs, ours) in enumerate(boxes, 1):
+            counts[m, 0, k] = 0 if theirs is None else np.count_nonzero(reference[theirs] == k)
+            counts[m, 1, k] = 0 if ours is None else np.count_nonzero(prediction[ours] == k)
+            if theirs is None or ours is None:
+                continue
+            counts[m, 2, k] = np.count_nonzero((reference[theirs] == k) & (prediction[theirs] == k))
+            if hd95:
+                a = _points(_border(reference[theirs] == k), theirs) * np.asarray(spacing)
+                b = _points(_border(prediction[ours] == k), ours) * np.asarray(spacing)
+                both = np.concatenate([cKDTree(b).query(a)[0], cKDTree(a).query(b)[0]])
+                distances[m, k] = np.percentile(both, 95)
+    return counts, distances
 
 
 def _border(mask):
@@ -107,38 +117,3 @@ def _border(mask):
 def _points(border, window):
     """Return the ``(n, 3)`` int64 coordinates of a border in the whole volume."""
     return np.argwhere(border) + [s.start for s in window]
-
-
-def _distance(a, b, shape, spacing):
-    """Return HD95 between two sets of border coordinates.
-
-    The percentile lies between the distances of one rank and the next; of the points below, any bound will do.
-    """
-    # A voxel of both borders is at distance 0: only the others are searched for.
-    codes_a, codes_b = (np.ravel_multi_index(p.T, shape) for p in (a, b))
-    alone_a = a[~np.isin(codes_a, codes_b, assume_unique=True)]
-    alone_b = b[~np.isin(codes_b, codes_a, assume_unique=True)]
-    spacing = np.asarray(spacing, dtype=float)
-    total, begin, searches = len(a) + len(b), 0, []
-    lower, upper = np.zeros(total), np.zeros(total)
-    for points, others in ((alone_a, b), (alone_b, a)):
-        if len(points):
-            tree = cKDTree(others * spacing, balanced_tree=False, compact_nodes=False)
-            here = slice(begin, begin + len(points))
-            lower[here], upper[here] = _bounds(points, tree, shape, spacing)
-            searches.append((here, points, tree))
-            begin += len(points)
-    rank = int(0.95 * (total - 1))
-    least = np.partition(lower, rank)[rank] * (1 - 1e-9)  # the distance of that rank is at least this
-    for here, points, tree in searches:
-        (near_or_above,) = np.nonzero(upper[here] >= least)
-        lower[here.start + near_or_above] = tree.query(points[near_or_above] * spacing)[0]
-    return float(np.percentile(lower, 95))
-
-
-def _bounds(points, tree, shape, spacing):
-    """Bound the distance of every point to the tree's nearest: of one in each cell, give or take the way to it."""
-    _, first, cell = np.unique(np.ravel_multi_index((points // _CELL).T, shape), return_index=True, return_inverse=True)
-    distance = tree.query(points[first] * spacing)[0][cell]
-    way = np.sqrt((((points - points[first][cell]) * spacing) ** 2).sum(1))
-    return np.maximum(distance - way, 0), distance + way

@@ -1,6 +1,17 @@
-"""Compiled CPU operators, for what torch spends the step on beside convolutions."""
+"""Compiled CPU operators, for what torch spends a step or a validation on without need."""
 
 from cmems.ops.build import enable, usable, why_not
-from cmems.ops.functions import MaxPool2x, NormActDrop, Upsample2x
+from cmems.ops.functions import MaxPool2x, NormActDrop, Upsample2x, convolve, convolves, label, score_labels
 
-__all__ = ["MaxPool2x", "NormActDrop", "Upsample2x", "enable", "usable", "why_not"]
+__all__ = [
+    "MaxPool2x",
+    "NormActDrop",
+    "Upsample2x",
+    "convolve",
+    "convolves",
+    "enable",
+    "label",
+    "score_labels",
+    "usable",
+    "why_not",
+]

@@ -1,4 +1,4 @@
-"""Compiles ``kernels.cpp`` for the machine at hand, once, and loads it.
+"""Compiles the C++ of this folder for the machine at hand, once, and loads it.
 
 Without a C++ compiler, or where ``enable(False)`` was called, the callers fall back to torch's operators.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 LANES = 16  # channels come in multiples of it
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC")
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -33,10 +33,10 @@ def why_not():
     return load()[1] if _enabled else "switched off"
 
 
-def usable(*maps):
+def usable(*maps, multiple=LANES):
     """Tell whether the kernels take these ``(B, C, H, W)`` tensors.
 
-    They must be on the CPU, channels-last, all float32 or all bfloat16, and C a multiple of 16.
+    They must be on the CPU, channels-last, all float32 or all bfloat16, and C a ``multiple``.
     """
     return (
         not torch.compiler.is_compiling()
@@ -46,7 +46,7 @@ def usable(*maps):
             and x.dim() == 4
             and x.dtype in _NAMES
             and x.dtype == maps[0].dtype
-            and x.shape[1] % LANES == 0
+            and x.shape[1] % multiple == 0
             and 0 < x.numel() < 2**32
             and x.is_contiguous(memory_format=torch.channels_last)
             for x in maps
@@ -80,7 +80,8 @@ def load():
 def _compile(compiler):
     """Return the path of the library, which is compiled unless the cache has it."""
     version = _run(compiler, "--version")
-    key = "\n".join([SOURCE.read_text(), version, torch.__version__, *_FLAGS, _processor()])
+    texts = [path.read_text() for path in (*SOURCES, Path(__file__).with_name("simd.h"))]
+    key = "\n".join([*texts, version, torch.__version__, *_FLAGS, _processor()])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cmems")
     if (cache / name).is_file():
@@ -92,8 +93,10 @@ def _compile(compiler):
         cache = Path(tempfile.mkdtemp())
         folder = Path(tempfile.mkdtemp(dir=cache))
     try:
-        _run(compiler, *_FLAGS, "-fopenmp", "-c", SOURCE, "-o", folder / "kernels.o")
-        _run(compiler, "-shared", folder / "kernels.o", *_openmp(), "-o", folder / name)
+        objects = [folder / f"{source.stem}.o" for source in SOURCES]
+        for source, compiled in zip(SOURCES, objects, strict=True):
+            _run(compiler, *_FLAGS, "-fopenmp", "-c", source, "-o", compiled)
+        _run(compiler, "-shared", *objects, *_openmp(), "-o", folder / name)
         os.replace(folder / name, cache / name)  # whole, whoever else compiles it
     finally:
         shutil.rmtree(folder)

@@ -1,11 +1,15 @@
-"""Differentiable CPU operators on ``(B, C, H, W)`` maps for which ``usable`` holds; first derivatives only."""
+"""The compiled operators: on ``(B, C, H, W)`` maps for which ``usable`` holds, and on label volumes.
 
-from ctypes import c_double, c_float, c_int, c_int64, c_uint64
+The classes have first derivatives, the functions none.
+"""
 
+from ctypes import c_double, c_float, c_int, c_int64, c_uint64, c_void_p
+
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from cmems.ops.build import call
+from cmems.ops.build import LANES, call, load, usable
 
 
 class NormActDrop(torch.autograd.Function):
@@ -100,6 +104,83 @@ class MaxPool2x(torch.autograd.Function):
         dx = _map(gradient, (batch, channels, 2 * height, 2 * width))
         call("pool_backward", gradient.dtype, gradient, which, dx, *context.sizes)
         return dx
+
+
+def convolves(x, channels):
+    """Tell whether ``convolve`` takes ``x`` and this many output channels, and is no slower than torch's convolution.
+
+    It is slower where torch multiplies bfloat16 by AMX, at sixteen times the rate of float32.
+    """
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # torch names it privately
+    return channels % LANES == 0 and usable(x) and (x.dtype == torch.float32 or not amx())
+
+
+def convolve(x, conv, norm, slope):
+    """Convolve 3x3, batch-normalise with the running statistics, and apply leaky ReLU, as in prediction.
+
+    Winograd's F(4x4, 3x3) in float32, a quarter of the multiplications; the result has x's dtype.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)`` for which ``convolves(x, K)`` holds.
+        conv (nn.Conv2d): C to K channels, stride 1, zeros beyond the edges, float32.
+        norm (nn.BatchNorm2d): Of K channels.
+        slope (float): Of the leaky ReLU below 0.
+
+    Returns:
+        Tensor: ``(B, K, H, W)``.
+    """
+    batch, channels, height, width = x.shape
+    y = _map(x, (batch, conv.out_channels, height, width))
+    tensors = conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+    sizes = c_int64(batch), c_int64(height), c_int64(width), c_int(channels), c_int(conv.out_channels)
+    strides = (c_int64 * 4)(*conv.weight.stride())
+    call("convolve", x.dtype, x, conv.weight, strides, *tensors, c_float(norm.eps), y, *sizes, c_float(slope))
+    return y
+
+
+def label(logits):
+    """Label every pixel by each network's logits and, of two or more networks, by the mean of their probabilities.
+
+    Args:
+        logits (list[Tensor]): M ``(B, K, H, W)`` maps for which ``usable(*logits, multiple=1)`` holds, K up to 256.
+
+    Returns:
+        Tensor: ``(M, B, H, W)`` uint8, or ``(M + 1, B, H, W)`` with the mean's labels last.
+    """
+    networks, (batch, classes, height, width) = len(logits), logits[0].shape
+    labels = torch.empty(networks + (networks > 1), batch, height, width, dtype=torch.uint8)
+    pointers = (c_void_p * networks)(*(each.data_ptr() for each in logits))
+    call("label", logits[0].dtype, pointers, c_int(networks), c_int64(labels[0].numel()), c_int(classes), labels)
+    return labels
+
+
+def score_labels(reference, predictions, num_classes, spacing, hd95=True):
+    """Count the voxels of every class and measure the 95th-percentile Hausdorff distance; other threads run meanwhile.
+
+    Args:
+        reference (np.ndarray): ``(D, H, W)`` uint8, contiguous.
+        predictions (list[np.ndarray]): M of the same kind and, as nobody checks here, the same shape.
+        num_classes (int): K; higher labels are nobody's.
+        spacing (sequence[float]): (slice, row, column); the distance has its unit.
+        hd95 (bool): Measure distances.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray | None]: ``(M, 3, K)`` int64 voxels of the reference, the prediction and both, 0
+        for the background; ``(M, K)`` float64 distances, nan where either has no voxel.
+    """
+    counts = np.empty((len(predictions), 3, num_classes), np.int64)
+    distances = np.empty((len(predictions), num_classes)) if hd95 else None
+    shape, spacing = np.array(reference.shape, np.int64), np.array(spacing, float)
+    pointer = lambda array: c_void_p(None if array is None else array.ctypes.data)  # noqa: E731
+    load()[0].score_labels(
+        pointer(reference),
+        (c_void_p * len(predictions))(*(each.ctypes.data for each in predictions)),
+        c_int(len(predictions)),
+        pointer(shape),
+        c_int(num_classes),
+        *(pointer(array) for array in (spacing, counts, distances)),
+    )
+    return counts, distances
 
 
 def _map(like, shape):

@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn
 
+from cmems import ops
 from cmems.errors import InputError
 from cmems.models.learners.views import StepViews
 from cmems.precision import computes_bfloat16
@@ -57,7 +58,7 @@ class MutualLearner(BaseModel):
         channels_last=True,
         compile=False,
         batch_views=True,
-        predict_batch=32,
+        predict_batch=64,
         predict_flips=False,
         predict_bfloat16=True,
         data_preprocessor=None,
@@ -177,15 +178,36 @@ class MutualLearner(BaseModel):
         Returns:
             Tensor: ``(M, B, K, S, S)`` float32, the softmax of each network.
         """
-        views = [()] if not self.predict_flips else [(), (2,), (3,), (2, 3)]
-        batch = torch.cat([images.flip(view) for view in views]).contiguous(memory_format=self.memory_format)
+        return self._average(self._logits(images))
+
+    @property
+    def _views(self):
+        return [(), (2,), (3,), (2, 3)] if self.predict_flips else [()]
+
+    def _logits(self, images):
+        """Return each network's logits of every view of the images, one view after the other."""
+        batch = torch.cat([images.flip(view) for view in self._views]).contiguous(memory_format=self.memory_format)
         device = images.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.predict_bfloat16 and computes_bfloat16(device)):
-            logits = [net(batch) for net in self.networks]
+            return [net(batch) for net in self.networks]
+
+    def _average(self, logits):
+        """Return each network's probabilities, the mean over the views."""
         p = torch.stack([each.float().softmax(1) for each in logits])
         if not self.predict_flips:
             return p
-        return sum(part.flip([d + 1 for d in view]) for part, view in zip(p.chunk(4, 1), views, strict=True)) / 4
+        parts = zip(p.chunk(len(self._views), 1), self._views, strict=True)
+        return sum(part.flip([d + 1 for d in view]) for part, view in parts) / len(self._views)
+
+    def _label(self, images):
+        """Label ``(B, 1, S, S)`` slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
+        logits = self._logits(images)
+        if not self.predict_flips and ops.usable(*logits, multiple=1):
+            return ops.label(logits)
+        p = self._average(logits)
+        if self.num_networks > 1:
+            p = torch.cat([p, p.mean(0, keepdim=True)])
+        return p.max(2).indices.to(torch.uint8)  # several times faster than argmax on CPUs
 
     @torch.no_grad()
     def segment(self, volumes, sizes):
@@ -208,13 +230,8 @@ class MutualLearner(BaseModel):
                 for v, side in zip(volumes, sizes, strict=True)
             ]
         )
-        parts = []
-        for batch in slices.unsqueeze(1).split(self.predict_batch):
-            p = self.probabilities(batch)
-            if self.num_networks > 1:
-                p = torch.cat([p, p.mean(0, keepdim=True)])
-            parts.append(p.max(2).indices.to(torch.uint8))  # several times faster than argmax on CPUs
-        labels = torch.cat(parts, 1).split([len(v) for v in volumes], 1)
+        labels = torch.cat([self._label(batch) for batch in slices.unsqueeze(1).split(self.predict_batch)], 1)
+        labels = labels.split([len(v) for v in volumes], 1)
         found = []
         for mine, volume in zip(labels, volumes, strict=True):
             grown = resize_labels(mine.flatten(0, 1), volume.shape[1:]).view(len(names), *volume.shape)

@@ -2,61 +2,25 @@
 // Arithmetic is float32. Sums run over chunks that the number of pixels decides, so that no result depends on the number
 // of threads.
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
+#include <cmath>
 #include <vector>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+
+#include "simd.h"
 
 namespace {
 
-constexpr int LANES = 16;
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 constexpr int64_t BLOCK = 128;  // pixels whose sums are float32; sums of blocks are double
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint8_t Bytes __attribute__((vector_size(16)));
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline Floats load(const float* from) {
-  Floats values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-inline Floats load(const BFloat16* from) {
-  Halves halves;
-  std::memcpy(&halves, from, sizeof halves);
-  return (Floats)(__builtin_convertvector(halves, Words) << 16);
-}
-
-inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
-
-inline void store(BFloat16* to, Floats values) {
-#ifdef __AVX512BF16__
-  __m256bh halves = _mm512_cvtneps_pbh((__m512)values);
-#else
-  Words words = (Words)values;
-  words += 0x7fff + ((words >> 16) & 1);  // to nearest, ties to even
-  Halves halves = __builtin_convertvector(words >> 16, Halves);
-#endif
-  std::memcpy(to, &halves, sizeof halves);
-}
-
-inline Floats broadcast(float value) { return value - Floats{}; }
-
-// What dropout multiplies a group of 16 elements with: 0, or `scale`. The hash of (seed, element) decides.
+// What dropout multiplies a group of elements with: 0, or `scale`. The hash of (seed, element) decides.
 struct Dropout {
   uint32_t low, high, threshold;
   float scale;
 
   Floats operator()(uint32_t group) const {
-    constexpr Words lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Words lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = i;
     Words x = (lanes + group * LANES) ^ low;
     x = (x ^ (x >> 16)) * 0x21f0aaadu;
     x = (x ^ (x >> 15) ^ high) * 0x735a2d97u;
@@ -95,7 +59,7 @@ void sum_twice(int64_t pixels, int channels, double* sums, int threads, Function
     for (int i = 0; i < 2 * channels; i++) sums[i] += parts[chunk * 2 * channels + i];
 }
 
-// Calls function(pixel, channel) for every group of 16 elements.
+// Calls function(pixel, channel) for every group of elements.
 template <class Function>
 void each(int64_t pixels, int channels, int threads, Function function) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -129,7 +93,7 @@ void activate(const T* x, T* y, int64_t pixels, int channels, const float* gain,
   each(pixels, channels, threads, [&](int64_t p, int c) {
     const int64_t at = p * channels + c;
     Floats v = load(x + at) * load(gain + c) + load(offset + c);
-    v = v > 0 ? v : v * slope;
+    v = leaky_relu(v, slope);
     if (rate > 0) v *= dropout(at / LANES);
     store(y + at, v);
   });
@@ -290,6 +254,37 @@ void pool_backward(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64
   }
 }
 
+// labels (networks, pixels), or (networks + 1, pixels) for several: the class of the largest logit, the first of equals,
+// and that of the largest sum of the networks' probabilities. Where all agree on a class, so do the sums.
+template <class T>
+void label(const T* const* logits, int networks, int64_t pixels, int classes, uint8_t* labels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = 0; p < pixels; p++) {
+    bool agree = true;
+    for (int m = 0; m < networks; m++) {
+      const T* mine = logits[m] + p * classes;
+      int best = 0;
+      for (int k = 1; k < classes; k++)
+        if (scalar(mine[k]) > scalar(mine[best])) best = k;
+      labels[m * pixels + p] = best;
+      agree &= best == labels[p];
+    }
+    if (networks == 1) continue;
+    uint8_t& both = labels[networks * pixels + p];
+    both = labels[p];
+    if (agree) continue;
+    float sums[256] = {};
+    for (int m = 0; m < networks; m++) {
+      const T* mine = logits[m] + p * classes;
+      const float top = scalar(mine[labels[m * pixels + p]]);
+      float powers[256], total = 0;
+      for (int k = 0; k < classes; k++) total += powers[k] = std::exp(scalar(mine[k]) - top);
+      for (int k = 0; k < classes; k++) sums[k] += powers[k] / total;
+    }
+    both = std::max_element(sums, sums + classes) - sums;
+  }
+}
+
 }  // namespace
 
 #define KERNELS(T, NAME)                                                                                              \
@@ -323,6 +318,10 @@ void pool_backward(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64
   extern "C" void pool_backward_##NAME(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64_t width,        \
                                        int channels, int threads) {                                                   \
     pool_backward(dy, which, dx, rows, width, channels, threads);                                                     \
+  }                                                                                                                   \
+  extern "C" void label_##NAME(const T* const* logits, int networks, int64_t pixels, int classes, uint8_t* labels,   \
+                               int threads) {                                                                         \
+    label(logits, networks, pixels, classes, labels, threads);                                                        \
   }
 KERNELS(float, float32)
 KERNELS(BFloat16, bfloat16)
