@@ -48,6 +48,12 @@ def main():
         back(function, *inputs)
         ops.enable(True)
 
+    def predict(on, block, x):
+        ops.enable(on)
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            block(x)
+        ops.enable(True)
+
     def both_ways(net, *views):
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             logits = [net(view) for view in views]
@@ -66,6 +72,14 @@ def main():
         ):
             for label, on in (("torch", False), ("compiled kernel", True)):
                 work[f"{name}, both ways, {label}"] = lambda on=on, f=function, i=inputs: kernels(on, f, *i)
+        for channels in (16, 64, 256):  # three of the UNet's levels
+            layer = ConvNormAct(channels, channels, norm_cfg=dict(type="BN"), act_cfg=dict(type="LeakyReLU")).eval()
+            side = args.size * 16 // channels
+            x = torch.rand(12, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            layer = layer.to(memory_format=torch.channels_last)
+            for label, on in (("torch", False), ("compiled kernel", True)):
+                name = f"convolution, norm, activation, prediction, {channels} channels, {label}"
+                work[name] = lambda on=on, layer=layer, x=x: predict(on, layer, x)
     work |= {
         "dropout forward, torch": lambda: nn.Dropout(0.1)(maps),
         "dropout forward, CMEMS": lambda: Dropout(0.1)(maps),
