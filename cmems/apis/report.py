@@ -315,13 +315,14 @@ def _plot(suite, by_dataset):
 
 
 def _bars(axes, group):
-    for offset, color, label, cells in (
-        (-0.2, _OURS, "here", [e["cells"]["DSC"].get("mean") for e in group]),
-        (0.2, _PAPER, "paper", [_paper_cell(e, "DSC", "mean") for e in group]),
-    ):
-        means = [cell[0] if cell else 0 for cell in cells]
-        places = [y + offset for y in range(len(group))]
-        axes.barh(places, means, 0.38, color=color, label=label, alpha=1 if offset < 0 else 0.45)
+    series = (
+        (_OURS, "here", 1, [e["cells"]["DSC"].get("mean") for e in group]),
+        (_PAPER, "paper", 0.45, [_paper_cell(e, "DSC", "mean") for e in group]),
+    )
+    series = series[: 2 if any(series[1][3]) else 1]
+    for n, (color, label, alpha, cells) in enumerate(series):
+        places = [y + 0.4 * n - 0.2 * (len(series) - 1) for y in range(len(group))]
+        axes.barh(places, [cell[0] if cell else 0 for cell in cells], 0.38, color=color, label=label, alpha=alpha)
         for place, cell in zip(places, cells, strict=True):
             if cell and cell[1] is not None:
                 axes.errorbar(cell[0], place, xerr=cell[1], color="#222222", capsize=3, linewidth=1)
@@ -343,7 +344,8 @@ def _curve(axes, group):
         capsize=3,
         label="here",
     )
-    axes.plot([x for x, _ in theirs], [y for _, y in theirs], "*", color=_PAPER, markersize=12, label="paper")
+    if theirs:
+        axes.plot([x for x, _ in theirs], [y for _, y in theirs], "*", color=_PAPER, markersize=12, label="paper")
     axes.set_ylabel("mean DSC")
 
 
