@@ -21,10 +21,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name holds it")
+    parser.add_argument("--float32", action="store_true", help="as on processors that do not compute in bfloat16")
     args = parser.parse_args()
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bfloat16 = computes_bfloat16(device)
+    bfloat16 = computes_bfloat16(device) and not args.float32
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     maps, images = (torch.rand(12, c, args.size, args.size, device=device) for c in (16, 1))
     maps, images = (t.contiguous(memory_format=torch.channels_last) for t in (maps.to(dtype), images))
