@@ -1,16 +1,13 @@
 """Turn a raw folder into a prepared data set: python tools/prepare_data.py acdc RAW OUT."""
 
 import argparse
-import sys
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cmems.apis.cli import main_guard
 from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 from cmems.registry import READERS
+from cmems.visualization.progress import counting
 
 LAYOUTS = ("acdc", "synapse", "ssl4mis", "transunet", "nifti")
 
@@ -48,20 +45,9 @@ def main():
         reader = READERS.get(args.layout)(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
     except TypeError as error:
         raise InputError(f"layout {args.layout}: an option does not apply to it ({error})") from error
-    show(_with_progress(reader, args))
-
-
-def _with_progress(reader, args):
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.description}"))  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def report(done, total, name):
-            bar.update(task, completed=done, total=total, description=name)
-
-        return prepare(reader, args.out, args.size, args.workers, report, args.overwrite)
+    with counting("preparing") as progress:
+        data = prepare(reader, args.out, args.size, args.workers, progress, args.overwrite)
+    show(data)
 
 
 def show(data: PreparedDataset):

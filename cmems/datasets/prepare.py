@@ -143,7 +143,7 @@ def _convert(reader, case, parts, size):
         image = reader.read_image(case)
     except InputError as error:
         return None, error.problems
-    problems = _image_problems(case, image)
+    problems = image_problems(case.images[0], image)
     label = None
     try:
         label = reader.read_label(case)
@@ -197,15 +197,31 @@ def scale_intensity(voxels, modality):
     return np.clip((voxels - low) / (high - low), 0, 1), bounds
 
 
-def _image_problems(case, image):
-    where, voxels = case.images[0], image.voxels
+def modality_of(data):
+    """Return the modality by which a :class:`PreparedDataset` was scaled.
+
+    Raises:
+        InputError: Its manifest names another scaling.
+    """
+    seen = data.manifest["intensity"]
+    modality = next((name for name, text in _INTENSITY.items() if text == seen), None)
+    if modality is None:
+        raise InputError(
+            f"{data.root / MANIFEST}: intensity: expected one of {list(_INTENSITY.values())}, got {seen!r}"
+        )
+    return modality
+
+
+def image_problems(path, image):
+    """Return what keeps a :class:`Volume` from being scaled, one line per problem, naming the file it came from."""
+    voxels = image.voxels
     if not np.isfinite(voxels).all():
-        return [f"{where}: expected finite voxels, got {int((~np.isfinite(voxels)).sum())} NaN or infinite"]
+        return [f"{path}: expected finite voxels, got {int((~np.isfinite(voxels)).sum())} NaN or infinite"]
     problems = []
     if voxels.min() == voxels.max():
-        problems.append(f"{where}: expected an image, got the constant {voxels.flat[0]:g}")
+        problems.append(f"{path}: expected an image, got the constant {voxels.flat[0]:g}")
     if not all(np.isfinite(s) and s > 0 for s in image.spacing):
-        problems.append(f"{where}: expected positive voxel spacing, got {image.spacing}")
+        problems.append(f"{path}: expected positive voxel spacing, got {image.spacing}")
     return problems
 
 

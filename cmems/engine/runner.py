@@ -13,6 +13,13 @@ from cmems.engine.memory import keep_freed_memory
 from cmems.registry import RUNNERS
 
 
+def set_up_cpu(env_cfg):
+    """Switch the compiled kernels, and keep freed memory, as a config's ``env_cfg`` says."""
+    ops.enable(env_cfg.get("compiled_kernels", True))
+    if env_cfg.get("keep_memory", True):
+        keep_freed_memory()
+
+
 @RUNNERS.register_module()
 class SegmentationRunner(Runner):
     """A Runner whose log goes to the file, warnings alone to the terminal, and whose checkpoints load safely.
@@ -24,9 +31,7 @@ class SegmentationRunner(Runner):
     def setup_env(self, env_cfg):
         """Set up what MMEngine does, the compiled kernels and the memory."""
         super().setup_env(env_cfg)
-        ops.enable(env_cfg.get("compiled_kernels", True))
-        if env_cfg.get("keep_memory", True):
-            keep_freed_memory()
+        set_up_cpu(env_cfg)
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs):
         """Build MMEngine's logger and keep everything below a warning off the terminal."""

@@ -2,11 +2,12 @@
 
 import atexit
 import time
+from contextlib import contextmanager
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cmems.registry import HOOKS
 
@@ -17,6 +18,21 @@ _REFRESH = 0.2  # seconds between redraws
 def say(text):
     """Print a text as it is; a live bar is lifted over it, not torn by it."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def counting(label):
+    """Give a function of (done, total, name of the last) that draws a bar on the standard error, if that is a terminal.
+
+    Args:
+        label (str): What is being done.
+    """
+    errors = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+               TextColumn("{task.description}", markup=False))  # fmt: skip
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
 
 
 @HOOKS.register_module()

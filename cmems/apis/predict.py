@@ -1,0 +1,149 @@
+"""Segmenting scans that are in no prepared data set."""
+
+import gzip
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from cmems.apis.config import load_config
+from cmems.datasets.prepare import image_problems, modality_of, scale_intensity
+from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.readers.base import nifti_files, nifti_stem, read_nifti
+from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.engine.runner import set_up_cpu
+from cmems.errors import InputError
+from cmems.registry import MODELS
+from cmems.visualization.files import whole_file
+
+
+class Masks(NamedTuple):
+    """What was written.
+
+    Attributes:
+        paths: The masks' files by scan.
+        classes: Foreground classes; label k is the k-th.
+        model: Whose masks they are.
+        turned: Scans whose axes lie as those of no case of the prepared data set, with their orientation, as ``LPS``:
+            their slices are not what the networks know.
+    """
+
+    paths: dict[str, Path]
+    classes: tuple[str, ...]
+    model: str
+    turned: dict[str, str]
+
+
+def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
+    """Write the mask of every scan, on the scan's own grid.
+
+    Scans are scaled as the config's prepared data set was; of that its ``manifest.json`` is enough. The masks are the
+    ensemble's, or network 1's where it is alone. While some scans are segmented, the next are read, the last written.
+
+    Args:
+        config (str): Path of the config.
+        checkpoint (str): The weights.
+        scans (str): A NIfTI file, or a folder of them.
+        out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine.
+        cfg_options (dict | None): Dotted keys to set.
+        progress (callable | None): Called with (scans done, scans, name) after each scan.
+
+    Returns:
+        Masks: What was written.
+
+    Raises:
+        InputError: Something in the config, the data or the checkpoint is wrong, or there is no scan; or some scans
+            are unusable, after the others' masks were written.
+    """
+    cfg = load_config(config, cfg_options)
+    data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
+    modality, paths = modality_of(data), _find(Path(scans), Path(out))
+    set_up_cpu(cfg.get("env_cfg") or {})
+    model = MODELS.build(cfg.model)
+    load_weights(model, read_checkpoint(checkpoint), checkpoint)
+    if model.networks[0].num_classes != data.num_classes:
+        raise InputError(
+            f"config {config}: num_classes={model.networks[0].num_classes}, but {data.root} has {data.num_classes}: "
+            f"background, {', '.join(data.classes)}"
+        )
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    best = "ensemble" if model.num_networks > 1 else "network_1"
+    known = {case["orientation"] for case in data.manifest["cases"].values()}
+    written, turned, problems, writing, ahead, names = {}, {}, [], [], deque(), iter(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def read_on():
+            for name in islice(names, cfg.test_dataloader.get("batch_size", 1)):
+                ahead.append((name, pool.submit(_read, paths[name], modality)))
+
+        read_on()
+        done = 0
+        while ahead:
+            batch, ready = list(ahead), {}
+            ahead.clear()
+            read_on()
+            for name, reading in batch:
+                try:
+                    ready[name], orientation = reading.result()
+                except InputError as error:
+                    problems += error.problems
+                    continue
+                if orientation not in known:
+                    turned[name] = orientation
+            found = model.segment(list(ready.values()), [data.size] * len(ready)) if ready else []
+            for each in writing:
+                each.result()  # raises what went wrong
+            writing = []
+            for name, models in zip(ready, found, strict=True):
+                written[name] = Path(out, f"{name}.nii.gz")
+                writing.append(pool.submit(_write, models[best], paths[name], written[name]))
+            for name, _ in batch:
+                done += 1
+                if progress:
+                    progress(done, len(paths), name)
+        for each in writing:
+            each.result()
+    if problems:
+        raise InputError(problems)
+    return Masks(written, data.classes, "the ensemble" if best == "ensemble" else "network 1", turned)
+
+
+def _find(scans, out):
+    """Return the scans' paths by stem."""
+    paths = nifti_files(scans) if scans.is_dir() else {nifti_stem(scans): scans}
+    if not scans.exists() or not paths:
+        raise InputError(f"{scans}: expected a NIfTI file or a folder of them, .nii or .nii.gz")
+    if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
+        raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
+    return paths
+
+
+def _read(path, modality):
+    """Return ``(D, H, W)`` float16 in [0, 1], as a prepared data set holds it, and the axes' orientation."""
+    volume = read_nifti(path)
+    problems = image_problems(path, volume)
+    if modality == "unit" and not 0 <= volume.voxels.min() <= volume.voxels.max() <= 1:
+        low, high = volume.voxels.min(), volume.voxels.max()
+        problems.append(f"{path}: expected voxels in [0, 1], as the networks were trained on, got {low:g} to {high:g}")
+    if problems:
+        raise InputError(problems)
+    voxels, _ = scale_intensity(volume.voxels, modality)
+    return voxels.astype(np.float16), "".join(nib.aff2axcodes(volume.affine))
+
+
+def _write(mask, scan, path):
+    """Write a ``(D, H, W)`` mask with its scan's header."""
+    source = nib.load(scan)
+    header = source.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    image = type(source)(np.ascontiguousarray(mask.transpose(2, 1, 0)), source.affine, header)
+    with whole_file(path) as part:
+        part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=3, mtime=0))

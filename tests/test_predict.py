@@ -1,0 +1,160 @@
+"""Segmenting scans from outside the prepared data set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from cmems.apis import load_config, predict, train
+from cmems.datasets.prepared import MANIFEST, PreparedDataset
+from cmems.datasets.volumes import VolumeDataset
+from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.errors import InputError
+from cmems.registry import MODELS
+
+REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def trained(tiny_config, tmp_path):
+    """A config and its checkpoint."""
+    config = tiny_config()
+    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
+    return config, str(tmp_path / "w" / "last.pth")
+
+
+@pytest.fixture
+def scans(raw_acdc, tmp_path):
+    """The images of the validation patient, and the folder that holds them."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for path in sorted((raw_acdc / "training" / "patient003").glob("*.nii.gz")):
+        if not path.name.endswith("_gt.nii.gz"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "tools/predict.py", *map(str, arguments)], cwd=REPO, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("networks", "model"), [(2, "ensemble"), (1, "network_1")])
+def test_masks_are_those_of_a_validation_on_the_scans_own_grid(
+    networks, model, tiny_config, prepared_acdc, scans, tmp_path
+):
+    config = tiny_config("cmems/unet_acdc.py" if networks == 2 else "unet/unet_acdc.py")
+    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
+    checkpoint = str(tmp_path / "w" / "last.pth")
+    torch.manual_seed(0)  # weights of one step give one class: draw others, so that there is something to compare
+    saved = torch.load(checkpoint, weights_only=True)
+    for name, values in saved["state_dict"].items():
+        if name.endswith("head.weight"):
+            values.normal_(0, 3)
+    torch.save(saved, checkpoint)
+    seen = []
+    written = predict(config, checkpoint, str(scans), str(tmp_path / "masks"), progress=lambda *a: seen.append(a)).paths
+    assert seen == [(1, 2, "patient003_frame01"), (2, 2, "patient003_frame02")]
+    net = MODELS.build(load_config(config).model)
+    load_weights(net, read_checkpoint(checkpoint), checkpoint)
+    volumes = VolumeDataset(str(prepared_acdc), "val")
+    for k, case in enumerate(volumes.cases):
+        (found,) = net.eval()(volumes=[volumes[k]], mode="predict")
+        mask, scan = nib.load(written[case]), nib.load(scans / f"{case}.nii.gz")
+        voxels = np.asarray(mask.dataobj)
+        assert len(np.unique(voxels)) > 1
+        assert np.array_equal(voxels.transpose(2, 1, 0), found["predictions"][model])
+        assert mask.get_data_dtype() == np.uint8
+        assert np.array_equal(mask.affine, scan.affine)
+        assert mask.header.get_zooms() == scan.header.get_zooms()
+        assert nib.aff2axcodes(mask.affine) == nib.aff2axcodes(scan.affine)
+
+
+def test_a_single_scan_of_four_axes_and_scaled_integers(trained, scans, tmp_path):
+    path = scans / "patient003_frame01.nii.gz"
+    image = nib.load(path)
+    scaled = nib.Nifti1Image(np.asarray(image.dataobj)[..., None], image.affine)
+    scaled.header.set_slope_inter(0.5, 7)  # as scanners store them; the mask's labels are not scaled
+    nib.save(scaled, tmp_path / "four.nii")
+    plain = predict(*trained, str(path), str(tmp_path / "masks")).paths["patient003_frame01"]
+    other = predict(*trained, str(tmp_path / "four.nii"), str(tmp_path / "masks")).paths["four"]
+    assert other.name == "four.nii.gz"
+    assert nib.load(other).shape == image.shape
+    assert np.array_equal(nib.load(plain).get_fdata(), nib.load(other).get_fdata())
+
+
+def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(trained, scans, tmp_path):
+    whole = (scans / "patient003_frame01.nii.gz").read_bytes()
+    (scans / "a_cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 2), np.float32), np.eye(4)), scans / "b_constant.nii.gz")
+    done = command(*trained, scans, tmp_path / "masks")
+    assert done.returncode == 2
+    assert "a_cut.nii.gz: truncated or not a NIfTI file" in done.stderr
+    assert "b_constant.nii.gz: expected an image, got the constant 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        "patient003_frame01.nii.gz",
+        "patient003_frame02.nii.gz",
+    ]
+
+
+def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, scans, tmp_path):
+    done = command(*trained, scans, tmp_path / "masks")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'masks'}: 2 masks by the ensemble; 1 RV, 2 Myo, 3 LV\n"
+    assert "warning" not in done.stderr
+    path = scans / "patient003_frame01.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag([-1, 1, 1, 1])), path)
+    done = command(*trained, path, tmp_path / "masks")
+    assert done.stdout == f"{tmp_path / 'masks'}: 1 mask by the ensemble; 1 RV, 2 Myo, 3 LV\n"
+    assert "warning: patient003_frame01: its axes lie as LAS, as no case that was prepared" in done.stderr
+
+
+def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, prepared_acdc, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for given, out, message in [
+        (tmp_path / "empty", "masks", "empty: expected a NIfTI file or a folder of them"),
+        (tmp_path / "none.nii.gz", "masks", r"none\.nii\.gz: expected a NIfTI file or a folder of them"),
+        (scans, "scans", "scans: the masks would take the names of the scans"),
+        (scans / "patient003_frame01.nii.gz", "scans", "scans: the masks would take the names of the scans"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            predict(*trained, str(given), str(tmp_path / out))
+    (tmp_path / "other").mkdir()
+    text = (prepared_acdc / MANIFEST).read_text().replace('"RV",', "")
+    (tmp_path / "other" / MANIFEST).write_text(text)
+    with pytest.raises(InputError, match="num_classes=4, but .*other has 3: background, Myo, LV"):
+        predict(
+            *trained,
+            str(scans),
+            str(tmp_path / "masks"),
+            {"test_dataloader.dataset.data_root": str(tmp_path / "other")},
+        )
+    assert not (tmp_path / "masks").exists()
+    assert len(list(scans.iterdir())) == 2
+
+
+def test_the_manifest_of_the_prepared_data_is_enough(trained, scans, prepared_acdc, tmp_path):
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / MANIFEST).write_text((prepared_acdc / MANIFEST).read_text())
+    options = {"test_dataloader.dataset.data_root": str(tmp_path / "alone")}
+    assert len(predict(*trained, str(scans), str(tmp_path / "masks"), options).paths) == 2
+
+
+def test_scans_are_scaled_as_the_training_slices_were(trained, scans, prepared_acdc, tmp_path):
+    (tmp_path / "unit").mkdir()
+    text = (prepared_acdc / MANIFEST).read_text()
+    seen = PreparedDataset(prepared_acdc).manifest["intensity"]
+    options = {"test_dataloader.dataset.data_root": str(tmp_path / "unit")}
+    (tmp_path / "unit" / MANIFEST).write_text(text.replace(seen, "as stored, clipped to [0, 1]"))
+    with pytest.raises(InputError, match=r"frame01\.nii\.gz: expected voxels in \[0, 1\].*got -?\d+ to \d+"):
+        predict(*trained, str(scans), str(tmp_path / "masks"), options)
+    (tmp_path / "unit" / MANIFEST).write_text(text.replace(seen, "by hand"))
+    with pytest.raises(InputError, match="intensity: expected one of .*, got 'by hand'"):
+        predict(*trained, str(scans), str(tmp_path / "masks"), options)
