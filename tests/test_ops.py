@@ -173,6 +173,8 @@ def test_a_block_predicts_as_one_operator_where_that_computes_the_same(monkeypat
             with monkeypatch.context() as patch:
                 patch.setattr(block.conv, attribute, value)
                 block(x)
+        with pytest.raises(RuntimeError, match="16 channels"):  # torch's message, not a read beyond the map
+            block(maps((2, 32, 12, 12), torch.float32))
     assert block(x).requires_grad
     with torch.no_grad():
         block.train()(x)
@@ -193,6 +195,12 @@ def test_labels_are_those_of_the_probabilities(dtype, networks, classes):
     p = torch.stack([each.double().softmax(1) for each in logits])
     wanted = [*(each.argmax(1) for each in p), *([p.mean(0).argmax(1)] if networks > 1 else [])]
     assert torch.equal(ops.label(logits), torch.stack(wanted).to(torch.uint8))
+
+
+def test_logits_of_other_shapes_and_of_too_many_classes_are_refused():
+    for logits in ([torch.rand(1, 4, 2, 2), torch.rand(1, 3, 2, 2)], [torch.rand(1, 257, 2, 2)]):
+        with pytest.raises(ValueError, match="one shape, of up to 256 classes, got"):
+            ops.label(logits)
 
 
 @needs_kernels

@@ -94,6 +94,7 @@ class ConvNormAct(ConvModule):
             and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
             and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
             and conv.weight.dtype == torch.float32
+            and conv.in_channels == x.shape[1]  # torch has the message
             and (not torch.is_autocast_enabled("cpu") or x.dtype == torch.get_autocast_dtype("cpu"))
             and ops.convolves(x, conv.out_channels)
         )

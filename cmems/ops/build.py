@@ -80,7 +80,7 @@ def load():
 def _compile(compiler):
     """Return the path of the library, which is compiled unless the cache has it."""
     version = _run(compiler, "--version")
-    texts = [path.read_text() for path in (*SOURCES, Path(__file__).with_name("simd.h"))]
+    texts = [path.read_text() for path in (*SOURCES, *sorted(SOURCES[0].parent.glob("*.h")))]
     key = "\n".join([*texts, version, torch.__version__, *_FLAGS, _processor()])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cmems")

@@ -146,8 +146,13 @@ def label(logits):
 
     Returns:
         Tensor: ``(M, B, H, W)`` uint8, or ``(M + 1, B, H, W)`` with the mean's labels last.
+
+    Raises:
+        ValueError: The shapes differ, or K is more than uint8 counts.
     """
     networks, (batch, classes, height, width) = len(logits), logits[0].shape
+    if classes > 256 or any(each.shape != logits[0].shape for each in logits):
+        raise ValueError(f"logits: expected one shape, of up to 256 classes, got {[tuple(x.shape) for x in logits]}")
     labels = torch.empty(networks + (networks > 1), batch, height, width, dtype=torch.uint8)
     pointers = (c_void_p * networks)(*(each.data_ptr() for each in logits))
     call("label", logits[0].dtype, pointers, c_int(networks), c_int64(labels[0].numel()), c_int(classes), labels)
