@@ -6,7 +6,7 @@ import sys
 from mmengine.config import DictAction
 
 from cmems.apis import predict
-from cmems.apis.cli import main_guard
+from cmems.apis.cli import main_guard, said
 from cmems.visualization.progress import counting
 
 
@@ -24,6 +24,8 @@ def main():
         masks = predict(args.config, args.checkpoint, args.scans, args.out, args.cfg_options, progress)
     for name, orientation in masks.turned.items():
         print(f"warning: {name}: its axes lie as {orientation}, as no case that was prepared", file=sys.stderr)
+    for line in said(masks.notes):
+        print(f"warning: {line}", file=sys.stderr)
     labels = ", ".join(f"{k} {name}" for k, name in enumerate(masks.classes, 1))
     count = f"{len(masks.paths)} mask{'s' * (len(masks.paths) != 1)}"
     print(f"{args.out}: {count} by {masks.model}; {labels}")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from cmems.apis.cli import main_guard
+from cmems.apis.cli import main_guard, said
 from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
@@ -24,9 +24,13 @@ def main():
     parser.add_argument("--size", type=int, default=224, help="side of the training slices, pixels (default 224)")
     parser.add_argument("--val", type=_names, help="validation cases, comma-separated, or none")
     parser.add_argument("--test", type=_names, help="test cases, comma-separated, or none")
-    parser.add_argument("--splits", help="JSON file with the lists train, val and test")
+    parser.add_argument("--splits", help="JSON file: lists train, val and test; splits_final.json; dataset.json")
+    parser.add_argument("--fold", type=int, help="which of several folds of --splits, from 0")
     parser.add_argument("--classes", type=_names, help="nifti: foreground classes, comma-separated")
     parser.add_argument("--modality", choices=["mr", "ct"], help="nifti: how intensities are scaled")
+    parser.add_argument("--labels", type=_numbers, help="nifti: the number of each class; others are background")
+    parser.add_argument("--channel", type=int, help="nifti: which channel to read of several, from 0")
+    parser.add_argument("--fill-nan", action="store_true", default=None, help="nifti: NaN become the smallest value")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: mm")
     parser.add_argument("--workers", type=int, help="processes; default one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
@@ -40,7 +44,8 @@ def main():
         return
     if not args.out:
         raise InputError("expected LAYOUT RAW OUT, or --check OUT; see --help")
-    options = {k: getattr(args, k) for k in ("classes", "modality", "spacing") if getattr(args, k) is not None}
+    options = ("classes", "modality", "labels", "channel", "fill_nan", "fold", "spacing")
+    options = {k: getattr(args, k) for k in options if getattr(args, k) is not None}
     try:
         reader = READERS.get(args.layout)(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
     except TypeError as error:
@@ -58,16 +63,31 @@ def show(data: PreparedDataset):
         for split, names in splits.items()
     )
     print(f"{data.root}: {data.name}, {data.size}x{data.size}, classes {' '.join(data.classes)}\n  {counts}")
-    orientations = {}
-    for name, case in cases.items():
-        orientations.setdefault(case["orientation"], []).append(name)
-    if len(orientations) > 1:
-        rare = min(orientations, key=lambda o: len(orientations[o]))
-        print(f"  warning: orientations differ: {', '.join(orientations)}; {rare}: {', '.join(orientations[rare][:5])}")
+    print(f"  {_grids(data)}")
+    for line in said({name: case.get("notes", []) for name, case in cases.items()}):
+        print(f"  warning: {line}")
     if any(cases[c]["labelled"] for c in splits["train"]):
         found = data.eligible_exemplars()
         first = ", ".join(f"{c} slice {s}" for c, s in found[:3])
         print(f"  {len(found)} training slices hold every class and can be the exemplar, e.g. {first or 'none'}")
+
+
+def _grids(data):
+    """Return where the slices of all cases lie, as far as their headers tell, and how large their pixels are."""
+    cases, axes = data.manifest["cases"].values(), data.manifest.get("axes")
+    planes = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
+    thick, *pixels = zip(*(case["spacing"] for case in cases), strict=True)
+    where = f"{planes[axes[2]]} slices (axes {axes})" if axes else "slices of unknown direction"
+    return f"{where}, pixels of {_range(pixels[0] + pixels[1])} mm, {_range(thick)} mm apart"
+
+
+def _range(values):
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _numbers(text):
+    return [int(number) for number in text.split(",")]
 
 
 def _names(text):

@@ -23,7 +23,7 @@ from cmems.apis.report import write_report
 from cmems.apis.suites import exemplar_slice, get_suite
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
-from cmems.visualization.files import whole_file
+from cmems.files import whole_file
 
 try:
     import fcntl

@@ -8,19 +8,21 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 
 from cmems.apis.config import load_config
-from cmems.datasets.prepare import image_problems, modality_of, scale_intensity
+from cmems.datasets.prepare import image_problems, modality_of, scale_intensity, scaling_notes
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.readers.base import nifti_files, nifti_stem, read_nifti
+from cmems.datasets.readers.files import nifti_files, nifti_stem, reading
+from cmems.datasets.readers.folder import filled
+from cmems.datasets.readers.geometry import axes, known_axes, turned, turned_array
+from cmems.datasets.readers.nifti import nifti_like, read_nifti
 from cmems.engine.checkpoint import load_weights, read_checkpoint
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
+from cmems.files import whole_file
 from cmems.registry import MODELS
-from cmems.visualization.files import whole_file
 
 
 class Masks(NamedTuple):
@@ -31,13 +33,15 @@ class Masks(NamedTuple):
         classes: Foreground classes; label k is the k-th.
         model: Whose masks they are.
         turned: Scans whose axes lie as those of no case of the prepared data set, with their orientation, as ``LPS``:
-            their slices are not what the networks know.
+            unless both are known, and the scan was turned, their slices are not what the networks know.
+        notes: What a user should know of a scan, as pairs of a sentence and its details.
     """
 
     paths: dict[str, Path]
     classes: tuple[str, ...]
     model: str
     turned: dict[str, str]
+    notes: dict[str, list]
 
 
 def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
@@ -62,8 +66,8 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
             are unusable, after the others' masks were written.
     """
     cfg = load_config(config, cfg_options)
-    data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
-    modality, paths = modality_of(data), _find(Path(scans), Path(out))
+    data = PreparedDataset(cfg.test_dataloader.dataset.data_root, arrays=False)
+    modality, (paths, problems) = modality_of(data), _find(Path(scans), Path(out))
     set_up_cpu(cfg.get("env_cfg") or {})
     model = MODELS.build(cfg.model)
     load_weights(model, read_checkpoint(checkpoint), checkpoint)
@@ -75,12 +79,12 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     best = "ensemble" if model.num_networks > 1 else "network_1"
     known = {case["orientation"] for case in data.manifest["cases"].values()}
-    written, turned, problems, writing, ahead, names = {}, {}, [], [], deque(), iter(paths)
+    written, odd, notes, back, writing, ahead, names = {}, {}, {}, {}, [], deque(), iter(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def read_on():
             for name in islice(names, cfg.test_dataloader.get("batch_size", 1)):
-                ahead.append((name, pool.submit(_read, paths[name], modality)))
+                ahead.append((name, pool.submit(_read, paths[name], modality, data)))
 
         read_on()
         done = 0
@@ -90,60 +94,77 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
             read_on()
             for name, reading in batch:
                 try:
-                    ready[name], orientation = reading.result()
+                    ready[name], orientation, back[name], notes[name] = reading.result()
                 except InputError as error:
                     problems += error.problems
                     continue
                 if orientation not in known:
-                    turned[name] = orientation
+                    odd[name] = orientation
             found = model.segment(list(ready.values()), [data.size] * len(ready)) if ready else []
-            for each in writing:
-                each.result()  # raises what went wrong
+            problems += _settled(writing, written)
             writing = []
             for name, models in zip(ready, found, strict=True):
                 written[name] = Path(out, f"{name}.nii.gz")
-                writing.append(pool.submit(_write, models[best], paths[name], written[name]))
+                mask = models[best]
+                writing.append((name, pool.submit(_write, mask, paths[name], written[name], back.pop(name))))
             for name, _ in batch:
                 done += 1
                 if progress:
                     progress(done, len(paths), name)
-        for each in writing:
-            each.result()
+        problems += _settled(writing, written)
     if problems:
         raise InputError(problems)
-    return Masks(written, data.classes, "the ensemble" if best == "ensemble" else "network 1", turned)
+    return Masks(written, data.classes, "the ensemble" if best == "ensemble" else "network 1", odd, notes)
+
+
+def _settled(writing, written):
+    """Wait for masks; return the problems of those that could not be made, which leave ``written``."""
+    problems = []
+    for name, each in writing:
+        try:
+            each.result()  # raises what the disk refuses
+        except InputError as error:
+            problems += error.problems
+            del written[name]
+    return problems
 
 
 def _find(scans, out):
-    """Return the scans' paths by stem."""
-    paths = nifti_files(scans) if scans.is_dir() else {nifti_stem(scans): scans}
-    if not scans.exists() or not paths:
+    """Return the scans' paths by stem, and what lies in their folder and is none."""
+    found, problems = nifti_files(scans) if scans.is_dir() else ({nifti_stem(scans): scans}, [])
+    if not scans.exists() or not (found or problems):
         raise InputError(f"{scans}: expected a NIfTI file or a folder of them, .nii or .nii.gz")
     if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
-    return paths
+    return found, problems
 
 
-def _read(path, modality):
-    """Return ``(D, H, W)`` float16 in [0, 1], as a prepared data set holds it, and the axes' orientation."""
-    volume = read_nifti(path)
-    problems = image_problems(path, volume)
-    if modality == "unit" and not 0 <= volume.voxels.min() <= volume.voxels.max() <= 1:
-        low, high = volume.voxels.min(), volume.voxels.max()
-        problems.append(f"{path}: expected voxels in [0, 1], as the networks were trained on, got {low:g} to {high:g}")
+def _read(path, modality, data):
+    """Read a scan as a prepared data set holds it.
+
+    Returns:
+        tuple: ``(D, H, W)`` float16 in [0, 1]; the axes' orientation in the file; the axes before and after it was
+        turned, None where it was not; notes.
+    """
+    how = data.manifest.get("reading") or {}
+    volume = read_nifti(path, how.get("channel"))
+    volume = filled(volume) if how.get("fill_nan") else volume
+    problems = image_problems(path, volume, modality)
     if problems:
         raise InputError(problems)
+    wanted, stored, turn = data.manifest.get("axes"), known_axes(volume), None
+    orientation = axes(volume.affine)
+    if wanted and stored and wanted != stored:
+        volume, turn = turned(volume, wanted), (wanted, stored)
     voxels, _ = scale_intensity(volume.voxels, modality)
-    return voxels.astype(np.float16), "".join(nib.aff2axcodes(volume.affine))
+    notes = [*volume.notes, *scaling_notes(volume.voxels, voxels, modality)]
+    return voxels.astype(np.float16), orientation, turn, notes
 
 
-def _write(mask, scan, path):
-    """Write a ``(D, H, W)`` mask with its scan's header."""
-    source = nib.load(scan)
-    header = source.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    header["cal_min"], header["cal_max"] = 0, 0
-    image = type(source)(np.ascontiguousarray(mask.transpose(2, 1, 0)), source.affine, header)
+def _write(mask, scan, path, turn):
+    """Write a ``(D, H, W)`` mask with its scan's header; ``turn`` names its axes and the scan's, where they differ."""
+    mask = mask if turn is None else turned_array(mask, *turn)
+    with reading(scan, "a NIfTI file"):
+        content = gzip.compress(nifti_like(scan, mask), compresslevel=3, mtime=0)
     with whole_file(path) as part:
-        part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=3, mtime=0))
+        part.write_bytes(content)

@@ -16,7 +16,7 @@ from prettytable import PrettyTable
 
 from cmems.apis import paper
 from cmems.apis.suites import family
-from cmems.visualization.files import whole_file
+from cmems.files import whole_file
 
 METRICS = dict(DSC=3, HD95=2)  # decimals
 _OURS, _PAPER = "#0072B2", "#D55E00"

@@ -4,7 +4,11 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import zlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,12 +17,19 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset
+from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset, file_sha256
+from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
+from cmems.files import whole_file
+from cmems.locks import folder_lock
 from cmems.resize import resize_images, resize_labels
 
 CT_WINDOW = (-125.0, 275.0)
 MR_PERCENTILE = 99.5
+MAX_SIZE = 4096
+LOCK = ".lock"
+PREPARATION = 2  # raised when the same scans and settings give other arrays
+WHOLE = ".whole"
 _INTENSITY = {
     "mr": f"per volume: clipped to [minimum, {MR_PERCENTILE}th percentile], scaled to [0, 1]",
     "ct": "clipped to [-125, 275] HU, scaled to [0, 1]",
@@ -43,24 +54,36 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
     Raises:
         InputError: Every problem of the raw folder, at once; what was converted so far is kept for the next run.
     """
-    out, cases = Path(out), reader.cases()
-    if not isinstance(size, int) or size < 16:
-        raise InputError(f"--size: expected an integer of 16 or more pixels, got {size!r}")
-    settings = dict(dataset=reader.name, size=size, classes=list(reader.classes), modality=reader.modality)
-    fingerprint = dict(settings, cases=[[c.name, c.split, _stamps(c)] for c in cases])
-    fingerprint = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
-    if (out / MANIFEST).is_file():
-        if PreparedDataset(out).manifest["fingerprint"] == fingerprint:
-            return PreparedDataset(out)
-        if not overwrite:
-            raise InputError(f"{out}: already holds another prepared data set; --overwrite replaces it")
-        (out / MANIFEST).unlink()
-    elif out.exists() and any(p.name != ".partial" for p in out.iterdir()) and not (out / ".partial").is_dir():
+    out = Path(out)
+    if not isinstance(size, int) or not 16 <= size <= MAX_SIZE:
+        raise InputError(f"--size: expected an integer of 16 to {MAX_SIZE} pixels, got {size!r}")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise InputError(f"--workers: expected an integer of 1 or more, got {workers!r}")
+    _check_classes(reader.classes)
+    ours = not out.exists() or (out / MANIFEST).is_file() or (out / ".partial").is_dir()
+    if not ours and not (out.is_dir() and all(p.name == LOCK for p in out.iterdir())):
         raise InputError(f"{out}: expected an empty or a new folder, but it holds other files")
+    cases = reader.cases()
+    with folder_lock(out, "preparing data", LOCK):
+        return _prepare(reader, cases, out, size, workers, progress, overwrite)
+
+
+def _prepare(reader, cases, out, size, workers, progress, overwrite):
+    orientations = reader.settle_axes(cases)
+    settings = dict(reader.settings(), size=size, preparation=PREPARATION)
+    fingerprint = _digest(dict(settings, cases=[[c.name, c.split, _stamps(c)] for c in cases]))
+    if (out / MANIFEST).is_file() and not overwrite:
+        if PreparedDataset(out, arrays=False).manifest.get("fingerprint") != fingerprint:
+            raise InputError(f"{out}: already holds another prepared data set; --overwrite replaces it")
+        return PreparedDataset(out)
     parts = out / ".partial"
-    parts.mkdir(parents=True, exist_ok=True)
+    _keep_parts(parts, _digest(settings))
     entries = _convert_all(reader, cases, parts, size, workers, progress)
-    _assemble(out, parts, cases, entries, size)
+    _note_strangers(entries)
+    whole = parts / WHOLE
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    _assemble(whole, parts, cases, entries, size)
     manifest = dict(
         format=FORMAT,
         version=VERSION,
@@ -69,32 +92,59 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
         classes=list(reader.classes),
         intensity=_INTENSITY[reader.modality],
         resize=dict(images="bilinear, antialiased", labels="nearest"),
+        axes=reader.axes or next(iter(orientations), None),
+        reading=reader.reading(),
         splits={s: [c.name for c in cases if c.split == s] for s in ("train", "val", "test")},
         cases={c.name: entries[c.name] for c in cases},
-        files={str(p.relative_to(out)): _describe(p) for p in sorted(out.rglob("*.npy")) if parts not in p.parents},
+        files={p.relative_to(whole).as_posix(): _describe(p) for p in sorted(whole.rglob("*.npy"))},
         fingerprint=fingerprint,
     )
-    _write_text(out / MANIFEST, json.dumps(manifest, indent=1))
+    _write_text(whole / MANIFEST, json.dumps(manifest, indent=1))
+    _replace(out, whole)
     shutil.rmtree(parts)
     return PreparedDataset(out)
 
 
+def _check_classes(classes):
+    """Refuse classes that uint8 labels, or a reader of tables, cannot tell apart."""
+    if len(classes) > UNLABELED - 1:
+        raise InputError(f"--classes: expected {UNLABELED - 1} classes or fewer, got {len(classes)}")
+    twice = [name for name, count in Counter(classes).items() if count > 1 or name in ("", "background")]
+    if twice:
+        raise InputError(f"--classes: expected different names other than background, got {twice[0]!r} in {classes}")
+
+
+def _keep_parts(parts, key):
+    """Empty ``parts`` of what was converted under other settings."""
+    path = parts / ".settings"
+    if parts.is_dir() and not (path.is_file() and path.read_bytes() == key.encode()):
+        shutil.rmtree(parts)
+    parts.mkdir(exist_ok=True)
+    _write_text(path, key)
+
+
+def _replace(out, whole):
+    """Put the files of ``whole`` in the place of a data set that may be in ``out``, the manifest last."""
+    (out / MANIFEST).unlink(missing_ok=True)
+    for name in ("train_images.npy", "train_labels.npy", "volumes"):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        (out / name).unlink(missing_ok=True)
+        if (whole / name).exists():
+            os.replace(whole / name, out / name)
+    os.replace(whole / MANIFEST, out / MANIFEST)
+
+
 def check(out):
     """Compare a prepared data set with its manifest; return its problems, one line each."""
-    data, problems = PreparedDataset(out), []
+    data = PreparedDataset(out, arrays=False)
+    problems = data.file_problems()
     for name, expected in data.manifest["files"].items():
         path = data.root / name
-        if not path.is_file():
-            problems.append(f"{path}: no such file")
-            continue
-        try:
-            seen = _describe(path)
-        except ValueError as error:
-            problems.append(f"{path}: damaged ({error})")
-            continue
-        for key, value in expected.items():
-            if seen[key] != value:
-                problems.append(f"{path}: {key}: expected {value}, got {seen[key]}")
+        if path.is_file() and not any(p.startswith(f"{path}: ") for p in problems) and (
+            (seen := file_sha256(path)) != expected["sha256"]
+        ):  # fmt: skip
+            problems.append(f"{path}: sha256: expected {expected['sha256']}, got {seen}")
     return problems
 
 
@@ -107,6 +157,8 @@ def _convert_all(reader, cases, parts, size, workers, progress):
         else:
             entries[case.name] = entry
     workers = min(workers or os.cpu_count() or 1, max(1, len(pending)))
+    if sys.platform == "win32":
+        workers = min(workers, 61)  # Windows waits for no more
     with closing(_converted(reader, pending, parts, size, workers)) as results:
         for case, (entry, found) in results:
             entries[case.name] = entry
@@ -128,6 +180,10 @@ def _converted(reader, cases, parts, size, workers):
         running = {pool.submit(_convert, reader, case, parts, size): case for case in cases}
         try:
             yield from ((running[done], done.result()) for done in as_completed(running))
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was ended from outside, as for want of memory; try fewer --workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -140,21 +196,22 @@ def _one_thread():
 def _convert(reader, case, parts, size):
     """Convert one case into ``parts``; return its entry and its problems."""
     try:
-        image = reader.read_image(case)
+        image, label = reader.read(case)
     except InputError as error:
         return None, error.problems
-    problems = image_problems(case.images[0], image)
-    label = None
-    try:
-        label = reader.read_label(case)
-        problems += [] if label is None else _label_problems(case, label, image, len(reader.classes))
-    except InputError as error:
-        problems += error.problems
+    problems = image_problems(case.images[0], image, reader.modality)
+    problems += [] if label is None else _label_problems(case, label, image, len(reader.classes))
     if problems:
         return None, problems
     scaled, bounds = scale_intensity(image.voxels, reader.modality)
+    notes = [*image.notes, *spacing_notes(image.spacing), *scaling_notes(image.voxels, scaled, reader.modality)]
     labels = None if label is None else np.ascontiguousarray(label.voxels.astype(np.uint8))
-    counts = {} if labels is None else {str(k): int(n) for k, n in enumerate(np.bincount(labels.ravel()))}
+    counts = (
+        {}
+        if labels is None
+        else {str(k): int(n) for k, n in enumerate(np.bincount(labels.ravel())) if n or k < UNLABELED}
+    )
+    notes += [] if label is None else [*label.notes, *_label_notes(case, labels)]
     entry = dict(
         split=case.split,
         shape=list(scaled.shape),
@@ -162,9 +219,11 @@ def _convert(reader, case, parts, size):
         affine=image.affine.tolist(),
         orientation="".join(nib.aff2axcodes(image.affine)),
         intensity_range=list(bounds),
+        scaled_mean=round(float(scaled.mean(dtype=np.float64)), 4),
         labelled=labels is not None,
         label_counts=counts,
         sources=dict(image=_sources(reader, case.images), label=_sources(reader, case.labels)),
+        notes=[list(note) for note in dict.fromkeys(notes)],
     )
     if case.split == "train":
         scaled = resize_images(torch.from_numpy(scaled), (size, size)).clamp_(0, 1).numpy()
@@ -181,20 +240,66 @@ def scale_intensity(voxels, modality):
     """Scale a volume to [0, 1].
 
     Args:
-        voxels (np.ndarray): ``(D, H, W)``; HU for CT.
+        voxels (np.ndarray): ``(D, H, W)``, finite; HU for CT.
         modality (str): ``mr``, ``ct``, or ``unit`` for voxels that are in [0, 1] already.
 
     Returns:
         tuple[np.ndarray, tuple[float, float]]: ``(D, H, W)`` float32 and the raw values' range.
     """
-    voxels = np.ascontiguousarray(voxels, dtype=np.float32)
+    voxels = np.ascontiguousarray(voxels, dtype=_precision(voxels))
     bounds = (float(voxels.min()), float(voxels.max()))
     low, high = {"ct": CT_WINDOW, "unit": (0.0, 1.0)}.get(modality, bounds)
     if modality == "mr":
         # A volume almost all of one value has its percentile there; its true maximum then sets the scale.
         percentile = float(np.percentile(voxels, MR_PERCENTILE))
         high = percentile if percentile > low else high
-    return np.clip((voxels - low) / (high - low), 0, 1), bounds
+        # With next to nothing in the lower half of the range, its minimum is a fault of a few voxels, not background.
+        if np.count_nonzero(voxels < low / 2 + high / 2) <= voxels.size * (100 - MR_PERCENTILE) / 100:
+            floor = float(np.percentile(voxels, 100 - MR_PERCENTILE))
+            low = floor if floor < high else low
+    return np.clip((voxels - low) / (high - low), 0, 1).astype(np.float32, copy=False), bounds
+
+
+def _precision(voxels):
+    """Return float32, or float64 for values that float32 cannot tell apart or whose range is beyond it."""
+    low, high = float(voxels.min()), float(voxels.max())
+    large = max(abs(low), abs(high))
+    coarse = large > 1e30 or high - low < 1e-30 or large > 1000 * (high - low)
+    return np.float64 if coarse else np.float32
+
+
+def scaling_notes(voxels, scaled, modality):
+    """Return what a user should know of what scaling left of a volume, as pairs of a sentence and its details.
+
+    Args:
+        voxels (np.ndarray): ``(D, H, W)``, as read.
+        scaled (np.ndarray): ``(D, H, W)`` float32 in [0, 1].
+        modality (str): As for :func:`scale_intensity`.
+    """
+    notes, low, high = [], float(voxels.min()), float(voxels.max())
+    counts = sum(np.bincount(z.astype(np.float16).ravel().view(np.uint16), minlength=1 << 16) for z in scaled)
+    levels = int((counts > 0).sum())
+    if levels < 64 and (had := len(np.unique(voxels))) > 2 * levels:
+        notes.append(("scaling leaves few grey levels", f"{levels} of {had}, from voxels of {low:g} to {high:g}"))
+    if counts.max() > 0.99 * scaled.size:
+        notes.append(("more than 99 % of the voxels have one value", f"voxels of {low:g} to {high:g}"))
+    if modality == "ct" and low >= 0:
+        notes.append(
+            ("CT without a voxel below 0 HU, where air is -1000; is it scaled already?", f"{low:g} to {high:g}")
+        )
+    return notes
+
+
+def _note_strangers(entries):
+    """Note the cases whose mean after scaling lies far from the others', as that of an unlike scan does."""
+    means = np.array([entry["scaled_mean"] for entry in entries.values()])
+    if len(means) < 5:
+        return
+    away = np.abs(means - np.median(means))
+    for entry, far in zip(entries.values(), away > max(0.15, 8 * np.median(away)), strict=True):
+        if far:
+            detail = f"mean {entry['scaled_mean']:g} in [0, 1], others' {np.median(means):.3g}"
+            entry["notes"].append(["intensities unlike the other scans'", detail])
 
 
 def modality_of(data):
@@ -212,17 +317,25 @@ def modality_of(data):
     return modality
 
 
-def image_problems(path, image):
+def image_problems(path, image, modality):
     """Return what keeps a :class:`Volume` from being scaled, one line per problem, naming the file it came from."""
     voxels = image.voxels
-    if not np.isfinite(voxels).all():
-        return [f"{path}: expected finite voxels, got {int((~np.isfinite(voxels)).sum())} NaN or infinite"]
-    problems = []
-    if voxels.min() == voxels.max():
-        problems.append(f"{path}: expected an image, got the constant {voxels.flat[0]:g}")
-    if not all(np.isfinite(s) and s > 0 for s in image.spacing):
-        problems.append(f"{path}: expected positive voxel spacing, got {image.spacing}")
-    return problems
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        nan, all_odd = int(np.isnan(voxels).sum()), int((~np.isfinite(voxels)).sum())
+        hint = "; --fill-nan reads NaN as the smallest value" if nan == all_odd < voxels.size else ""
+        return [f"{path}: expected finite voxels, got {all_odd} NaN or infinite{hint}"]
+    low, high = voxels.min(), voxels.max()
+    if low == high:
+        return [f"{path}: expected an image, got the constant {low:g}"]
+    if not np.isfinite(float(high) - float(low)):
+        return [f"{path}: expected voxels that a float64 can tell apart, got {low:g} to {high:g}"]
+    if modality == "unit" and not -1e-3 <= low <= high <= 1 + 1e-3:
+        return [
+            f"{path}: expected voxels in [0, 1], as this layout and its networks have them, got {low:g} to {high:g}"
+        ]
+    if modality == "ct" and float(high) - float(low) <= 2:
+        return [f"{path}: expected HU, got {low:g} to {high:g}; for CT that is scaled already take --modality mr"]
+    return []
 
 
 def _label_problems(case, label, image, classes):
@@ -230,12 +343,20 @@ def _label_problems(case, label, image, classes):
     if voxels.shape != image.voxels.shape:
         return [f"{where}: expected shape {image.voxels.shape} of {case.images[0].name}, got {voxels.shape}"]
     values = np.unique(voxels)
-    if (values != np.round(values)).any():
-        return [f"{where}: expected integer labels, got {values[values != np.round(values)][0]:g}"]
-    if values.min() < 0 or values.max() > classes:
-        odd = values[(values < 0) | (values > classes)]
-        return [f"{where}: expected labels 0 to {classes}, got {', '.join(f'{v:g}' for v in odd[:5])}"]
+    odd = values[(values < 0) | (values > classes)]
+    # 255 beside other labels marks voxels that nobody annotated; alone it is a mask of 0 and 255.
+    if len(odd) and not (odd.tolist() == [UNLABELED] and (values > 0).sum() > 1):
+        some = ", ".join(f"{v:g}" for v in odd[:5])
+        return [f"{where}: expected labels 0 to {classes}, got {some}; --labels gives classes other numbers"]
     return []
+
+
+def _label_notes(case, labels):
+    """Note labels that were painted on few slices, which validation would score the others by."""
+    found = (labels > 0).any(axis=(1, 2)).sum()
+    if case.split == "train" or not 0 < found <= max(1, len(labels) // 10) or len(labels) < 3:
+        return []
+    return [("labels on few slices; the others count as background unless marked 255", f"{found} of {len(labels)}")]
 
 
 def _assemble(out, parts, cases, entries, size):
@@ -243,80 +364,90 @@ def _assemble(out, parts, cases, entries, size):
     train = [c for c in cases if c.split == "train"]
     total = sum(entries[c.name]["shape"][0] for c in train)
     labelled = any(entries[c.name]["labelled"] for c in train)
-    if train:
-        images = _create(out / "train_images.npy", np.float16, (total, size, size))
-        labels = _create(out / "train_labels.npy", np.uint8, (total, size, size)) if labelled else None
-    start = 0
+    slices = 0
     for case in train:
         entry = entries[case.name]
-        stop = start + entry["shape"][0]
-        entry["slices"] = [start, stop]
-        images[start:stop] = np.load(parts / f"{case.name}_image.npy")
-        if labels is not None:
-            path = parts / f"{case.name}_label.npy"
-            labels[start:stop] = np.load(path) if entry["labelled"] else UNLABELED
-        start = stop
+        entry["slices"] = [slices, slices := slices + entry["shape"][0]]
     if train:
-        images.flush()
-        if labels is not None:
-            labels.flush()
-    (out / "volumes").mkdir(exist_ok=True)
+        images = (_part(parts, c, "image") for c in train)
+        _stream(out / "train_images.npy", np.float16, (total, size, size), images)
+    if labelled:
+        labels = (_train_labels(parts, c, entries[c.name], size) for c in train)
+        _stream(out / "train_labels.npy", np.uint8, (total, size, size), labels)
+    (out / "volumes").mkdir()
     for case in cases:
         if case.split != "train":
-            for path in parts.glob(f"{case.name}_*.npy"):
-                shutil.copyfile(path, out / "volumes" / path.name)
+            for kind in ("image", "label") if entries[case.name]["labelled"] else ("image",):
+                _save(out / "volumes" / f"{case.name}_{kind}.npy", _part(parts, case, kind))
 
 
-def _create(path, dtype, shape):
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _train_labels(parts, case, entry, size):
+    if entry["labelled"]:
+        return _part(parts, case, "label")
+    return np.full((entry["shape"][0], size, size), UNLABELED, np.uint8)
+
+
+def _stream(path, dtype, shape, arrays):
+    """Write arrays one after the other as a single one, through the file: a map on a full disk ends the process."""
+    header = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
+    with whole_file(path) as part, open(part, "wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, header)
+        for array in arrays:
+            if array.dtype != dtype or array.shape[1:] != shape[1:]:
+                raise InputError(f"{path}: what was converted is damaged; remove {path.parents[1]} and run it again")
+            handle.write(np.ascontiguousarray(array).data)
 
 
 def _finished(parts, case, size):
     """Return the entry of a case that an earlier run converted from the same files with the same settings."""
     try:
-        done = json.loads((parts / f"{case.name}.json").read_text())
-    except (OSError, ValueError):
+        done = json.loads((parts / f"{case.name}.json").read_text(encoding="utf-8"))
+        same = done["size"] == size and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
+        for kind in ("image", "label") if done["entry"]["labelled"] else ("image",):
+            _part(parts, case, kind)
+    except (OSError, ValueError, LookupError, TypeError, InputError):
         return None
-    same = done["size"] == size and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
     return done["entry"] if same else None
 
 
+def _part(parts, case, kind):
+    """Map what was converted of a case."""
+    path = parts / f"{case.name}_{kind}.npy"
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: damaged ({error}); remove {parts} and run the same command again") from error
+
+
 def _stamps(case):
-    """Return name, bytes and time of a case's files; enough to notice that one was replaced."""
+    """Return path, bytes and time of a case's files; enough to notice that one was replaced."""
     files = dict.fromkeys((*case.images, *(case.labels or ())))
-    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _digest(values):
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sources(reader, paths):
     if paths is None:
         return None
-    return [dict(path=str(p.relative_to(reader.root)), sha256=_sha256(p)) for p in paths]
-
-
-def _sha256(path):
-    with open(path, "rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return [dict(path=str(p.relative_to(reader.root)), sha256=file_sha256(p)) for p in paths]
 
 
 def _describe(path):
     array = np.load(path, mmap_mode="r")
-    return dict(shape=list(array.shape), dtype=str(array.dtype), sha256=_sha256(path))
+    found = dict(shape=list(array.shape), dtype=str(array.dtype), sha256=file_sha256(path))
+    if path.name == "train_labels.npy":
+        found["rows"] = [zlib.crc32(np.ascontiguousarray(row)) for row in array]
+    return found
 
 
 def _save(path, array):
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as handle:
+    with whole_file(path) as part, open(part, "wb") as handle:
         np.save(handle, array)
-    os.replace(part, path)
 
 
 def _write_text(path, text):
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as handle:
+    with whole_file(path) as part, open(part, "w", encoding="utf-8") as handle:
         handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, path)

@@ -1,11 +1,14 @@
 """A prepared data set on disk, as ``tools/prepare_data.py`` writes it."""
 
 import difflib
+import hashlib
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+from cmems.datasets.names import name_problem
 from cmems.errors import InputError
 
 FORMAT, VERSION = "cmems-prepared", 1
@@ -16,8 +19,12 @@ UNLABELED = 255
 class PreparedDataset:
     """Read access to a prepared data set.
 
+    Nothing is read or written by a name from the manifest that could lead out of the folder.
+
     Args:
         root (str): Its folder.
+        arrays (bool): Whether its arrays are needed, and so checked: that each is there, whole, and of the shape and
+            type that the manifest says. Their content is compared with the manifest's checksums as they are read.
 
     Attributes:
         name (str): Data set.
@@ -27,25 +34,58 @@ class PreparedDataset:
         manifest (dict): All that is known of the data; docs/data.md describes it.
 
     Raises:
-        InputError: There is no complete prepared data set.
+        InputError: There is no complete prepared data set; every problem of its manifest, or of its arrays, at once.
     """
 
-    def __init__(self, root):
+    def __init__(self, root, arrays=True):
         self.root = Path(root)
         path = self.root / MANIFEST
         if not path.is_file():
             raise InputError(f"{self.root}: {_why_not(self.root)}; make one with tools/prepare_data.py")
         try:
-            self.manifest = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error})") from error
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not JSON ({str(error)[:100]})") from error
+        if not isinstance(self.manifest, dict):
+            raise InputError(f"{path}: expected an object, got {type(self.manifest).__name__}")
         found = (self.manifest.get("format"), self.manifest.get("version"))
         if found != (FORMAT, VERSION):
             raise InputError(f"{path}: expected format {FORMAT} version {VERSION}, got {found[0]} version {found[1]}")
+        if problems := manifest_problems(self.manifest):
+            raise InputError([f"{path}: {problem}" for problem in problems])
         self.name = self.manifest["dataset"]
         self.size = self.manifest["size"]
         self.classes = tuple(self.manifest["classes"])
         self.num_classes = len(self.classes) + 1
+        self._verified = set()
+        if arrays and (problems := self.file_problems()):
+            raise InputError(problems)
+
+    def file_problems(self):
+        """Return the arrays that are missing, cut, or of another shape or type than the manifest says, a line each."""
+        problems = []
+        for name, (dtype, shape) in _expected(self.manifest).items():
+            path, said = self.root / name, self.manifest["files"].get(name)
+            if said is None:
+                problems.append(f"{self.root / MANIFEST}: files: {name} is not listed")
+                continue
+            try:
+                array = np.lib.format.open_memmap(path, mode="r")
+                size = path.stat().st_size
+            except FileNotFoundError:
+                problems.append(f"{path}: no such file")
+                continue
+            except Exception as error:  # a header of any text
+                problems.append(f"{path}: damaged ({' '.join(str(error).split())[:100]})")
+                continue
+            seen = (str(array.dtype), tuple(array.shape))
+            listed = (said.get("dtype"), tuple(said["shape"]))
+            if seen != listed or seen != (dtype, shape) or np.isfortran(array):
+                wanted = listed if listed != seen else (dtype, shape)
+                problems.append(f"{path}: expected {wanted[0]} of shape {wanted[1]}, got {seen[0]} of {seen[1]}")
+            elif size != array.offset + array.nbytes:
+                problems.append(f"{path}: expected {array.offset + array.nbytes} bytes, got {size}")
+        return problems
 
     def cases(self, split):
         """List the cases of ``train``, ``val`` or ``test``."""
@@ -65,10 +105,22 @@ class PreparedDataset:
         return self._map("train_images.npy")
 
     def train_labels(self):
-        """Map ``(N, S, S)`` uint8, 255 where a case has no label."""
+        """Map ``(N, S, S)`` uint8, 255 where a case, or a part of it, has no label."""
+        self._need_labels()
+        return self._map("train_labels.npy")
+
+    def train_label(self, row):
+        """Read the labels ``(S, S)`` uint8 of one training slice, and no other's."""
+        self._need_labels()
+        label = np.array(np.load(self.root / "train_labels.npy", mmap_mode="r")[row])
+        sums = self.manifest["files"]["train_labels.npy"].get("rows")
+        if sums is not None and zlib.crc32(label) != sums[row]:
+            raise InputError(f"{self.root / 'train_labels.npy'}: row {row} is damaged: its checksum is another")
+        return label
+
+    def _need_labels(self):
         if not (self.root / "train_labels.npy").is_file():
             raise InputError(f"{self.root}: no training case is labelled")
-        return self._map("train_labels.npy")
 
     def row(self, case, slice_index):
         """Return the row of a slice in the training arrays; the index counts from 0 along the source's last axis."""
@@ -90,11 +142,10 @@ class PreparedDataset:
             uint8 or None; ``spacing`` (slice, row, column) in mm; ``affine`` ``(4, 4)``.
         """
         entry = self.case(case)
-        labels = self.root / "volumes" / f"{case}_label.npy"
         return dict(
             case=case,
             image=np.array(self._map(f"volumes/{case}_image.npy")),
-            label=np.load(labels) if entry["labelled"] else None,
+            label=np.array(self._map(f"volumes/{case}_label.npy")) if entry["labelled"] else None,
             spacing=tuple(entry["spacing"]),
             affine=np.asarray(entry["affine"]),
         )
@@ -106,16 +157,127 @@ class PreparedDataset:
             start, stop = self.case(case)["slices"]
             for index, label in enumerate(labels[start:stop]):
                 counts = np.bincount(label.ravel(), minlength=self.num_classes)[1 : self.num_classes]
-                if (counts > 0).all():
+                if (counts > 0).all() and not (label == UNLABELED).any():
                     found.append((int(counts.min()), case, index))
         ordered = [(case, index) for _, case, index in sorted(found, key=lambda f: -f[0])]
         return ordered[:limit]
 
     def _map(self, name):
+        path, said = self.root / name, self.manifest["files"].get(name, {})
+        if name not in self._verified and "sha256" in said:
+            if file_sha256(path) != said["sha256"]:
+                raise InputError(
+                    f"{path}: damaged or replaced: its content is not what {MANIFEST} says; prepare it again"
+                )
+            self._verified.add(name)
         try:
-            return np.load(self.root / name, mmap_mode="r")
+            return np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.root / name}: missing or damaged ({error}); check with --check") from error
+            raise InputError(f"{path}: missing or damaged ({error})") from error
+
+
+def file_sha256(path):
+    """Return the SHA-256 of a file's content, hexadecimal."""
+    try:
+        with open(path, "rb") as handle:
+            digest = hashlib.sha256()
+            while block := handle.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+
+
+def _expected(manifest):
+    """Return what arrays the cases of a manifest make, as ``{name: (dtype, shape)}``."""
+    cases, side = manifest["cases"], manifest["size"]
+    total = sum(cases[c]["shape"][0] for c in manifest["splits"].get("train", []))
+    arrays = {}
+    if total:
+        arrays["train_images.npy"] = ("float16", (total, side, side))
+        if any(cases[c]["labelled"] for c in manifest["splits"]["train"]):
+            arrays["train_labels.npy"] = ("uint8", (total, side, side))
+    for split, names in manifest["splits"].items():
+        for name in names if split != "train" else ():
+            arrays[f"volumes/{name}_image.npy"] = ("float16", tuple(cases[name]["shape"]))
+            if cases[name]["labelled"]:
+                arrays[f"volumes/{name}_label.npy"] = ("uint8", tuple(cases[name]["shape"]))
+    return arrays
+
+
+def _whole(value, low=1):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 1 << 40
+
+
+def _numbers(value, count):
+    return isinstance(value, list) and len(value) == count and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in value
+    )  # fmt: skip
+
+
+def _texts(value):
+    return isinstance(value, list) and all(isinstance(v, str) for v in value) and len(set(value)) == len(value)
+
+
+_ENTRY = {  # what each case needs: a test and what it expects
+    "split": (lambda v: isinstance(v, str), "a split"),
+    "shape": (lambda v: isinstance(v, list) and len(v) == 3 and all(map(_whole, v)), "three positive integers"),
+    "spacing": (lambda v: _numbers(v, 3) and min(v) > 0, "three positive numbers"),
+    "affine": (lambda v: isinstance(v, list) and len(v) == 4 and all(_numbers(r, 4) for r in v), "a 4 x 4 matrix"),
+    "orientation": (lambda v: isinstance(v, str), "text"),
+    "labelled": (lambda v: isinstance(v, bool), "true or false"),
+}
+_TOP = {
+    "dataset": (lambda v: isinstance(v, str), "text"),
+    "size": (_whole, "a positive integer"),
+    "classes": (lambda v: _texts(v) and v, "a list of different names"),
+    "intensity": (lambda v: isinstance(v, str), "text"),
+    "splits": (lambda v: isinstance(v, dict) and all(map(_texts, v.values())), "lists of different cases"),
+    "cases": (lambda v: isinstance(v, dict) and all(isinstance(e, dict) for e in v.values()), "an object of objects"),
+    "files": (lambda v: isinstance(v, dict) and all(map(_file, v.values())), "objects with shape, dtype and sha256"),
+}
+
+
+def _file(value):
+    if not isinstance(value, dict) or not isinstance(value.get("sha256"), str):
+        return False
+    rows = value.get("rows", [])
+    shape = value.get("shape")
+    return isinstance(shape, list) and all(map(_whole, shape)) and isinstance(rows, list) and len(rows) in (0, shape[0])
+
+
+def manifest_problems(manifest):
+    """Return what is wrong with a manifest's content, one line per problem; its format and version are known."""
+    problems = _odd(manifest, _TOP, "")
+    if problems:
+        return problems
+    cases, splits = manifest["cases"], manifest["splits"]
+    problems += [problem for problem in map(name_problem, cases) if problem]
+    for name, entry in cases.items():
+        problems += _odd(entry, _ENTRY, f"cases: {name}: ")
+    for split, names in splits.items():
+        for name in names:
+            if name not in cases or cases[name].get("split") != split:
+                problems.append(f"splits: {split}: {name} is no case of that split")
+    if problems:
+        return problems
+    start = 0
+    for name in splits.get("train", []):
+        stop = start + cases[name]["shape"][0]
+        if cases[name].get("slices") != [start, stop]:
+            problems.append(f"cases: {name}: slices: expected {[start, stop]}, got {cases[name].get('slices')!r}")
+        start = stop
+    stray = set(manifest["files"]) - set(_expected(manifest))
+    return problems + [f"files: {name!r} belongs to no case" for name in sorted(stray)]
+
+
+def _odd(values, wanted, where):
+    found = []
+    for key, (right, expected) in wanted.items():
+        if key not in values or not right(values[key]):
+            seen = repr(values[key])[:60] if key in values else "nothing"
+            found.append(f"{where}{key}: expected {expected}, got {seen}")
+    return found
 
 
 def _why_not(root):

@@ -6,7 +6,7 @@ A source answers ``source(draws)`` with a batch on the device, a function of (se
 import numpy as np
 import torch
 
-from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.prepared import UNLABELED, PreparedDataset
 from cmems.datasets.store import SliceStore
 from cmems.errors import InputError
 from cmems.registry import DATASETS, SYNTHESIZERS
@@ -56,10 +56,14 @@ def load_exemplar(prepared, case, slice, device="cpu"):
         InputError: The slice does not exist, has no label, or lacks a class.
     """
     row = prepared.row(case, slice)
-    label = np.array(prepared.train_labels()[row])
+    label = prepared.train_label(row)
     where = f"exemplar case={case} slice={slice} of {prepared.root}"
-    if (label == 255).all():
+    if (label == UNLABELED).all():
         raise InputError(f"{where}: expected a labelled slice, but this case has no label")
+    if (label == UNLABELED).any():
+        raise InputError(
+            f"{where}: expected a slice that is annotated everywhere, but a part of it is marked {UNLABELED}"
+        )
     missing = [name for k, name in enumerate(prepared.classes, 1) if not (label == k).any()]
     if missing:
         complete = ", ".join(f"case={c} slice={s}" for c, s in prepared.eligible_exemplars(limit=5))
@@ -159,6 +163,8 @@ class LabeledSource(_Source):
             raise InputError(
                 f"{data.prepared.root}: full supervision needs every train case labelled; without: {', '.join(cases)}"
             )
+        if (labels == UNLABELED).any():
+            raise InputError(f"{data.prepared.root}: full supervision needs every voxel annotated; some are marked 255")
         self.labels = torch.from_numpy(np.array(labels)).to(data.device)
 
     def __call__(self, draws):

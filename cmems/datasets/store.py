@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cmems.errors import InputError
+from cmems.memory import free_bytes
 
 
 class SliceStore:
@@ -21,7 +22,7 @@ class SliceStore:
 
     def __init__(self, images, device="cpu", limit=None):
         self.device = torch.device(device)
-        limit = _free_bytes(self.device) // 2 if limit is None else limit
+        limit = free_bytes(self.device) // 2 if limit is None else limit
         self.resident = images.nbytes <= limit
         self._images = torch.from_numpy(np.array(images)).to(self.device) if self.resident else images
         # A view of a map has the map's offset, not its own; Windows has no preadv.
@@ -51,13 +52,3 @@ class SliceStore:
             if os.preadv(self._file.fileno(), [view], self._images.offset + row * len(view)) != len(view):
                 raise InputError(f"{self._images.filename}: truncated; check with tools/prepare_data.py --check")
         return slices
-
-
-def _free_bytes(device):
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 << 30

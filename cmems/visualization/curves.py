@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from cmems.files import whole_file
 from cmems.visualization.colors import class_colors
-from cmems.visualization.files import whole_file
 from cmems.visualization.tables import model_label
 
 _SHARES_OF_PIXELS = {"share_confident": "confident (at or above τ)", "agreement": "networks agree"}

@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cmems.files import whole_file
 from cmems.visualization.colors import class_colors
-from cmems.visualization.files import whole_file
 from cmems.visualization.tables import model_label
 
 TILE = 288  # pixels of a tile's longer side

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prettytable import PrettyTable
 
-from cmems.visualization.files import whole_file
+from cmems.files import whole_file
 
 WIDTH = 110
 _DECIMALS = {"DSC": 3, "HD95": 2}

@@ -1,6 +1,9 @@
 """The ACDC challenge's raw layout."""
 
-from cmems.datasets.readers.base import SPLITS, Reader, read_list
+from collections import Counter
+
+from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list
+from cmems.datasets.readers.files import nifti_files
 from cmems.registry import READERS
 
 # The split of the semi-supervised literature (SSL4MIS): 70 train, 10 val, 20 test patients.
@@ -30,7 +33,7 @@ _TEST = [
 
 
 @READERS.register_module(name="acdc")
-class ACDCReader(Reader):
+class ACDCReader(NiftiReader):
     """``training/patientNNN/{Info.cfg, patientNNN_frameFF.nii.gz, patientNNN_frameFF_gt.nii.gz}``.
 
     Two volumes a patient, end-diastole and end-systole as ``Info.cfg`` names them. Splits come from
@@ -49,21 +52,26 @@ class ACDCReader(Reader):
         lists = {s: read_list(self.root / "splits" / f"{s}.txt") for s in SPLITS}
         listed = {patient: split for split, patients in lists.items() for patient in patients}
         rows, problems = [], []
+        for patient, count in Counter(p for patients in lists.values() for p in patients).items():
+            if count > 1:
+                problems.append(f"{self.root / 'splits'}: {patient} is listed {count} times")
         for patient in sorted(set(listed) - {f.name for f in folders}):
             problems.append(f"{self.root / 'splits'}: {patient} is listed, but there is no such patient folder")
         for folder in folders:
+            files, odd = nifti_files(folder)
             frames, problem = _frames(folder)
+            problems += odd
             problems += problem
             split = listed.get(folder.name, None if listed else self._split(folder))
             if split is None:
                 continue
             for frame in frames:
                 name = f"{folder.name}_frame{frame:02d}"
-                image, label = (_nifti(folder, n) for n in (name, f"{name}_gt"))
-                if not image.is_file():
-                    problems.append(f"{image}: no such file; Info.cfg names frame {frame}")
+                image, label = files.get(name), files.get(f"{name}_gt")
+                if image is None:
+                    problems.append(f"{folder / name}.nii.gz: no such file; Info.cfg names frame {frame}")
                     continue
-                rows.append((name, split, (image,), (label,) if label.is_file() else None))
+                rows.append((name, split, (image,), (label,) if label else None))
         return rows, problems
 
     def _split(self, folder):
@@ -71,11 +79,6 @@ class ACDCReader(Reader):
         if folder.parent.name == "testing" or number in _TEST:
             return "test"
         return "val" if number in _VAL else "train"
-
-
-def _nifti(folder, stem):
-    plain = folder / f"{stem}.nii"
-    return plain if plain.is_file() else folder / f"{stem}.nii.gz"
 
 
 def _frames(folder):
@@ -87,7 +90,7 @@ def _frames(folder):
     frames, problems = [], []
     for phase in ("ED", "ES"):
         value = fields.get(phase, "").strip()
-        if value.isdigit():
+        if value.isdecimal():
             frames.append(int(value))
         else:
             problems.append(f"{info}: expected '{phase}: <frame number>', got {value!r}")

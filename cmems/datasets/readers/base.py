@@ -3,13 +3,16 @@
 import difflib
 import json
 import re
-import zlib
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 
+from cmems.datasets.names import name_problem
+from cmems.datasets.readers.files import nifti_stem
+from cmems.datasets.readers.geometry import known_axes, lay_on, turned
+from cmems.datasets.readers.nifti import nifti_axes, read_nifti
 from cmems.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -31,20 +34,6 @@ class Case(NamedTuple):
     labels: tuple[Path, ...] | None
 
 
-class Volume(NamedTuple):
-    """Voxels in (slice, row, column) order.
-
-    Attributes:
-        voxels: ``(D, H, W)``.
-        spacing: (slice, row, column) in mm.
-        affine: ``(4, 4)`` of the source, columns in its (x, y, z) order.
-    """
-
-    voxels: np.ndarray
-    spacing: tuple[float, float, float]
-    affine: np.ndarray
-
-
 class Reader:
     """A raw layout.
 
@@ -53,10 +42,15 @@ class Reader:
     Args:
         root (str): The raw folder.
         val, test (sequence[str] | None): Cases or patients of these splits; None keeps the layout's own split.
-        splits (str | None): A JSON file ``{"train": [...], "val": [...], "test": [...]}``; cases it omits are left out.
+        splits (str | None): A JSON file ``{"train": [...], "val": [...], "test": [...]}``, nnU-Net's
+            ``splits_final.json`` or a Decathlon's ``dataset.json``; cases it omits are left out.
+        fold (int | None): Which of several folds of ``splits``.
+
+    Attributes:
+        axes (str | None): Axes that scans are turned to as they are read; see :meth:`settle_axes`.
 
     Raises:
-        InputError: The folder is missing.
+        InputError: The folder is missing, or ``splits`` is no such file.
     """
 
     name = ""
@@ -64,16 +58,29 @@ class Reader:
     modality = "mr"
     expects = "a raw data set"
 
-    def __init__(self, root, val=None, test=None, splits=None):
+    def __init__(self, root, val=None, test=None, splits=None, fold=None):
         self.root = Path(root)
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder; expected {self.expects}")
+        if fold is not None and splits is None:
+            raise InputError("--fold: expected --splits FILE with it")
         self.val, self.test = val, test
-        self.split_file = None if splits is None else _read_splits(splits)
+        self.split_file = None if splits is None else _read_splits(splits, fold)
+        self.axes = None
 
     def find(self):
         """Return ``(name, split, images, labels)`` rows and a list of problems."""
         raise TypeError(f"{type(self).__name__} does not define find")
+
+    def settings(self):
+        """Return all that decides what is read of given files, as JSON holds it."""
+        return dict(
+            dataset=self.name, classes=list(self.classes), modality=self.modality, axes=self.axes,
+            layout=type(self).__name__)  # fmt: skip
+
+    def reading(self):
+        """Return how scans from elsewhere are read as these were: ``channel``, ``fill_nan``."""
+        return {}
 
     def cases(self):
         """List the cases, their splits settled.
@@ -84,29 +91,88 @@ class Reader:
         rows, problems = self.find()
         if not rows and not problems:
             problems = [f"{self.root}: no case found; expected {self.expects}"]
-        named = {"val": self.val, "test": self.test}
-        unmatched = {(s, n) for s, names in named.items() for n in names or () if n != "none"}
-        cases = []
-        for name, split, images, labels in sorted(rows):
-            if self.split_file is not None:
-                split = next((s for s, names in self.split_file.items() if _listed(name, names)), None)
-            for wanted, names in named.items():
-                if names is None:
-                    continue
-                if split == wanted:
-                    split = "train"
-                hits = [n for n in names if _listed(name, [n])]
-                if hits:
-                    split = wanted
-                    unmatched -= {(wanted, n) for n in hits}
-            if split is not None:
-                cases.append(Case(name, split, images, labels))
-        for split, name in sorted(unmatched):
-            near = difflib.get_close_matches(name, [c.name for c in cases], n=3, cutoff=0.3)
-            problems.append(f"--{split} {name}: no such case in {self.root}; near: {', '.join(near) or 'none'}")
+        splits = {name: split for name, split, _, _ in rows}
+        for name, count in Counter(row[0].casefold() for row in rows).items():
+            if count > 1:
+                problems.append(f"{self.root}: {count} cases are called {name}; expected one")
+        problems += [f"{self.root}: {problem}" for problem in map(name_problem, splits) if problem]
+        if self.split_file is not None:
+            splits = self._assign(dict.fromkeys(splits), self.split_file, "--splits ", problems)
+        named = {s: n for s, n in (("val", self.val), ("test", self.test)) if n is not None}
+        # A split that is named anew gives its cases back to training.
+        splits = {name: "train" if split in named else split for name, split in splits.items()}
+        named = {s: [n for n in names if n != "none"] for s, names in named.items()}
+        splits = self._assign(splits, named, "--", problems)
         if problems:
             raise InputError(problems)
+        cases = [Case(name, splits[name], images, labels) for name, _, images, labels in rows if splits[name]]
+        if not cases:
+            raise InputError(f"{self.root}: --splits leaves no case; there are {', '.join(sorted(splits)[:5])}")
         return sorted(cases, key=lambda c: (SPLITS.index(c.split), c.name))
+
+    def _assign(self, splits, named, option, problems):
+        """Return ``splits`` with the cases that are named in ``named``'s lists; complain of what names none or two."""
+        splits, taken = dict(splits), {}
+        for split, names in named.items():
+            for name in names:
+                hits = matches(name, splits)
+                if not hits:
+                    near = difflib.get_close_matches(name, splits, n=3, cutoff=0.3)
+                    problems.append(
+                        f"{option}{split} {name}: no such case in {self.root}; near: {', '.join(near) or 'none'}"
+                    )
+                for hit in hits:
+                    if hit in taken:
+                        problems.append(f"{option}{split} {name}: case {hit} is named in {taken[hit]} already")
+                    splits[hit] = taken[hit] = split
+        return splits
+
+    def settle_axes(self, cases):
+        """Turn all scans to one orientation, where their headers tell of several: the commonest, of these the one
+        whose slices are the thickest.
+
+        Returns:
+            dict[str, int]: How many cases are stored in each known orientation.
+        """
+        stored = [found for found in map(self.stored_axes, cases) if found[0]]
+        counts, thickness = Counter(codes for codes, _ in stored), dict(stored)
+        best = max(sorted(counts), key=lambda codes: (counts[codes], thickness[codes]), default=None)
+        self.axes = best if len(counts) > 1 else None
+        return dict(counts)
+
+    def stored_axes(self, case):
+        """Return the axes that a case's header states, as ``LPS``, or None, and slice over pixel spacing."""
+        return None, 1.0
+
+    def read(self, case):
+        """Read a case.
+
+        Returns:
+            tuple[Volume, Volume | None]: The image, and labels with class ids 0 … K-1 on the image's grid.
+
+        Raises:
+            InputError: Everything that is wrong with its files.
+        """
+        image, problems = None, []
+        try:
+            image = self.read_image(case)
+        except InputError as error:
+            problems += error.problems
+        try:
+            label = self.read_label(case)
+        except InputError as error:
+            problems += [p for p in error.problems if p not in problems]
+        if problems:
+            raise InputError(problems)
+        if label is not None:
+            label = whole_labels(case.labels[0], lay_on(label, image, case.labels[0], case.images[0]))
+        stored = known_axes(image)
+        if self.axes and stored and stored != self.axes:
+            note = (f"orientations differ; turned to {self.axes}", f"stored as {stored}")
+            if label is not None:
+                label = turned(label._replace(frames=image.frames), self.axes)
+            image = turned(image, self.axes)._replace(notes=(*image.notes, note))
+        return image, label
 
     def read_image(self, case):
         """Read a case's :class:`Volume`; raises InputError naming the file."""
@@ -117,55 +183,75 @@ class Reader:
         return None if case.labels is None else read_nifti(case.labels[0])
 
 
-def read_nifti(path):
-    """Read a 3-D NIfTI file.
+class NiftiReader(Reader):
+    """A layout of NIfTI files."""
+
+    def stored_axes(self, case):
+        """Return what the image's header states."""
+        try:
+            return nifti_axes(case.images[0])
+        except InputError:  # reading it will say so, beside what is wrong with the others
+            return None, 1.0
+
+
+def whole_labels(path, label):
+    """Round labels that were stored through a float or a slope; those farther than 0.001 from an integer are refused.
 
     Raises:
-        InputError: It is missing, truncated, not NIfTI, or not 3-D.
+        InputError: A label is no integer.
     """
-    try:
-        image = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: truncated or not a NIfTI file ({reason})") from error
-    if voxels.ndim == 4 and voxels.shape[3] == 1:
-        voxels = voxels[..., 0]
-    if voxels.ndim != 3:
-        raise InputError(f"{path}: expected a 3-D volume, got shape {voxels.shape}")
-    spacing = tuple(float(s) for s in image.header.get_zooms()[2::-1])
-    return Volume(voxels.transpose(2, 1, 0), spacing, np.asarray(image.affine, dtype=float))
-
-
-def nifti_stem(path):
-    """Return a file's name without ``.nii`` or ``.nii.gz``."""
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
-
-
-def nifti_files(folder):
-    """Return the NIfTI files of a folder by stem."""
-    return {nifti_stem(p): p for p in sorted(Path(folder).glob("*.nii*")) if re.search(r"\.nii(\.gz)?$", p.name)}
+    if label.voxels.dtype.kind in "iub":
+        return label
+    whole = np.rint(label.voxels)
+    off = ~(np.abs(label.voxels - whole) <= 1e-3)  # NaN too
+    if off.any():
+        raise InputError(f"{path}: expected integer labels, got {label.voxels[off][0]:.9g}")
+    return label._replace(voxels=whole)
 
 
 def read_list(path):
     """Read a text file of one name per line; empty when it is absent."""
     path = Path(path)
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-
-
-def _listed(name, names):
-    """Tell whether a case is named, by itself, by its patient or by the digits of its number."""
-    return any(name == n or name.startswith(f"{n}_") or (n.isdigit() and name.endswith(n.zfill(4))) for n in names)
-
-
-def _read_splits(path):
     try:
-        splits = json.loads(Path(path).read_text())
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except (OSError, ValueError) as error:
-        raise InputError(f"--splits {path}: expected a JSON file of train, val and test lists ({error})") from error
-    unknown = sorted(set(splits) - set(SPLITS)) if isinstance(splits, dict) else [type(splits).__name__]
+        raise InputError(f"{path}: expected a text file of names ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def matches(name, cases):
+    """Return the cases that a name means: the case itself, else a patient's cases, else the one of that number."""
+    name = nifti_stem(name)
+    if name in cases:
+        return [name]
+    if patient := [case for case in cases if case.startswith(f"{name}_")]:
+        return patient
+    numbers = {case: re.search(r"(\d+)$", case) for case in cases}
+    return [c for c, number in numbers.items() if number and name.isdecimal() and int(number[1]) == int(name)]
+
+
+def _read_splits(path, fold):
+    where = f"--splits {path}"
+    try:
+        splits = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: expected a JSON file of train, val and test lists ({error})") from error
+    if isinstance(splits, list):  # nnU-Net's splits_final.json
+        if fold is None and len(splits) > 1:
+            raise InputError(f"{where}: {len(splits)} folds; choose with --fold 0 to {len(splits) - 1}")
+        if not 0 <= (fold or 0) < len(splits):
+            raise InputError(f"{where}: --fold {fold}: expected 0 to {len(splits) - 1}")
+        splits = splits[fold or 0]
+    elif fold is not None:
+        raise InputError(f"{where}: --fold {fold}: the file holds no list of folds")
+    if isinstance(splits, dict) and isinstance(splits.get("training"), list):  # a Decathlon's dataset.json
+        images = [entry.get("image") if isinstance(entry, dict) else entry for entry in splits["training"]]
+        splits = {"train": [Path(i).name if isinstance(i, str) else i for i in images]}
+    unknown = sorted(map(str, set(splits) - set(SPLITS))) if isinstance(splits, dict) else [type(splits).__name__]
     if unknown:
-        raise InputError(f"--splits {path}: expected the keys train, val, test; got {', '.join(unknown)}")
+        raise InputError(f"{where}: expected the keys train, val, test; got {', '.join(unknown)}")
+    for split, names in splits.items():
+        odd = [n for n in names if not isinstance(n, str)] if isinstance(names, list) else [names]
+        if odd:
+            raise InputError(f"{where}: {split}: expected a list of case names, got {odd[0]!r}")
     return splits

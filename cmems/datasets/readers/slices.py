@@ -8,7 +8,9 @@ import h5py
 import numpy as np
 
 from cmems.datasets.readers.acdc import ACDCReader
-from cmems.datasets.readers.base import SPLITS, Reader, Volume, read_list
+from cmems.datasets.readers.base import SPLITS, Reader, read_list
+from cmems.datasets.readers.files import check_size, reading
+from cmems.datasets.readers.nifti import Volume
 from cmems.datasets.readers.synapse import SynapseReader
 from cmems.errors import InputError
 from cmems.registry import READERS
@@ -18,13 +20,19 @@ class _SliceReader(Reader):
     """Training cases stacked from slice files, the others read whole; spacing is not in the files.
 
     Args:
-        root, val, test, splits: As every reader.
+        root, val, test, splits, fold: As every reader.
         spacing (tuple[float, float, float] | None): (slice, row, column) in mm. Default: 1 mm each.
     """
 
-    def __init__(self, root, val=None, test=None, splits=None, spacing=None):
-        super().__init__(root, val, test, splits)
-        self.spacing = tuple(spacing or (1.0, 1.0, 1.0))
+    def __init__(self, root, val=None, test=None, splits=None, fold=None, spacing=None):
+        super().__init__(root, val, test, splits, fold)
+        self.spacing = tuple(float(s) for s in spacing or (1, 1, 1))
+        if not all(0 < s < np.inf for s in self.spacing):
+            raise InputError(f"--spacing: expected three positive numbers of mm, got {self.spacing}")
+
+    def settings(self):
+        """Return what every reader does, and the spacing."""
+        return dict(super().settings(), spacing=self.spacing)
 
     def read_image(self, case):
         """Read the image of slices or of a volume."""
@@ -36,12 +44,14 @@ class _SliceReader(Reader):
 
     def _volume(self, paths, key):
         parts = [_read(path, key) for path in paths]
+        if len(parts) > 1:
+            parts = [_slice(path, key, part) for path, part in zip(paths, parts, strict=True)]
         for path, part in zip(paths, parts, strict=True):
             if part.shape != parts[0].shape:
                 raise InputError(
                     f"{path}: expected {key} shape {parts[0].shape}, as in {paths[0].name}, got {part.shape}"
                 )
-        voxels = parts[0] if parts[0].ndim == 3 else np.stack(parts)
+        voxels = parts[0] if len(parts) == 1 and parts[0].ndim == 3 else np.stack(parts)
         return Volume(voxels, self.spacing, np.diag([*self.spacing[::-1], 1.0]))
 
 
@@ -59,24 +69,24 @@ class SSL4MISReader(_SliceReader):
 
     def find(self):
         """Return a case per volume."""
-        slices = defaultdict(dict)
+        slices, problems = defaultdict(dict), []
         for folder in ("data/slices", "ACDC_training_slices", "slices"):
-            for path in (self.root / folder).glob("*_slice_*.h5"):
-                case, number = re.fullmatch(r"(.+)_slice_(\d+)\.h5", path.name).groups()
-                slices[case][int(number)] = path
+            _collect(self.root / folder, r"(.+)_slice_(\d+)\.h5", slices, problems)
         volumes = {}
         for folder in ("data", "ACDC_training_volumes", "."):
             volumes.update({p.stem: p for p in (self.root / folder).glob("patient*.h5") if "_slice_" not in p.name})
-        listed = {c: s for s in SPLITS for c in read_list(self.root / f"{s}.list")}
+        listed = {c.removesuffix(".h5"): s for s in SPLITS for c in read_list(self.root / f"{s}.list")}
         rows = []
+        for case in sorted(set(listed) - set(slices) - set(volumes)):
+            problems.append(f"{self.root / listed[case]}.list: {case} is listed, but there is no such file")
         for case in sorted(set(slices) | set(volumes)):
             split = listed.get(case, "train" if case in slices else "val")
             if split == "train" and case in slices:
                 files = tuple(slices[case][n] for n in sorted(slices[case]))
             else:
                 files = (volumes[case],) if case in volumes else tuple(slices[case][n] for n in sorted(slices[case]))
-            rows.append((case, split, files, files if _holds(files[0], "label") else None))
-        return rows, []
+            rows.append((case, split, files, files if "label" in _keys(files[0]) else None))
+        return rows, problems
 
 
 @READERS.register_module(name="transunet")
@@ -90,42 +100,90 @@ class TransUNetReader(_SliceReader):
 
     def find(self):
         """Return a case per volume; the four validation cases of the raw layout validate here too."""
-        slices = defaultdict(dict)
-        for path in (self.root / "train_npz").glob("*_slice*.npz"):
-            case, number = re.fullmatch(r"(.+)_slice(\d+)\.npz", path.name).groups()
-            slices[case][int(number)] = path
+        slices, problems = defaultdict(dict), []
+        _collect(self.root / "train_npz", r"(.+)_slice(\d+)\.npz", slices, problems)
         rows = []
         for case, files in slices.items():
             ordered = tuple(files[n] for n in sorted(files))
             split = "val" if case.removeprefix("case") in ("0005", "0021", "0030", "0037") else "train"
-            rows.append((case, split, ordered, ordered if _holds(ordered[0], "label") else None))
-        for path in (self.root / "test_vol_h5").glob("*.h5"):
-            rows.append((path.name.split(".")[0], "test", (path,), (path,) if _holds(path, "label") else None))
-        return rows, []
+            rows.append((case, split, ordered, ordered if "label" in _keys(ordered[0]) else None))
+        for path in sorted((self.root / "test_vol_h5").glob("[!.]*.h5")):
+            rows.append((path.name.split(".")[0], "test", (path,), (path,) if "label" in _keys(path) else None))
+        return rows, problems
 
 
-def _open(path):
+def _collect(folder, pattern, slices, problems):
+    """Add a folder's slice files to ``slices[case][number]``; the others that are not hidden are problems."""
+    for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+        match = re.fullmatch(pattern, path.name)
+        if match and int(match[2]) not in slices[match[1]]:
+            slices[match[1]][int(match[2])] = path
+        elif path.suffix in (".h5", ".npz", ".npy"):
+            problems.append(f"{path}: expected CASE, slice and another number than its neighbours' in the name")
+
+
+def _slice(path, key, array):
+    """Return one slice ``(H, W)``; converters also write it as ``(1, H, W)`` or ``(H, W, 1)``."""
+    for axis in (0, -1):
+        if array.ndim == 3 and array.shape[axis] == 1:
+            return np.squeeze(array, axis)
+    if array.ndim != 2:
+        raise InputError(f"{path}: {key}: expected one slice (H, W), got shape {array.shape}")
+    return array
+
+
+def _keys(path):
+    """Return the names of a file's arrays; none where it cannot be read, which reading the image then says."""
     try:
-        return np.load(path) if path.suffix == ".npz" else h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: truncated or not {path.suffix[1:]} ({str(error)[:100]})") from error
-
-
-def _holds(path, key):
-    try:
-        with _open(path) as arrays:
-            return key in arrays
+        with reading(path, path.suffix[1:]):
+            if path.suffix == ".npz":
+                with zipfile.ZipFile(path) as archive:
+                    return [name.removesuffix(".npy") for name in archive.namelist()]
+            with h5py.File(path, "r") as file:
+                return list(file)
     except InputError:
-        return False
+        return []
 
 
 def _read(path, key):
-    with _open(path) as arrays:
-        if key not in arrays:
-            raise InputError(f"{path}: expected the key '{key}', got {', '.join(arrays) or 'none'}")
-        try:
-            return np.asarray(arrays[key])
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: truncated ({str(error)[:100]})") from error
+    """Read ``(H, W)`` or ``(D, H, W)`` real numbers, their size known to fit."""
+    with reading(path, path.suffix[1:]):
+        array = (_read_npz if path.suffix == ".npz" else _read_h5)(path, key)
+    return array
+
+
+def _read_h5(path, key):
+    with h5py.File(path, "r") as file:
+        link = file.get(key, getlink=True)
+        if link is None:
+            raise InputError(f"{path}: expected the key '{key}', got {', '.join(file) or 'none'}")
+        if not isinstance(link, h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
+            raise InputError(f"{path}: {key}: expected an array in this file, got a link or a group")
+        array = file[key]
+        if array.external or array.is_virtual:
+            raise InputError(f"{path}: {key}: expected an array in this file, got one that lies in others")
+        _check_kind(path, key, array.shape, array.dtype)
+        check_size(path, array.shape, array.dtype.itemsize, array.id.get_storage_size(), array.chunks is not None)
+        return np.asarray(array[()])
+
+
+def _read_npz(path, key):
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        if key not in names:
+            raise InputError(f"{path}: expected the key '{key}', got {', '.join(names) or 'none'}")
+        with archive.open(names[key]) as handle:
+            version = np.lib.format.read_magic(handle)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = header[version](handle)
+        _check_kind(path, key, shape, dtype)
+        check_size(path, shape, dtype.itemsize, archive.getinfo(names[key]).compress_size, True)
+        with archive.open(names[key]) as handle:
+            return np.lib.format.read_array(handle, allow_pickle=False)
+
+
+def _check_kind(path, key, shape, dtype):
+    if dtype.kind not in "biuf":
+        raise InputError(f"{path}: {key}: expected real numbers, got {dtype}")
+    if len(shape) not in (2, 3):
+        raise InputError(f"{path}: {key}: expected a slice (H, W) or a volume (D, H, W), got shape {shape}")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from cmems.datasets.readers.base import SPLITS, Reader, nifti_files, read_list
+from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list, whole_labels
+from cmems.datasets.readers.files import nifti_files
 from cmems.errors import InputError
 from cmems.registry import READERS
 
@@ -14,7 +15,7 @@ _ORGANS = (8, 4, 3, 2, 6, 11, 1, 7)
 
 
 @READERS.register_module(name="synapse")
-class SynapseReader(Reader):
+class SynapseReader(NiftiReader):
     """``RawData/Training/{img/imgNNNN.nii.gz, label/labelNNNN.nii.gz}``; 13 BTCV organs become the paper's eight."""
 
     name = "synapse"
@@ -27,25 +28,30 @@ class SynapseReader(Reader):
         base = self.root / "RawData" / "Training"
         if not (base / "img").is_dir():
             return [], [f"{base / 'img'}: no such folder; expected {self.expects}"]
-        labels = nifti_files(base / "label")
+        labels, problems = nifti_files(base / "label") if (base / "label").is_dir() else ({}, [])
+        images, more = nifti_files(base / "img")
         lists = {s: read_list(self.root / "splits" / f"{s}.txt") for s in SPLITS}
         listed = {case: split for split, cases in lists.items() for case in cases}
         rows = []
-        for stem, image in nifti_files(base / "img").items():
+        for stem, image in images.items():
             number = stem.removeprefix("img")
             split = "test" if number in _TEST else "val" if number in _VAL else "train"
             split = listed.get(f"case{number}", split) if listed else split
             label = labels.pop(f"label{number}", None)
             rows.append((f"case{number}", split, (image,), (label,) if label else None))
-        return rows, [f"{path}: a label without its image in {base / 'img'}" for path in labels.values()]
+        problems += [f"{path}: a label without its image in {base / 'img'}" for path in labels.values()]
+        unknown = sorted(set(listed) - {row[0] for row in rows})
+        problems += [f"{self.root / 'splits'}: {case} is listed, but there is no such image" for case in unknown]
+        return rows, problems + more
 
     def read_label(self, case):
         """Read the labels as the eight classes; the other organs become background."""
         volume = super().read_label(case)
         if volume is None:
             return None
+        volume = whole_labels(case.labels[0], volume)
         seen = np.unique(volume.voxels)
-        if (seen != np.round(seen)).any() or seen.min() < 0 or seen.max() > 13:
+        if seen.min() < 0 or seen.max() > 13:
             raise InputError(f"{case.labels[0]}: expected the BTCV labels 0 to 13, got {_some(seen)}")
         table = np.zeros(14, dtype=np.uint8)
         table[list(_ORGANS)] = np.arange(1, 9)

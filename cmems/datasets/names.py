@@ -1,0 +1,23 @@
+"""Names of cases, which become names of files."""
+
+import re
+
+# What Windows reserves, with any ending.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def name_problem(name):
+    r"""Return why a case name cannot be a file's name on every system, or None.
+
+    A name with a separator or of dots would lead out of its folder; \ and : do so on Windows alone.
+    """
+    if not isinstance(name, str):
+        return f"case name {name!r}: expected text"
+    odd = sorted({c for c in name if c in '/\\:*?"<>|' or not c.isprintable()})
+    if odd:
+        return f'case name {name!r}: expected none of / \\ : * ? " < > | nor control characters'
+    if not name or name != name.strip() or name[0] == "." or name[-1] == "." or _RESERVED.fullmatch(name):
+        return f"case name {name!r}: no file can be called so on every system"
+    if len(name.encode(errors="surrogatepass")) > 200:
+        return f"case name {name[:40]!r}…: expected 200 bytes or fewer, got {len(name.encode())}"
+    return None

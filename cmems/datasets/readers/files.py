@@ -1,0 +1,104 @@
+"""What a reader takes for a scan, and how any damage in one ends: in a line that names the file."""
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+from cmems.errors import InputError
+from cmems.memory import free_bytes
+
+# gzip and zlib shrink at most about 1,030 to 1: a file that claims more cannot hold it.
+_RATIO = 1100
+_NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
+# What lies beside scans and is none; any other file is named rather than passed over.
+_ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
+_ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5"}
+
+
+@contextmanager
+def reading(path, kind):
+    """Turn whatever goes wrong inside the block into an :class:`InputError` that names ``path``.
+
+    Libraries that decode foreign bytes raise nearly any exception on damaged ones, so that all are caught here, and
+    nowhere else.
+
+    Args:
+        path (Path): The file that is read.
+        kind (str): What it should be, as in "not <kind>".
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        missing = path if error.filename is None or Path(error.filename) == path else error.filename
+        of = "" if missing == path else f", which {path.name} needs"
+        raise InputError(f"{missing}: no such file{of}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: does not fit into memory") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{path}: truncated or not {kind} ({reason})") from error
+
+
+def check_size(path, shape, itemsize, held, packed):
+    """Refuse an array that its file cannot hold, or this machine's memory cannot, before memory is asked for.
+
+    Args:
+        path (Path): The file.
+        shape (tuple[int]): What its header claims.
+        itemsize (int): Bytes of a number.
+        held (int): Bytes of the file that hold the array.
+        packed (bool): Whether they are compressed.
+
+    Raises:
+        InputError: An axis is not positive, or the array is too large.
+    """
+    claimed = itemsize
+    for side in shape:
+        if side < 1:
+            raise InputError(f"{path}: expected axes of one voxel or more, got shape {tuple(shape)}")
+        claimed *= int(side)
+    if claimed > held * (_RATIO if packed else 1):
+        raise InputError(f"{path}: truncated: shape {tuple(shape)} is {claimed:,} bytes, of which it holds {held:,}")
+    # Scaling holds the voxels twice over, in four bytes each.
+    need = claimed + 8 * claimed // itemsize
+    if need > (free := free_bytes()):
+        raise InputError(f"{path}: shape {tuple(shape)} needs {need >> 20:,} MiB of memory, {free >> 20:,} are free")
+
+
+def nifti_stem(path):
+    """Return a file's name without ``.nii``, ``.nii.gz``, ``.hdr`` or ``.img``, however they are capitalised."""
+    return _NIFTI.sub("", Path(path).name)
+
+
+def nifti_files(folder):
+    """Find the NIfTI files of a folder; hidden files, as macOS leaves them beside others, are none.
+
+    Returns:
+        tuple[dict[str, Path], list[str]]: Files by stem, and the problems: two files of one stem, and files that are
+        no NIfTI but may be scans.
+    """
+    found, problems = {}, []
+    for path in sorted(Path(folder).iterdir()):
+        name = path.name
+        if name.startswith(".") or path.suffix.lower() in _ASIDE or name == "Thumbs.db":
+            continue
+        if not _NIFTI.search(name):
+            if not path.is_dir():
+                problems.append(f"{path}: not a NIfTI file by its name; convert it to .nii.gz, or move it elsewhere")
+            continue
+        if path.is_dir():
+            problems.append(f"{path}: expected a file, got a folder")
+            continue
+        if path.suffix.lower() == ".hdr" and _other_half(path):
+            continue  # the .img stands for both
+        if other := found.get(nifti_stem(path)):
+            problems.append(f"{path}: the same name as {other.name}; keep one of them")
+            continue
+        found[nifti_stem(path)] = path
+    return found, problems
+
+
+def _other_half(path):
+    return next((p for p in (path.with_suffix(s) for s in (".img", ".IMG", ".Img")) if p.is_file()), None)

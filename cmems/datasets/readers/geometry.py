@@ -1,0 +1,191 @@
+"""Where voxels lie: the voxel size and axes a header gives, labels brought onto their scan's grid, scans turned."""
+
+import nibabel as nib
+import numpy as np
+
+from cmems.errors import InputError
+
+# A tenth of a voxel: rounding in headers stays far below it, and a shift by half a voxel far above.
+_TOLERANCE = 0.1
+_AFFINE = "pixdim and the affine give different voxel sizes; pixdim's is taken"
+_PLACEHOLDER = "pixdim gives voxels of 1 mm or none; the affine's size is taken"
+_NO_SIZE = "the header gives no voxel size; 1 mm is taken"
+_ODD_SIZE = "voxels below 0.01 mm or above 100 mm; the header's unit may be wrong"
+_SFORM = "the sform is unusable; the qform is taken"
+_CONFLICT = "sform and qform give the axes different directions; the sform is taken"
+_ACROSS = "the pixels are longer than the slices are apart: slices run across the thick axis"
+_CROP = "the labels cover a part of the scan; the rest is taken as background"
+
+
+def regular(affine):
+    """Tell whether an affine ``(4, 4)`` has finite entries and three independent directions."""
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e12:
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(lengths.min() > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
+
+
+def settle_frames(path, sform, qform):
+    """Return the usable affines of a header, the one to trust first, and notes.
+
+    Args:
+        path (Path): Named in the error.
+        sform, qform (np.ndarray | None): ``(4, 4)`` in mm; None where the header does not set it.
+
+    Raises:
+        InputError: An affine is set, but none is usable.
+    """
+    frames = tuple(f for f in (sform, qform) if f is not None and regular(f))
+    stated = sform if sform is not None else qform
+    if not frames and stated is not None:
+        rows = "; ".join(" ".join(f"{v:g}" for v in row) for row in stated[:3])
+        raise InputError(f"{path}: expected an affine of three independent directions, got {rows}")
+    notes = []
+    if sform is not None and frames and frames[0] is not sform:
+        notes.append((_SFORM, ""))
+    if len(frames) == 2 and axes(frames[0]) != axes(frames[1]):
+        notes.append((_CONFLICT, f"{axes(frames[0])} and {axes(frames[1])}"))
+    return frames, notes
+
+
+def settle_spacing(pixdim, frames):
+    """Settle the voxel size: pixdim's, or the affine's where pixdim gives none or only the 1 mm of an unset header.
+
+    Args:
+        pixdim (np.ndarray): ``(3,)`` mm, as the header has it.
+        frames (tuple[np.ndarray]): The header's affines, the one to trust first.
+
+    Returns:
+        tuple[np.ndarray, list]: ``(3,)`` mm in the order of ``pixdim``, and notes.
+    """
+    given = np.where(np.isfinite(pixdim) & (pixdim > 0), pixdim, np.nan)
+    steps = np.linalg.norm(frames[0][:3, :3], axis=0) if frames else np.full(3, np.nan)
+    unset = np.isnan(given).any() or (given == 1).all()
+    spacing, notes = given, []
+    if frames and not np.allclose(given, steps, rtol=0.01):
+        detail = f"{_sizes(pixdim)} and {_sizes(steps)} mm"
+        if unset:
+            spacing = steps
+            notes.append((_PLACEHOLDER, detail))
+        elif not np.allclose(steps, 1):
+            notes.append((_AFFINE, detail))
+    if np.isnan(spacing).any():
+        spacing = np.where(np.isnan(spacing), 1.0, spacing)
+        notes.append((_NO_SIZE, f"pixdim is {_sizes(pixdim)}"))
+    if spacing.min() < 0.01 or spacing.max() > 100:
+        notes.append((_ODD_SIZE, f"{_sizes(spacing)} mm"))
+    return spacing, notes
+
+
+def spacing_notes(spacing):
+    """Note slices that run across the thick axis; ``spacing`` is (slice, row, column) in mm."""
+    return [(_ACROSS, f"{_sizes(spacing)} mm")] if max(spacing[1:]) > 1.5 * spacing[0] else []
+
+
+def axes(affine):
+    """Return the letters of the directions in which an affine's three axes grow, as ``LPS``."""
+    return "".join(nib.aff2axcodes(affine))
+
+
+def known_axes(volume):
+    """Return a :class:`Volume`'s axes as ``LPS``; None where its header does not tell, or by a placeholder of 1 mm."""
+    if not volume.frames:
+        return None
+    steps = np.linalg.norm(volume.frames[0][:3, :3], axis=0)
+    placeholder = np.allclose(steps, 1) and not np.allclose(volume.spacing, 1, rtol=0.01)
+    return None if placeholder else axes(volume.frames[0])
+
+
+def lay_on(label, image, label_path, image_path):
+    """Bring labels onto their scan's grid, voxel by voxel: axes permuted, mirrored, or a part of the scan cut out.
+
+    Args:
+        label, image (Volume): Of one case.
+        label_path, image_path (Path): Named in errors.
+
+    Returns:
+        Volume: Labels of the image's shape. Nothing is interpolated.
+
+    Raises:
+        InputError: The labels lie elsewhere, or between the scan's voxels.
+    """
+    same = label.voxels.shape == image.voxels.shape
+    for scan in image.frames:
+        for frame in label.frames:
+            step = np.linalg.inv(scan) @ frame
+            shifted = np.abs(frame[:3, 3] - scan[:3, 3]).max() > 0
+            # Cut-out labels that kept the scan's origin were not cut by a tool that knows of affines.
+            if (same or shifted) and (placed := _place(label.voxels, image.voxels.shape, step)) is not None:
+                part = np.prod(label.voxels.shape) < np.prod(image.voxels.shape)
+                notes = ((_CROP, f"{label.voxels.shape} of {image.voxels.shape}"),) if part else ()
+                return label._replace(
+                    voxels=placed, spacing=image.spacing, affine=image.affine, notes=label.notes + notes
+                )
+    if not same:
+        raise InputError(
+            f"{label_path}: expected shape {image.voxels.shape} of {image_path.name}, got {label.voxels.shape}"
+        )
+    if not image.frames or not label.frames:
+        return label
+    corners = _corners(image.voxels.shape[::-1])
+    away = np.abs((image.frames[0] - label.frames[0]) @ corners)[:3].max()
+    raise InputError(
+        f"{label_path}: expected the place of {image_path.name}, but its header puts the corners up to {away:.3g} mm "
+        f"away (affine axes {axes(label.frames[0])}, the scan's {axes(image.frames[0])})"
+    )
+
+
+def turned(volume, codes):
+    """Turn a :class:`Volume` so that its axes grow as ``codes``, as ``LPS``; its own axes must be known."""
+    turn = _turn(known_axes(volume), codes)
+    shape = volume.voxels.shape[::-1]
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(turn, shape)
+    order = np.argsort(turn[:, 0])
+    spacing = tuple(np.asarray(volume.spacing)[::-1][order][::-1].tolist())
+    return volume._replace(voxels=turned_array(volume.voxels, known_axes(volume), codes), affine=affine,
+                           spacing=spacing, frames=(affine,))  # fmt: skip
+
+
+def turned_array(voxels, old, new):
+    """Turn ``(D, H, W)`` voxels whose (x, y, z) axes grow as ``old`` so that they grow as ``new``."""
+    turned = nib.orientations.apply_orientation(voxels.transpose(2, 1, 0), _turn(old, new))
+    return np.ascontiguousarray(turned.transpose(2, 1, 0))
+
+
+def _turn(old, new):
+    codes = nib.orientations.axcodes2ornt
+    return nib.orientations.ornt_transform(codes(old), codes(new))
+
+
+def _place(voxels, shape, step):
+    """Return ``voxels`` in an array of ``shape``, both (z, y, x), where ``step`` takes their indices to the other's.
+
+    None when ``step`` is no exact move along the axes, or leaves the array.
+    """
+    turn = np.rint(step[:3, :3])
+    if not ((np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()):
+        return None
+    corners = _corners(voxels.shape[::-1])
+    landed = (step @ corners)[:3]
+    exact = turn @ corners[:3]
+    exact += np.rint(landed - exact).mean(axis=1, keepdims=True)
+    low, high = exact.min(axis=1), exact.max(axis=1)
+    if np.abs(landed - exact).max() > _TOLERANCE or low.min() < 0 or (high >= shape[::-1]).any():
+        return None
+    order = np.abs(turn).argmax(axis=1)
+    flips = tuple(slice(None, None, int(turn[i, order[i]])) for i in range(3))
+    out = np.zeros(shape[::-1], dtype=voxels.dtype)
+    out[tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))] = voxels.transpose(2, 1, 0).transpose(
+        order
+    )[flips]
+    return out.transpose(2, 1, 0)
+
+
+def _corners(shape):
+    """Return ``(4, 8)``: the indices (x, y, z, 1) of the corners of an array of ``shape`` (x, y, z)."""
+    picks = np.array(np.meshgrid(*((0, s - 1) for s in shape), indexing="ij")).reshape(3, -1)
+    return np.vstack([picks, np.ones(8)])
+
+
+def _sizes(values):
+    return " x ".join(f"{v:.4g}" for v in values)

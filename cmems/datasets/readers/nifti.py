@@ -1,0 +1,137 @@
+"""Reading one NIfTI file: its voxels, and where its header puts them."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from cmems.datasets.readers.files import check_size, reading
+from cmems.datasets.readers.geometry import known_axes, regular, settle_frames, settle_spacing
+from cmems.errors import InputError
+
+_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, mm, micron; any other code says nothing
+_UNIT_NAMES = {1: "metres", 3: "microns"}
+
+
+class Volume(NamedTuple):
+    """Voxels in (slice, row, column) order.
+
+    Attributes:
+        voxels: ``(D, H, W)``.
+        spacing: (slice, row, column) in mm.
+        affine: ``(4, 4)`` of the source in mm, columns in its (x, y, z) order.
+        frames: The affines that the header states, the one to trust first; empty where it states none.
+        notes: What a user should know of the header: pairs of a sentence and its details.
+    """
+
+    voxels: np.ndarray
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+    frames: tuple = ()
+    notes: tuple = ()
+
+
+def read_nifti(path, channel=None):
+    """Read a NIfTI volume of real numbers; axes of one voxel beyond the third are dropped, a lone slice is a volume.
+
+    docs/data.md says how spacing, units and affines are settled.
+
+    Args:
+        path (str | Path): ``.nii``, ``.nii.gz``, or a pair of ``.hdr`` and ``.img``, in any capitals.
+        channel (int | None): Which channel to read of a volume of four axes.
+
+    Raises:
+        InputError: It is missing, damaged or not NIfTI, has other axes or another kind of voxels, claims more than it
+            holds, or its affine is unusable.
+    """
+    path = Path(path)
+    with reading(path, "a NIfTI file"):
+        image, raw = _open(path)
+        shape = list(image.shape)
+        while len(shape) > 3 and shape[-1] == 1:
+            shape.pop()
+        if len(shape) < 2 or len(shape) > 4:
+            raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}")
+        if len(shape) == 4 and channel is None:
+            raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; --channel picks one of several")
+        if len(shape) == 4 and not 0 <= channel < shape[3]:
+            raise InputError(f"{path}: --channel {channel}: expected 0 to {shape[3] - 1}, got shape {image.shape}")
+        voxels = np.asanyarray(image.dataobj).reshape(shape)
+        if len(shape) == 4:
+            voxels = np.ascontiguousarray(voxels[..., channel])
+        voxels = voxels.reshape((*voxels.shape, 1)[:3])
+        spacing, affine, frames, notes = _geometry(path, image, raw)
+    return Volume(voxels.transpose(2, 1, 0), tuple(spacing[::-1].tolist()), affine, frames, tuple(notes))
+
+
+def nifti_axes(path):
+    """Return the axes that a NIfTI file's header states, as ``LPS``, or None, and slice spacing over pixel spacing.
+
+    Raises:
+        InputError: As :func:`read_nifti`.
+    """
+    path = Path(path)
+    with reading(path, "a NIfTI file"):
+        spacing, affine, frames, _ = _geometry(path, *_open(path))
+        return known_axes(Volume(None, tuple(spacing[::-1].tolist()), affine, frames)), spacing[2] / spacing[:2].max()
+
+
+def nifti_like(path, voxels):
+    """Return the bytes of a NIfTI file with uint8 ``(D, H, W)`` voxels and the geometry of the scan at ``path``."""
+    source, _ = _open(Path(path))
+    header = nib.Nifti2Header if isinstance(source, nib.Nifti2Image) else nib.Nifti1Header
+    header = header.from_header(source.header, check=False)
+    header["vox_offset"] = 0
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
+    return kind(np.ascontiguousarray(voxels.transpose(2, 1, 0)), source.affine, header).to_bytes()
+
+
+def _open(path):
+    """Return the image, its voxels unread but known to fit, and its header as the file has it."""
+    with nib.imageglobals.LoggingOutputSuppressor():  # what it would log names no file
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):
+            raise InputError(f"{path}: expected NIfTI, got {type(image).__name__}; convert it to .nii.gz")
+        with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as handle:
+            raw = image.header_class.from_fileobj(handle, check=False)
+    dtype = image.header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        kind = "complex" if dtype.kind == "c" else "colour" if dtype.names else str(dtype)
+        raise InputError(f"{path}: expected one real number per voxel, got {kind} voxels")
+    file = Path(image.file_map["image"].filename)
+    packed = file.suffix.lower() in (".gz", ".bz2", ".zst")
+    offset = float(image.dataobj.offset)
+    held = os.stat(file).st_size
+    if not packed:
+        if not 0 <= offset <= held:
+            raise InputError(f"{path}: expected voxels inside the file's {held:,} bytes, got offset {offset:.15g}")
+        held -= int(offset)
+    check_size(path, image.shape, dtype.itemsize, held, packed)
+    return image, raw
+
+
+def _geometry(path, image, raw):
+    """Return spacing ``(3,)`` in mm by (x, y, z), affine, frames and notes."""
+    unit = int(raw["xyzt_units"]) & 7
+    scale = _UNITS.get(unit, 1.0)
+    to_mm = np.diag([scale, scale, scale, 1.0])
+    sform = raw.get_sform(coded=True)[0]
+    try:
+        qform = image.header.get_qform(coded=True)[0]
+    except (nib.spatialimages.HeaderDataError, ValueError):  # a quaternion that is none
+        qform = np.full((4, 4), np.nan)
+    frames, notes = settle_frames(path, *(None if f is None else to_mm @ f for f in (sform, qform)))
+    pixdim = np.ones(3)
+    count = min(3, len(image.shape))
+    pixdim[:count] = np.asarray(raw["pixdim"], dtype=float)[1 : 1 + count] * scale
+    spacing, more = settle_spacing(pixdim, frames)
+    if unit in _UNIT_NAMES:
+        notes.append(("voxel sizes in another unit than mm are converted", _UNIT_NAMES[unit]))
+    affine = frames[0] if frames else to_mm @ np.asarray(image.affine, dtype=float)
+    affine = affine if regular(affine) else np.diag([*spacing, 1.0])
+    return spacing, affine, frames, [*notes, *more]
