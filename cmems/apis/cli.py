@@ -6,6 +6,8 @@ import sys
 
 from cmems.errors import InputError
 
+_REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT}
+
 
 def main_guard(main):
     """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130.
@@ -15,6 +17,9 @@ def main_guard(main):
 
     @functools.wraps(main)
     def guarded(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows its code
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except InputError as error:
@@ -22,7 +27,7 @@ def main_guard(main):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if error.filename is None and error.errno != errno.ENOSPC:
+            if error.filename is None and error.errno not in _REFUSALS:
                 raise
             sys.stdout.flush()
             where = "" if error.filename is None else f"{error.filename}: "

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from prettytable import PrettyTable
 from cmems.apis import paper
 from cmems.apis.suites import family
 from cmems.files import whole_file
+from cmems.visualization.tables import csv_cell
 
 METRICS = dict(DSC=3, HD95=2)  # decimals
 _OURS, _PAPER = "#0072B2", "#D55E00"
@@ -53,7 +55,7 @@ def write_report(suite, plan, failures, folder):
             text += ["", f"{dataset}: {table['title']}", _terminal(table)]
         blocks += [("table", t) for t in [_exemplar_table(group)] if t]
         ordering, troubles = _order(group), _troubles(group)
-        blocks += [("text", line) for line in (*ordering, *troubles)]
+        blocks += [("plain", line) for line in (*ordering, *troubles)]
         text += [*ordering, *troubles]
     blocks += [("picture", picture), ("heading", "Runs"), ("table", _runs_table(entries))]
     _write(folder / "report.png", picture)
@@ -243,17 +245,24 @@ def _markdown(blocks):
     lines = []
     for kind, content in blocks:
         if kind == "heading":
-            lines += [f"{'#' if not lines else '##'} {content}", ""]
-        elif kind == "text":
-            lines += [content, ""]
+            lines += [f"{'#' if not lines else '##'} {_escaped(content)}", ""]
+        elif kind in ("text", "plain"):
+            lines += [content if kind == "text" else _escaped(content), ""]
         elif kind == "picture":
             lines += ["![Mean DSC of every row, and the paper's](report.png)", ""]
         else:
-            lines.append("| " + " | ".join(content["columns"]) + " |")
-            lines.append("|" + "---|" * len(content["columns"]))
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in content["rows"]]
+            heading, *rows = (
+                "| " + " | ".join(map(_escaped, row)) + " |" for row in (content["columns"], *content["rows"])
+            )
+            lines += [heading, "|" + "---|" * len(content["columns"]), *rows]
             lines.append("")
     return "\n".join(lines)
+
+
+def _escaped(text):
+    """Return text that Markdown shows as it is: names of cases, folders and classes, and what a failed run said."""
+    text = re.sub(r"([\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([#>+.)-])(?=[#\s])", r"\1\\\2", text)
 
 
 def _html(title, blocks):
@@ -262,7 +271,7 @@ def _html(title, blocks):
     for kind, content in blocks:
         if kind == "heading":
             body.append(f"<{'h2' if body else 'h1'}>{html.escape(content)}</{'h2' if body else 'h1'}>")
-        elif kind == "text":
+        elif kind in ("text", "plain"):
             body.append(f"<p>{html.escape(content)}</p>")
         elif kind == "picture":
             data = base64.b64encode(content).decode()
@@ -287,7 +296,8 @@ def _csv(entries):
                 ours = e["cells"][metric].get(column) or (None, None, 0)
                 theirs = _paper_cell(e, metric, column) or (None, None)
                 missed = e["missed"] if column == "mean" else e["misses"][column]
-                writer.writerow([e["dataset"], e["label"], metric, column, *ours, *theirs, missed, failed])
+                row = [e["dataset"], e["label"], metric, column, *ours, *theirs, missed, failed]
+                writer.writerow(map(csv_cell, row))
     return out.getvalue()
 
 

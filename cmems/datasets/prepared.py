@@ -94,7 +94,15 @@ class PreparedDataset:
         return list(self.manifest["splits"][split])
 
     def case(self, name):
-        """Return a case's entry of the manifest; raises InputError naming the cases near it."""
+        """Return a case's entry of the manifest; raises InputError naming the cases near it.
+
+        A command line turns 001 into 1: an integer means the one case of that number.
+        """
+        if isinstance(name, int):
+            same = [case for case in self.manifest["cases"] if case.isdecimal() and int(case) == name]
+            name = same[0] if len(same) == 1 else str(name)
+        if not isinstance(name, str):
+            raise InputError(f"{self.root}: case: expected a name, got {name!r}")
         if name not in self.manifest["cases"]:
             near = difflib.get_close_matches(name, self.manifest["cases"], n=3, cutoff=0.3)
             raise InputError(f"{self.root}: no case {name!r}; near: {', '.join(near) or 'none'}")

@@ -10,6 +10,8 @@ from cmems import ops
 from cmems.errors import InputError
 from cmems.evaluation.conventions import DIAGONAL
 
+UNKNOWN = 255
+
 
 def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):
     """Measure the 95th percentile of all distances from either mask's border to the other's, as medpy's ``hd95``.
@@ -37,7 +39,8 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     """Score one volume's predictions against its reference.
 
     Args:
-        reference (np.ndarray): ``(D, H, W)`` integers in [0, num_classes).
+        reference (np.ndarray): ``(D, H, W)`` integers in [0, num_classes), or 255 where nobody annotated: no label
+            counts there.
         predictions (dict[str, np.ndarray]): By model, of the same shape.
         num_classes (int): K, background included.
         spacing (sequence[float]): (slice, row, column); 1 for voxel units.
@@ -55,6 +58,10 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     for model, prediction in predictions.items():
         if prediction.shape != reference.shape:
             raise InputError(f"{model}: expected a prediction of shape {reference.shape}, got {prediction.shape}")
+    unknown = reference == UNKNOWN
+    if unknown.any():
+        reference = np.where(unknown, 0, reference)
+        predictions = {model: np.where(unknown, 0, found) for model, found in predictions.items()}
     counts, distances = _measure(reference, list(predictions.values()), num_classes, spacing, hd95 is not None)
     for m, model in enumerate(predictions):
         for k in range(1, num_classes):

@@ -27,7 +27,7 @@ def panel(sample, slices=None, classes=()):
 
     Args:
         sample (dict): An evaluation sample: ``case``, ``spacing`` (z, y, x) mm, ``image`` (D, H, W) in [0, 1],
-            ``label`` (D, H, W) or None, ``predictions`` by model, optionally ``affine`` (4, 4).
+            ``label`` (D, H, W), 255 where unknown, or None, ``predictions`` by model, optionally ``affine`` (4, 4).
         slices (int | sequence[int] | None): How many slices, or which. Default 3: the labelled range is split in as
             many parts, and each gives the slice with most disagreement.
         classes (sequence[str]): Foreground classes; names for the legend.
@@ -35,7 +35,7 @@ def panel(sample, slices=None, classes=()):
     Returns:
         np.ndarray: (H, W, 3) uint8.
     """
-    masks = {} if sample.get("label") is None else {"reference": np.asarray(sample["label"])}
+    masks = {} if sample.get("label") is None else {"reference": np.where(sample["label"] == 255, 0, sample["label"])}
     masks |= {model_label(name): np.asarray(found) for name, found in sample["predictions"].items()}
     image = np.asarray(sample["image"], dtype=np.float32)
     shown = choose_slices(masks, 3 if slices is None else slices)

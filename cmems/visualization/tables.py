@@ -82,8 +82,15 @@ def write_metrics(path_stem, metrics, header):
     with whole_file(csv_path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: "" if v is None else v for k, v in _plain(row).items()} for row in rows)
+        writer.writerows({k: csv_cell(v) for k, v in _plain(row).items()} for row in rows)
     return json_path, csv_path
+
+
+def csv_cell(value):
+    """Return a cell that no spreadsheet runs: text that begins as a formula gets an apostrophe; None becomes empty."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def model_label(model):

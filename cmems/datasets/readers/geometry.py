@@ -110,14 +110,14 @@ def lay_on(label, image, label_path, image_path):
         InputError: The labels lie elsewhere, or between the scan's voxels.
     """
     same = label.voxels.shape == image.voxels.shape
+    whole = label.voxels.size == image.voxels.size
     for scan in image.frames:
         for frame in label.frames:
             step = np.linalg.inv(scan) @ frame
             shifted = np.abs(frame[:3, 3] - scan[:3, 3]).max() > 0
             # Cut-out labels that kept the scan's origin were not cut by a tool that knows of affines.
-            if (same or shifted) and (placed := _place(label.voxels, image.voxels.shape, step)) is not None:
-                part = np.prod(label.voxels.shape) < np.prod(image.voxels.shape)
-                notes = ((_CROP, f"{label.voxels.shape} of {image.voxels.shape}"),) if part else ()
+            if (whole or shifted) and (placed := _place(label.voxels, image.voxels.shape, step)) is not None:
+                notes = () if whole else ((_CROP, f"{label.voxels.shape} of {image.voxels.shape}"),)
                 return label._replace(
                     voxels=placed, spacing=image.spacing, affine=image.affine, notes=label.notes + notes
                 )

@@ -1,5 +1,6 @@
 """Reading one NIfTI file: its voxels, and where its header puts them."""
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,9 @@ import numpy as np
 from cmems.datasets.readers.files import check_size, reading
 from cmems.datasets.readers.geometry import known_axes, regular, settle_frames, settle_spacing
 from cmems.errors import InputError
+
+# nibabel mends headers and logs that without the file's name; what matters of it is said in a volume's notes.
+nib.imageglobals.logger.setLevel(logging.CRITICAL)
 
 _UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, mm, micron; any other code says nothing
 _UNIT_NAMES = {1: "metres", 3: "microns"}
@@ -93,16 +97,18 @@ def nifti_like(path, voxels):
 
 def _open(path):
     """Return the image, its voxels unread but known to fit, and its header as the file has it."""
-    with nib.imageglobals.LoggingOutputSuppressor():  # what it would log names no file
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Pair):
-            raise InputError(f"{path}: expected NIfTI, got {type(image).__name__}; convert it to .nii.gz")
-        with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as handle:
-            raw = image.header_class.from_fileobj(handle, check=False)
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(f"{path}: expected NIfTI, got {type(image).__name__}; convert it to .nii.gz")
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as handle:
+        raw = image.header_class.from_fileobj(handle, check=False)
     dtype = image.header.get_data_dtype()
     if dtype.kind not in "iuf":
         kind = "complex" if dtype.kind == "c" else "colour" if dtype.names else str(dtype)
         raise InputError(f"{path}: expected one real number per voxel, got {kind} voxels")
+    scaling = [float(raw[key]) for key in ("scl_slope", "scl_inter")]
+    if np.isinf(scaling).any():
+        raise InputError(f"{path}: expected a finite slope and intercept of the voxels, got {scaling}")
     file = Path(image.file_map["image"].filename)
     packed = file.suffix.lower() in (".gz", ".bz2", ".zst")
     offset = float(image.dataobj.offset)

@@ -1,0 +1,664 @@
+"""What is read of foreign files: where voxels lie, what is refused in one line, which names and splits mean what."""
+
+import errno
+import json
+import os
+import struct
+import zipfile
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from cmems.datasets.names import name_problem
+from cmems.datasets.prepare import prepare, scale_intensity, scaling_notes
+from cmems.datasets.prepared import MANIFEST, PreparedDataset
+from cmems.datasets.readers.base import matches
+from cmems.datasets.readers.files import nifti_files
+from cmems.datasets.readers.nifti import nifti_like, read_nifti
+from cmems.errors import InputError
+from cmems.locks import folder_lock
+from cmems.registry import READERS
+
+A = np.diag([1.5, 1.5, 8.0, 1.0])
+SHAPE = (20, 18, 6)
+IMAGE = np.random.default_rng(0).integers(0, 500, SHAPE).astype(np.int16)
+LABEL = np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8)
+# Offsets of header fields that no library writes otherwise than well.
+FIELDS = dict(
+    dim=(40, "8h"), datatype=(70, "h"), pixdim=(76, "8f"), offset=(108, "f"), slope=(112, "f"), units=(123, "B"),
+    qform=(252, "h"), sform=(254, "h"), quatern=(256, "3f"), srow_x=(280, "4f"), srow_y=(296, "4f"), srow_z=(312, "4f"),
+)  # fmt: skip
+
+
+def save(array, path, affine=A, **fields):
+    """Write a NIfTI file; ``fields`` of its header are set byte by byte."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = bytearray(nib.Nifti1Image(array, affine).to_bytes())
+    for key, value in fields.items():
+        struct.pack_into("<" + FIELDS[key][1], raw, FIELDS[key][0], *np.atleast_1d(value))
+    path.write_bytes(raw)
+
+
+def reader(raw, layout="nifti", **options):
+    options = dict(classes=["A", "B"], **options) if layout == "nifti" else options
+    return READERS.get(layout)(raw, **options)
+
+
+def read(raw, **options):
+    """Read the only case of a plain folder."""
+    (case,) = (found := reader(raw, **options)).cases()
+    return found.read(case)
+
+
+def make(raw, out, **options):
+    return prepare(reader(raw, **options), out, size=16, workers=1)
+
+
+def notes(volume):
+    return " ".join(f"{sentence} ({detail})" for sentence, detail in volume.notes)
+
+
+# Where labels lie
+
+
+def turned(codes):
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    return lambda array: apply_orientation(array, turn), inv_ornt_aff(turn, SHAPE)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SRA", "PIL", "ASR"])
+def test_labels_stored_along_other_axes_land_on_their_voxels(codes, tmp_path):
+    apply, step = turned(codes)
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(apply(LABEL), tmp_path / "labels/a.nii", A @ step)
+    image, label = read(tmp_path)
+    assert np.array_equal(label.voxels, LABEL.transpose(2, 1, 0))
+    assert label.spacing == image.spacing == (8, 1.5, 1.5)
+
+
+def test_labels_cut_out_of_the_scan_are_put_back_and_said(tmp_path):
+    moved = A.copy()
+    moved[:3, 3] = A[:3, :3] @ (5, 2, 1)
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(LABEL[5:15, 2:, 1:], tmp_path / "labels/a.nii", moved)
+    _, label = read(tmp_path)
+    whole = np.zeros(SHAPE, np.uint8)
+    whole[5:15, 2:, 1:] = LABEL[5:15, 2:, 1:]
+    assert np.array_equal(label.voxels, whole.transpose(2, 1, 0))
+    assert "cover a part of the scan" in notes(label)
+
+
+def shift(*mm):
+    return A + np.array([[0, 0, 0, v] for v in (*mm, 0)])
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "message"),
+    [
+        (LABEL, shift(100, 0, 0), "up to 100 mm away"),
+        (LABEL, shift(0, 0, 4), "up to 4 mm away"),  # half a slice
+        (LABEL, shift(3, 0, 0), "up to 3 mm away"),  # two whole voxels
+        (LABEL, A @ np.diag([-1, 1, 1, 1]), "mm away"),  # mirrored about the origin: beside the scan
+        (LABEL, A @ np.diag([1.1, 1, 1, 1]), "mm away"),
+        (
+            LABEL[:-1],
+            A,
+            r"expected shape \(6, 18, 20\) of a\.nii, got \(6, 18, 19\)",
+        ),  # the origin says nothing of a cut
+        (LABEL[1:], shift(300, 0, 0), "expected shape"),
+    ],
+)
+def test_labels_that_lie_elsewhere_are_refused(array, affine, message, tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(array, tmp_path / "labels/a.nii", affine)
+    with pytest.raises(InputError, match=rf"labels/a\.nii: .*{message}"):
+        read(tmp_path)
+
+
+def test_rounded_affines_and_other_units_are_the_same_place(tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    for affine, fields in (
+        (A + 1e-4 * (np.arange(16).reshape(4, 4) == 3), {}),
+        (A * [[1e3]] * 3 + [[1]], dict(units=3)),
+    ):
+        save(LABEL, tmp_path / "labels/a.nii", affine if not fields else np.diag([1500, 1500, 8000, 1]), **fields)
+        assert np.array_equal(read(tmp_path)[1].voxels, LABEL.transpose(2, 1, 0))
+
+
+def test_the_qform_places_labels_where_only_that_agrees(tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii", qform=1, srow_x=(3, 0, 0, 50))
+    save(LABEL, tmp_path / "labels/a.nii")
+    assert np.array_equal(read(tmp_path)[1].voxels, LABEL.transpose(2, 1, 0))
+
+
+# What a header says
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("fields", "spacing", "said"),
+    [
+        ({}, (8, 1.5, 1.5), ""),
+        (dict(pixdim=(1, 1.5, 1.5, 0, 0, 0, 0, 0)), (8, 1.5, 1.5), "the affine's size is taken"),
+        (dict(pixdim=(1, 1, 1, 1, 0, 0, 0, 0)), (8, 1.5, 1.5), "the affine's size is taken"),
+        (dict(pixdim=(1, 1.5, 1.5, NAN, 0, 0, 0, 0)), (8, 1.5, 1.5), "the affine's size is taken"),
+        (dict(pixdim=(1, 1.5, 1.5, 5, 0, 0, 0, 0)), (5, 1.5, 1.5), "pixdim's is taken"),
+        (dict(srow_x=(-1, 0, 0, 0), srow_y=(0, -1, 0, 0), srow_z=(0, 0, 1, 0)), (8, 1.5, 1.5), ""),  # ACDC's
+        (dict(sform=0, pixdim=(1, 0, 1.5, 8, 0, 0, 0, 0)), (8, 1.5, 1), "no voxel size; 1 mm is taken"),
+        (dict(units=3), (0.008, 0.0015, 0.0015), "microns"),
+        (dict(units=1), (8000, 1500, 1500), "unit may be wrong"),
+        (dict(sform=2, qform=1, srow_z=(0, 0, 0, 0)), (8, 1.5, 1.5), "the sform is unusable"),
+        (dict(qform=1, srow_x=(-1.5, 0, 0, 0)), (8, 1.5, 1.5), "sform and qform give the axes different directions"),
+    ],
+)
+def test_voxel_sizes_follow_one_rule_and_are_said_where_headers_contradict_themselves(fields, spacing, said, tmp_path):
+    save(IMAGE, tmp_path / "a.nii", **fields)
+    volume = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_allclose(volume.spacing, spacing, rtol=1e-6)
+    assert said in notes(volume)
+    assert bool(said) == bool(volume.notes)
+
+
+def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):
+    for k, codes in enumerate(("RAS", "AIL", "PSR")):
+        apply, step = turned(codes)
+        save(apply(IMAGE), tmp_path / f"images/{codes}.nii", A @ step)
+        save(apply(LABEL), tmp_path / f"labels/{codes}.nii", A @ step)
+        if k == 0:
+            alone = make(tmp_path, tmp_path / "alone")
+    data = make(tmp_path, tmp_path / "out")
+    assert data.manifest["axes"] == "RAS"  # of equally common ones, that of the thick slices
+    for case in data.cases("train"):
+        rows = slice(*data.case(case)["slices"])
+        assert np.array_equal(data.train_images()[rows], alone.train_images())
+        assert np.array_equal(data.train_labels()[rows], alone.train_labels())
+        assert data.case(case)["spacing"] == [8, 1.5, 1.5]
+    said = {sentence for case in data.manifest["cases"].values() for sentence, _ in case["notes"]}
+    assert said == {"orientations differ; turned to RAS"}
+
+
+def test_slices_across_the_thick_axis_are_said(tmp_path):
+    apply, step = turned("SRA")
+    save(apply(IMAGE), tmp_path / "images/a.nii", A @ step)
+    assert "slices run across the thick axis" in str(make(tmp_path, tmp_path / "out").case("a")["notes"])
+
+
+# What is no scan
+
+
+RGB = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+ODD = {
+    "colour": (dict(array=RGB), "expected one real number per voxel, got colour"),
+    "complex": (dict(array=IMAGE.astype(np.complex64)), "got complex voxels"),
+    "unknown type": (dict(datatype=1), "truncated or not a NIfTI file"),
+    "zero rows": (dict(srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4), "three independent directions, got 0 0 0 0; 0"),
+    "NaN rows": (dict(srow_x=(NAN, 0, 0, 0)), "three independent directions, got nan"),
+    "no slices": (dict(dim=(3, 20, 18, 0, 1, 1, 1, 1)), "expected axes of one voxel or more|truncated"),
+    "negative": (dict(dim=(3, 20, -18, 6, 1, 1, 1, 1)), "expected axes of one voxel or more|truncated"),
+    "absurd": (dict(dim=(3, 32000, 32000, 32000, 1, 1, 1, 1)), "truncated: shape .* is 65,536,000,000,000 bytes"),
+    "offset": (dict(offset=1e9), "truncated|inside the file"),
+    "NaN offset": (dict(offset=NAN), "truncated|inside the file"),
+    "slope": (dict(slope=float("inf")), "expected a finite slope and intercept"),
+    "channels": (dict(array=np.zeros((8, 8, 2, 3), np.int16)), "--channel picks one"),
+    "1-D": (dict(array=np.zeros(8, np.int16)), "expected a 3-D volume"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_file_ends_in_one_line_that_names_it(kind, tmp_path):
+    given, message = ODD[kind]
+    save(**dict(dict(array=IMAGE, path=tmp_path / "images/odd.nii"), **given))
+    with pytest.raises(InputError, match=rf"^\S*odd\.nii: .*({message})") as caught:
+        make(tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_any_bytes_end_in_a_volume_or_in_one_line(tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / "odd.nii"
+    whole = np.frombuffer(nib.Nifti1Image(IMAGE, A).to_bytes(), np.uint8)
+    for _ in range(60):
+        content = whole.copy()
+        content[random.integers(0, 352, 6)] = random.integers(0, 256, 6)
+        path.write_bytes(content[: random.integers(1, len(whole)) if random.random() < 0.3 else None].tobytes())
+        try:
+            said = [f"{path}: "] * (read_nifti(path).voxels.ndim == 3)
+        except InputError as error:
+            said = str(error).splitlines()
+        assert len(said) == 1
+        assert said[0].startswith(f"{path}: ")
+
+
+def test_pairs_upper_case_names_and_extra_axes_are_read(tmp_path):
+    for name, image in (
+        ("a.img", nib.Nifti1Pair(IMAGE, A)),
+        ("b.nii.gz", nib.Nifti1Image(IMAGE[..., None, None], A)),
+        ("c.nii", nib.Nifti2Image(IMAGE, A)),
+    ):
+        nib.save(image, tmp_path / name)
+    (tmp_path / "b.nii.gz").rename(tmp_path / "B.NII.GZ")
+    (tmp_path / "._c.nii").write_bytes(b"\0\5\26\7")  # macOS's
+    (tmp_path / "notes.txt").write_text("")
+    found, problems = nifti_files(tmp_path)
+    assert (sorted(found), problems) == (["B", "a", "c"], [])
+    for path in found.values():
+        assert np.array_equal(read_nifti(path).voxels, IMAGE.transpose(2, 1, 0))
+        (tmp_path / "mask.nii").write_bytes(nifti_like(path, LABEL.transpose(2, 1, 0)))
+        mask = nib.load(tmp_path / "mask.nii")
+        assert np.array_equal(np.asarray(mask.dataobj), LABEL)
+        assert np.array_equal(mask.affine, A)
+    save(IMAGE[..., 0], tmp_path / "flat.nii")
+    assert read_nifti(tmp_path / "flat.nii").voxels.shape == (1, 18, 20)
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(InputError, match=r"a\.img: no such file, which a\.hdr needs"):
+        read_nifti(tmp_path / "a.hdr")
+
+
+def test_what_may_be_a_scan_but_is_not_read_is_named(tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    nib.save(nib.Nifti1Image(IMAGE, A), tmp_path / "images/a.nii.gz")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.seg.nrrd").write_bytes(b"")
+    with pytest.raises(InputError, match="2 problems") as caught:
+        make(tmp_path, tmp_path / "out")
+    assert "a.seg.nrrd: not a NIfTI file by its name; convert it" in str(caught.value)
+    assert "a.nii.gz: the same name as a.nii; keep one of them" in str(caught.value)
+
+
+def h5(path, **arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            if isinstance(value, dict):
+                file.create_dataset(key, **value)
+            else:
+                file[key] = value
+
+
+H5 = {
+    "a link elsewhere": (dict(image=h5py.ExternalLink("/etc/passwd", "/")), "got a link or a group"),
+    "text": (dict(image="text"), "expected real numbers, got object"),
+    "compound": (dict(image=RGB[..., 0]), "expected real numbers"),
+    "four axes": (dict(image=np.zeros((2, 2, 2, 2))), r"got shape \(2, 2, 2, 2\)"),
+    "no number": (dict(image=3.0), r"got shape \(\)"),
+    "absurd": (dict(image=dict(shape=(1 << 20, 1 << 20), dtype="f8", chunks=(64, 64))), "truncated: shape"),
+    "other key": (dict(picture=np.zeros((4, 4))), "expected the key 'image', got picture"),
+}
+
+
+@pytest.mark.parametrize("kind", H5)
+def test_an_odd_h5_file_ends_in_one_line(kind, tmp_path):
+    h5(tmp_path / "data/slices/patient001_frame01_slice_0.h5", **H5[kind][0])
+    with pytest.raises(InputError, match=rf"slice_0\.h5: .*{H5[kind][1]}") as caught:
+        make(tmp_path, tmp_path / "out", layout="ssl4mis")
+    assert "\n" not in str(caught.value)
+
+
+def npz(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("image.npy", content)
+
+
+def npy(text):
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1048576, 1048576)}"), "truncated: shape"),
+        (npy("{'descr': '|O', 'fortran_order': False, 'shape': (4, 4)}"), "expected real numbers, got object"),
+        (npy("__import__('os').system('true')"), "truncated or not npz"),
+        (b"nonsense", "truncated or not npz"),
+    ],
+)
+def test_an_odd_npz_file_ends_in_one_line(content, message, tmp_path):
+    npz(tmp_path / "train_npz/case0006_slice000.npz", content)
+    with pytest.raises(InputError, match=rf"slice000\.npz: .*{message}"):
+        make(tmp_path, tmp_path / "out", layout="transunet")
+
+
+def test_slices_with_a_channel_axis_are_slices_and_colours_are_refused(tmp_path):
+    folder = tmp_path / "train_npz"
+    folder.mkdir()
+    image = np.random.default_rng(0).random((3, 16, 16))
+    for z in range(3):
+        np.savez(folder / f"case0006_slice{z:03d}.npz", image=image[z, None], label=np.zeros((16, 16, 1), np.uint8))
+    data = make(tmp_path, tmp_path / "out", layout="transunet")
+    np.testing.assert_allclose(data.train_images(), image, atol=1e-3)
+    np.savez(folder / "case0006_slice001.npz", image=np.zeros((16, 16, 3)), label=np.zeros((16, 16)))
+    with pytest.raises(InputError, match=r"slice001\.npz: image: expected one slice \(H, W\), got shape \(16, 16, 3\)"):
+        make(tmp_path, tmp_path / "other", layout="transunet")
+
+
+# Intensities
+
+
+def test_a_few_voxels_far_off_leave_the_others_their_grey_levels():
+    voxels = IMAGE.astype(np.float32)
+    for value in (-32767, 32767):
+        voxels[0, 0, 0] = value
+        scaled, _ = scale_intensity(voxels, "mr")
+        assert len(np.unique(scaled.astype(np.float16))) > 300
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1.0, 1e36, 1e38, 1e300])
+@pytest.mark.parametrize("base", [0.0, 1e7])
+def test_any_finite_range_is_scaled_to_finite_grey_levels(scale, base):
+    scaled, _ = scale_intensity((IMAGE / 500 + base) * scale, "mr")
+    assert np.isfinite(scaled).all()
+    assert len(np.unique(scaled.astype(np.float16))) > 400
+
+
+def test_what_scaling_leaves_is_looked_at(tmp_path):
+    unit = IMAGE / 500
+    assert "few grey levels" in str(scaling_notes(unit * 200, scale_intensity(unit * 2, "ct")[0], "ct"))
+    save(unit.astype(np.float32), tmp_path / "images/a.nii")
+    with pytest.raises(InputError, match=r"a\.nii: expected HU, got 0 to .*--modality mr"):
+        make(tmp_path, tmp_path / "out", modality="ct")
+    folder = tmp_path / "train_npz"
+    folder.mkdir()
+    np.savez(folder / "case0006_slice000.npz", image=IMAGE[..., 0].astype(float), label=LABEL[..., 0])
+    with pytest.raises(InputError, match=r"slice000\.npz: expected voxels in \[0, 1\]"):
+        make(tmp_path, tmp_path / "out", layout="transunet")
+
+
+def test_a_scan_unlike_the_others_is_said(tmp_path):
+    for name in "abcde":
+        save(IMAGE, tmp_path / f"images/{name}.nii")
+    save((IMAGE / 50.0) ** 4, tmp_path / "images/odd.nii")
+    cases = make(tmp_path, tmp_path / "out").manifest["cases"]
+    assert [name for name, case in cases.items() if case["notes"]] == ["odd"]
+
+
+def test_nan_is_refused_unless_it_is_to_be_filled(tmp_path):
+    voxels = IMAGE.astype(np.float32)
+    voxels[:3] = np.nan
+    save(voxels, tmp_path / "images/a.nii")
+    with pytest.raises(InputError, match="324 NaN or infinite; --fill-nan"):
+        make(tmp_path, tmp_path / "out")
+    assert (make(tmp_path, tmp_path / "out", fill_nan=True).train_images()[:, :, 0] == 0).all()
+
+
+# Labels
+
+
+@pytest.mark.parametrize("factor", [0.99999994, 0.9999])
+def test_labels_stored_through_a_float_are_rounded(factor, tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    save((LABEL * factor).astype(np.float32), tmp_path / "labels/a.nii")
+    assert np.array_equal(read(tmp_path)[1].voxels, LABEL.transpose(2, 1, 0))
+    save((LABEL * 0.9882).astype(np.float32), tmp_path / "labels/a.nii")
+    with pytest.raises(InputError, match=r"expected integer labels, got (0\.9882|1\.9764)"):
+        read(tmp_path)
+
+
+def test_other_numbers_are_mapped_as_asked_and_the_rest_is_said(tmp_path):
+    numbers = np.array([0, 500, 205], np.int16)
+    mask = numbers[LABEL]
+    mask[0, 0, 0] = 7
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(mask, tmp_path / "labels/a.nii")
+    with pytest.raises(InputError, match=r"expected labels 0 to 2, got 7, 205, 500; --labels"):
+        make(tmp_path, tmp_path / "out")
+    _, label = read(tmp_path, labels=[500, 205])
+    expected = LABEL.copy()
+    expected[0, 0, 0] = 0
+    assert np.array_equal(label.voxels, expected.transpose(2, 1, 0))
+    assert "become background (7)" in notes(label)
+
+
+def test_255_beside_labels_means_not_annotated_and_alone_is_refused(tmp_path):
+    mask = np.full(SHAPE, 255, np.uint8)
+    mask[..., 1] = LABEL[..., 1]
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(mask, tmp_path / "labels/a.nii")
+    assert make(tmp_path, tmp_path / "out").eligible_exemplars() == [("a", 1)]
+    save((LABEL > 0) * np.uint8(255), tmp_path / "labels/a.nii")
+    with pytest.raises(InputError, match="expected labels 0 to 2, got 255; --labels"):
+        make(tmp_path, tmp_path / "other")
+
+
+def test_a_validation_mask_of_one_slice_is_said(tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[..., 1] = LABEL[..., 1]
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(mask, tmp_path / "labels/a.nii")
+    assert "labels on few slices" in str(make(tmp_path, tmp_path / "out", val=["a"]).case("a")["notes"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([f"c{k}" for k in range(255)], "254 classes or fewer"),
+        (["A", "A"], "different names"),
+        (["A", ""], "different"),
+    ],
+)
+def test_classes_that_labels_cannot_hold_are_refused(classes, message, tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    with pytest.raises(InputError, match=message):
+        prepare(READERS.get("nifti")(tmp_path, classes=classes), tmp_path / "out", size=16, workers=1)
+
+
+# Names and splits
+
+
+def test_a_name_means_the_case_itself_before_a_patient_before_a_number():
+    cases = ["case_1", "case_1_left", "case_10", "p2_a", "p2_b", "case0001", "case10001"]
+    assert matches("case_1", cases) == ["case_1"]
+    assert matches("p2", cases) == ["p2_a", "p2_b"]
+    assert matches("10001", cases) == ["case10001"]
+    assert matches("case_10.nii.gz", cases) == ["case_10"]
+    assert matches("case", cases) == ["case_1", "case_1_left", "case_10"]
+    assert matches("p", cases) == []
+
+
+def three(tmp_path):
+    for name in "abc":
+        save(IMAGE, tmp_path / f"raw/images/{name}.nii")
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"train": ["a"], "val": ["bb"]}, "--splits val bb: no such case in .*; near: b"),
+        ({"train": ["a", "b"], "val": ["b"]}, "--splits val b: case b is named in train already"),
+        ({"train": ["a"], "val": [1]}, "val: expected a list of case names, got 1"),
+        ({"train": "a"}, "train: expected a list of case names, got 'a'"),
+        ({"training": 1}, "expected the keys train, val, test; got training"),
+        ([{"train": ["a"]}, {"train": ["b"]}], "2 folds; choose with --fold 0 to 1"),
+        ("a", "expected the keys train, val, test; got str"),
+    ],
+)
+def test_splits_that_are_not_understood_are_refused(content, message, tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        reader(three(tmp_path), splits=tmp_path / "s.json").cases()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "splits"),
+    [
+        ({"train": ["a.nii.gz"], "val": ["b.nii.gz"]}, {}, dict(a="train", b="val")),
+        ([{"train": ["a"], "val": ["b"]}], {}, dict(a="train", b="val")),
+        ([{"train": ["a"]}, {"train": ["b", "c"]}], dict(fold=1), dict(b="train", c="train")),
+        ({"training": [{"image": "./imagesTr/a.nii.gz"}], "test": []}, {}, dict(a="train")),
+        ({"train": ["a", "b"], "val": ["c"]}, dict(val=["b"]), dict(a="train", b="val", c="train")),
+    ],
+)
+def test_splits_of_other_tools_are_read(content, options, splits, tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    cases = reader(three(tmp_path), splits=tmp_path / "s.json", **options).cases()
+    assert {case.name: case.split for case in cases} == splits
+
+
+def test_a_second_channel_is_no_patient(tmp_path):
+    for channel in (0, 1):
+        save(IMAGE + channel, tmp_path / f"imagesTr/p_{channel:04d}.nii")
+    save(LABEL, tmp_path / "labelsTr/p.nii")
+    with pytest.raises(InputError, match=r"2 channels of p: p_0000\.nii, p_0001\.nii; --channel picks one"):
+        read(tmp_path)
+    assert np.array_equal(read(tmp_path, channel=1)[0].voxels, (IMAGE + 1).transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/b", "a\\b", "C:x", "..", "", ".x", "NUL", "com1.a", "x.", "a\n", "x" * 300, 3]
+)
+def test_names_that_lead_elsewhere_are_refused(name):
+    assert name_problem(name)
+    assert name_problem("scan[1]") is name_problem("Ä b=c") is None
+
+
+# What was prepared
+
+
+def prepared(tmp_path, names=("a", "a_b", "scan[1]")):
+    for name in names:
+        save(IMAGE, tmp_path / f"raw/images/{name}.nii")
+        save(LABEL, tmp_path / f"raw/labels/{name}.nii")
+    return make(tmp_path / "raw", tmp_path / "out", val=["a", "scan[1]"])
+
+
+def test_each_volume_is_its_own_whatever_the_names(tmp_path):
+    data = prepared(tmp_path)
+    assert sorted(data.manifest["files"]) == [
+        "train_images.npy", "train_labels.npy", "volumes/a_image.npy", "volumes/a_label.npy",
+        "volumes/scan[1]_image.npy", "volumes/scan[1]_label.npy",
+    ]  # fmt: skip
+    assert data.volume("scan[1]")["image"].shape == (6, 18, 20)
+
+
+def test_numbers_that_a_command_line_made_of_names_are_names(tmp_path):
+    data = prepared(tmp_path, ("001", "a", "scan[1]"))
+    assert data.case(1) is data.case("001")
+    with pytest.raises(InputError, match="no case '7'"):
+        data.case(7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["cases"].update({"../../x": m["cases"].pop("a")}), r"case name '\.\./\.\./x'"),
+        (lambda m: m["splits"]["val"].append("c"), "splits: val: c is no case of that split"),
+        (
+            lambda m: m["files"].update({"../x.npy": m["files"]["train_images.npy"]}),
+            r"'\.\./x\.npy' belongs to no case",
+        ),
+        (lambda m: m["cases"]["a"].update(shape="6"), "cases: a: shape: expected three positive integers, got '6'"),
+        (lambda m: m["cases"]["a_b"].update(slices=[0, 99]), r"slices: expected \[0, 6\], got \[0, 99\]"),
+        (lambda m: m.update(size=True), "size: expected a positive integer, got True"),
+        (lambda m: m.update(classes=[1]), "classes: expected a list of different names"),
+        (lambda m: m.pop("files"), "files: expected objects .* got nothing"),
+        (lambda m: m["files"].pop("volumes/a_image.npy"), r"files: volumes/a_image\.npy is not listed"),
+    ],
+)
+def test_a_manifest_that_is_not_as_written_is_refused_in_one_line(change, message, tmp_path):
+    manifest = prepared(tmp_path).manifest
+    change(manifest)
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=message):
+        PreparedDataset(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", "[" * 100000, '{"format": "cmems-prepared", "version": 1}', "\xff"]
+)
+def test_any_json_ends_in_an_input_error(text, tmp_path):
+    (tmp_path / MANIFEST).write_text(text, encoding="latin-1")
+    with pytest.raises(InputError):
+        PreparedDataset(tmp_path)
+
+
+def test_cut_foreign_and_damaged_arrays_are_noticed(tmp_path):
+    data = prepared(tmp_path)
+    path = data.root / "volumes/a_image.npy"
+    whole = path.read_bytes()
+    for content, message in [
+        (whole[:-2], "a_image.npy: damaged"),
+        (whole + b"\0", "a_image.npy: expected .* bytes, got"),
+        (b"", "a_image.npy: damaged"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            PreparedDataset(data.root)
+    np.save(path, np.zeros((6, 18, 21), np.float16))
+    with pytest.raises(InputError, match=r"a_image\.npy: expected float16 of shape \(6, 18, 20\), got .*\(6, 18, 21\)"):
+        PreparedDataset(data.root)
+    path.unlink()
+    with pytest.raises(InputError, match="a_image.npy: no such file"):
+        PreparedDataset(data.root)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="a_image.npy: damaged or replaced"):
+        PreparedDataset(data.root).volume("a")
+    labels = data.root / "train_labels.npy"
+    content = bytearray(labels.read_bytes())
+    content[-1] ^= 1
+    labels.write_bytes(content)
+    damaged = PreparedDataset(data.root)
+    assert damaged.train_label(0).shape == (16, 16)
+    with pytest.raises(InputError, match="row 5 is damaged"):
+        damaged.train_label(5)
+
+
+def test_what_was_converted_under_other_settings_is_not_used(tmp_path):
+    save(IMAGE, tmp_path / "raw/images/a.nii")
+    (tmp_path / "raw/images/b.nii").write_bytes(b"")
+    with pytest.raises(InputError, match=r"b\.nii"):
+        make(tmp_path / "raw", tmp_path / "out")
+    save(IMAGE, tmp_path / "raw/images/b.nii")
+    data = make(tmp_path / "raw", tmp_path / "out", modality="ct")
+    assert np.array_equal(data.train_images()[:6], data.train_images()[6:])
+
+
+def test_overwrite_leaves_nothing_of_what_was_there_and_fails_without_harm(tmp_path):
+    data = prepared(tmp_path)
+    before = data.manifest
+    for path in (tmp_path / "raw/labels").iterdir():
+        path.unlink()
+    (tmp_path / "raw/images/bad.nii").write_bytes(b"")
+    again = reader(tmp_path / "raw")
+    with pytest.raises(InputError, match=r"bad\.nii"):
+        prepare(again, tmp_path / "out", 16, 1, overwrite=True)
+    assert PreparedDataset(tmp_path / "out").manifest == before
+    (tmp_path / "raw/images/bad.nii").unlink()
+    prepare(again, tmp_path / "out", 16, 1, overwrite=True)
+    assert [p.name for p in (tmp_path / "out").rglob("*.npy")] == ["train_images.npy"]
+
+
+def test_two_preparations_of_one_folder_do_not_meet(tmp_path):
+    save(IMAGE, tmp_path / "raw/images/a.nii")
+    held = folder_lock(tmp_path / "out", "preparing data")
+    with held, pytest.raises(InputError, match="another process is preparing data in this folder"):
+        make(tmp_path / "raw", tmp_path / "out")
+    make(tmp_path / "raw", tmp_path / "out")
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_a_disk_that_fails_at_any_write_leaves_no_data_set_and_names_a_path(nth, tmp_path, monkeypatch):
+    for name in "ab":
+        save(IMAGE, tmp_path / f"raw/images/{name}.nii")
+    real, count = os.fsync, 0
+
+    def failing(descriptor):
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor)
+
+    monkeypatch.setattr("cmems.files.os.fsync", failing)
+    found = reader(tmp_path / "raw", val=["b"])
+    with pytest.raises(OSError, match="No space left") as caught:
+        prepare(found, tmp_path / "out", 16, 1)
+    assert str(tmp_path / "out") in str(caught.value.filename)
+    assert not (tmp_path / "out" / MANIFEST).exists()
+    assert not list((tmp_path / "out").rglob("*.part"))
+    monkeypatch.undo()
+    assert PreparedDataset(prepare(found, tmp_path / "out", 16, 1).root).cases("val") == ["b"]
