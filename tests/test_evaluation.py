@@ -193,6 +193,14 @@ def test_labels_up_to_255_of_separate_organs():
 
 
 @both_ways
+def test_where_nobody_annotated_no_label_counts():
+    reference = np.array([[[1, 1, 0, 255, 255]]], np.uint8)
+    prediction = np.array([[[1, 1, 0, 1, 2]]], np.uint8)
+    rows = score(reference, prediction, "strict", num_classes=3)
+    assert [(r["status"], r["dsc"]) for r in rows] == [("ok", 1), ("both_empty", 1)]
+
+
+@both_ways
 def test_a_prediction_of_another_shape_names_the_model():
     reference = np.zeros((2, 3, 4), dtype=np.uint8)
     with pytest.raises(InputError, match=r"network_1: expected .*\(2, 3, 4\), got \(2, 4, 3\)"):

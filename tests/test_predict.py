@@ -92,10 +92,21 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     whole = (scans / "patient003_frame01.nii.gz").read_bytes()
     (scans / "a_cut.nii.gz").write_bytes(whole[: len(whole) // 2])
     nib.save(nib.Nifti1Image(np.ones((8, 8, 2), np.float32), np.eye(4)), scans / "b_constant.nii.gz")
+    rgb = np.zeros((8, 8, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(rgb, np.eye(4)), scans / "c_colour.nii.gz")
+    no_affine = bytearray(nib.Nifti1Image(np.zeros((8, 8, 2), np.int16), np.eye(4)).to_bytes())
+    no_affine[280:328] = bytes(48)
+    (scans / "d_affine.nii").write_bytes(no_affine)
+    (scans / "e.nrrd").write_bytes(b"NRRD0004")
+    (scans / "._f.nii.gz").write_bytes(b"left by macOS")
     done = command(*trained, scans, tmp_path / "masks")
     assert done.returncode == 2
     assert "a_cut.nii.gz: truncated or not a NIfTI file" in done.stderr
     assert "b_constant.nii.gz: expected an image, got the constant 1" in done.stderr
+    assert "c_colour.nii.gz: expected one real number per voxel, got colour voxels" in done.stderr
+    assert "d_affine.nii: expected an affine of three independent directions" in done.stderr
+    assert "e.nrrd: not a NIfTI file by its name" in done.stderr
+    assert done.stderr.startswith("error: 5 problems")
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "patient003_frame01.nii.gz",
@@ -114,6 +125,7 @@ def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, sc
     done = command(*trained, path, tmp_path / "masks")
     assert done.stdout == f"{tmp_path / 'masks'}: 1 mask by the ensemble; 1 RV, 2 Myo, 3 LV\n"
     assert "warning: patient003_frame01: its axes lie as LAS, as no case that was prepared" in done.stderr
+    assert "turned to RAS as the prepared cases, and the mask back: patient003_frame01 (stored as LAS)" in done.stderr
 
 
 def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, prepared_acdc, tmp_path):

@@ -17,6 +17,7 @@ from cmems.datasets.prepare import prepare, scale_intensity, scaling_notes
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files
+from cmems.datasets.readers.geometry import turned_array
 from cmems.datasets.readers.nifti import nifti_like, read_nifti
 from cmems.errors import InputError
 from cmems.locks import folder_lock
@@ -77,6 +78,13 @@ def test_labels_stored_along_other_axes_land_on_their_voxels(codes, tmp_path):
     image, label = read(tmp_path)
     assert np.array_equal(label.voxels, LABEL.transpose(2, 1, 0))
     assert label.spacing == image.spacing == (8, 1.5, 1.5)
+
+
+def test_a_mask_that_is_turned_back_lies_as_the_scan():
+    for codes in ("LPS", "SRA", "PIL"):
+        there = turned_array(LABEL, "RAS", codes)
+        assert np.array_equal(turned_array(there, codes, "RAS"), LABEL)
+    assert np.array_equal(turned_array(LABEL, "RAS", "LAS"), LABEL[:, :, ::-1])  # (z, y, x)
 
 
 def test_labels_cut_out_of_the_scan_are_put_back_and_said(tmp_path):

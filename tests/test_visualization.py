@@ -1,6 +1,7 @@
 """The table tells counts beside means, the files agree, the pictures show what they claim, progress stays short."""
 
 import csv
+import io
 import json
 import math
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmems.apis.cli import main_guard
+from cmems.apis.report import escaped
 from cmems.visualization import (
     metric_rows,
     metric_table,
@@ -19,6 +22,7 @@ from cmems.visualization import (
     write_png,
 )
 from cmems.visualization.colors import class_colors
+from cmems.visualization.tables import csv_cell
 
 ACDC = ("RV", "Myo", "LV")
 MODELS = ("network_1", "network_2", "ensemble")
@@ -159,6 +163,25 @@ def test_json_and_csv_agree_and_nan_is_null_and_empty(tmp_path):
     assert [p.name for p in sorted((tmp_path / "out").iterdir())] == ["metrics.csv", "metrics.json"]
 
 
+def test_no_spreadsheet_runs_a_cell_and_markdown_shows_names_as_they_are(tmp_path):
+    metrics = fake_metrics()
+    for metric in metrics:
+        metric.cases[0]["case"] = "=1+1"
+    _, path = write_metrics(tmp_path / "metrics", metrics, {})
+    assert "\n'=1+1,network_1,RV,0.75" in path.read_text()
+    assert csv_cell(-0.5) == -0.5
+    assert escaped("a_b|c_ [x](y) <b> 0.1 < 0.2\n# z") == r"a_b\|c\_ \[x\](y) \<b> 0.1 < 0.2 # z"
+    assert escaped("1. x") == r"1\. x"
+
+
+def test_a_terminal_shows_the_code_of_a_character_that_it_lacks(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    main_guard(lambda: print("0.5 ± 0.1"))()
+    terminal.flush()
+    assert terminal.buffer.getvalue().strip() == rb"0.5 \xb1 0.1"
+
+
 def test_rows_set_the_metrics_side_by_side():
     row = metric_rows(fake_metrics())[0]
     assert (row["case"], row["model"], row["class"], row["DSC"], row["HD95"]) == (
@@ -217,6 +240,13 @@ def test_each_part_of_the_labelled_range_shows_its_slice_of_most_disagreement():
     prediction[3] = prediction[6] = prediction[10] = 0
     prediction[0, 0, 0] = 1  # outside the labelled range
     assert choose_slices(dict(reference=reference, ensemble=prediction), 3) == [3, 6, 10]
+
+
+def test_a_reference_that_is_unknown_in_parts_shows_the_rest():
+    sample = fake_sample()
+    sample["label"][:, 50:] = 255
+    known = dict(sample, label=np.where(sample["label"] == 255, 0, sample["label"]))
+    assert np.array_equal(panel(sample, slices=[2]), panel(known, slices=[2]))
 
 
 def test_slices_on_request_and_an_empty_volume_are_drawn():

@@ -158,6 +158,8 @@ def _read(path, modality, data):
         volume, turn = turned(volume, wanted), (wanted, stored)
     voxels, _ = scale_intensity(volume.voxels, modality)
     notes = [*volume.notes, *scaling_notes(volume.voxels, voxels, modality)]
+    if turn:
+        notes.append((f"turned to {wanted} as the prepared cases, and the mask back", f"stored as {stored}"))
     return voxels.astype(np.float16), orientation, turn, notes
 
 

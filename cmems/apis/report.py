@@ -245,21 +245,21 @@ def _markdown(blocks):
     lines = []
     for kind, content in blocks:
         if kind == "heading":
-            lines += [f"{'#' if not lines else '##'} {_escaped(content)}", ""]
+            lines += [f"{'#' if not lines else '##'} {escaped(content)}", ""]
         elif kind in ("text", "plain"):
-            lines += [content if kind == "text" else _escaped(content), ""]
+            lines += [content if kind == "text" else escaped(content), ""]
         elif kind == "picture":
             lines += ["![Mean DSC of every row, and the paper's](report.png)", ""]
         else:
             heading, *rows = (
-                "| " + " | ".join(map(_escaped, row)) + " |" for row in (content["columns"], *content["rows"])
+                "| " + " | ".join(map(escaped, row)) + " |" for row in (content["columns"], *content["rows"])
             )
             lines += [heading, "|" + "---|" * len(content["columns"]), *rows]
             lines.append("")
     return "\n".join(lines)
 
 
-def _escaped(text):
+def escaped(text):
     """Return text that Markdown shows as it is: names of cases, folders and classes, and what a failed run said."""
     text = re.sub(r"([\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
     return re.sub(r"^(\d*)([#>+.)-])(?=[#\s])", r"\1\\\2", text)

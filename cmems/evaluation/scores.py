@@ -39,8 +39,8 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     """Score one volume's predictions against its reference.
 
     Args:
-        reference (np.ndarray): ``(D, H, W)`` integers in [0, num_classes), or 255 where nobody annotated: no label
-            counts there.
+        reference (np.ndarray): ``(D, H, W)`` integers in [0, num_classes); 255 beyond them where nobody annotated: no
+            label counts there.
         predictions (dict[str, np.ndarray]): By model, of the same shape.
         num_classes (int): K, background included.
         spacing (sequence[float]): (slice, row, column); 1 for voxel units.
@@ -58,8 +58,7 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     for model, prediction in predictions.items():
         if prediction.shape != reference.shape:
             raise InputError(f"{model}: expected a prediction of shape {reference.shape}, got {prediction.shape}")
-    unknown = reference == UNKNOWN
-    if unknown.any():
+    if num_classes <= UNKNOWN and (unknown := reference == UNKNOWN).any():
         reference = np.where(unknown, 0, reference)
         predictions = {model: np.where(unknown, 0, found) for model, found in predictions.items()}
     counts, distances = _measure(reference, list(predictions.values()), num_classes, spacing, hd95 is not None)
