@@ -554,7 +554,7 @@ def test_numbers_that_a_command_line_made_of_names_are_names(tmp_path):
     ("change", "message"),
     [
         (lambda m: m["cases"].update({"../../x": m["cases"].pop("a")}), r"case name '\.\./\.\./x'"),
-        (lambda m: m["splits"]["val"].append("c"), "splits: val: c is no case of that split"),
+        (lambda m: m["splits"]["val"].append("c"), "splits: 'val': 'c' is no case of that split"),
         (
             lambda m: m["files"].update({"../x.npy": m["files"]["train_images.npy"]}),
             r"'\.\./x\.npy' belongs to no case",

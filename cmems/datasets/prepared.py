@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -219,8 +220,12 @@ def _whole(value, low=1):
 
 def _numbers(value, count):
     return isinstance(value, list) and len(value) == count and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in value
+        isinstance(v, int | float) and not isinstance(v, bool) and -1e300 < v < 1e300 for v in value
     )  # fmt: skip
+
+
+def _pair(value):
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
 def _texts(value):
@@ -244,6 +249,21 @@ _TOP = {
     "cases": (lambda v: isinstance(v, dict) and all(isinstance(e, dict) for e in v.values()), "an object of objects"),
     "files": (lambda v: isinstance(v, dict) and all(map(_file, v.values())), "objects with shape, dtype and sha256"),
 }
+_AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
+_OPTIONAL = {  # of a manifest, and of a case
+    "axes": (lambda v: v is None or isinstance(v, str) and _AXES.fullmatch(v), "axes as LPS"),
+    "reading": (
+        lambda v: isinstance(v, dict) and (v.get("channel") is None or _whole(v["channel"], 0)),
+        "an object with channel and fill_nan",
+    ),
+}
+_OPTIONAL_ENTRY = {
+    "notes": (lambda v: isinstance(v, list) and all(map(_pair, v)), "pairs of texts"),
+    "label_counts": (
+        lambda v: isinstance(v, dict) and all(k.isdecimal() and _whole(n, 0) for k, n in v.items()),
+        "numbers by label",
+    ),
+}
 
 
 def _file(value):
@@ -251,37 +271,44 @@ def _file(value):
         return False
     rows = value.get("rows", [])
     shape = value.get("shape")
-    return isinstance(shape, list) and all(map(_whole, shape)) and isinstance(rows, list) and len(rows) in (0, shape[0])
+    if not isinstance(shape, list) or not shape or not all(map(_whole, shape)):
+        return False
+    return isinstance(rows, list) and len(rows) in (0, shape[0])
 
 
 def manifest_problems(manifest):
     """Return what is wrong with a manifest's content, one line per problem; its format and version are known."""
-    problems = _odd(manifest, _TOP, "")
+    problems = _odd(manifest, _TOP, "") + _odd(manifest, _OPTIONAL, "", manifest)
     if problems:
         return problems
     cases, splits = manifest["cases"], manifest["splits"]
     problems += [problem for problem in map(name_problem, cases) if problem]
+    if problems:
+        return problems
     for name, entry in cases.items():
-        problems += _odd(entry, _ENTRY, f"cases: {name}: ")
+        problems += _odd(entry, _ENTRY, f"cases: {name}: ") + _odd(entry, _OPTIONAL_ENTRY, f"cases: {name}: ", entry)
     for split, names in splits.items():
         for name in names:
             if name not in cases or cases[name].get("split") != split:
-                problems.append(f"splits: {split}: {name} is no case of that split")
+                problems.append(f"splits: {split!r}: {name!r} is no case of that split")
     if problems:
         return problems
     start = 0
     for name in splits.get("train", []):
         stop = start + cases[name]["shape"][0]
         if cases[name].get("slices") != [start, stop]:
-            problems.append(f"cases: {name}: slices: expected {[start, stop]}, got {cases[name].get('slices')!r}")
+            problems.append(f"cases: {name}: slices: expected {[start, stop]}, got {cases[name].get('slices')!r:.60}")
         start = stop
     stray = set(manifest["files"]) - set(_expected(manifest))
     return problems + [f"files: {name!r} belongs to no case" for name in sorted(stray)]
 
 
-def _odd(values, wanted, where):
+def _odd(values, wanted, where, among=None):
+    """Return what is not as wanted; ``among`` limits what must be there."""
     found = []
     for key, (right, expected) in wanted.items():
+        if among is not None and key not in among:
+            continue
         if key not in values or not right(values[key]):
             seen = repr(values[key])[:60] if key in values else "nothing"
             found.append(f"{where}{key}: expected {expected}, got {seen}")

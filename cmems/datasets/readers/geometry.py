@@ -22,7 +22,7 @@ def regular(affine):
     if not np.isfinite(affine).all() or np.abs(affine).max() > 1e12:
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(lengths.min() > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
+    return bool(lengths.min() > 1e-9 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
 
 
 def settle_frames(path, sform, qform):
@@ -58,7 +58,7 @@ def settle_spacing(pixdim, frames):
     Returns:
         tuple[np.ndarray, list]: ``(3,)`` mm in the order of ``pixdim``, and notes.
     """
-    given = np.where(np.isfinite(pixdim) & (pixdim > 0), pixdim, np.nan)
+    given = np.where((pixdim > 1e-9) & (pixdim < 1e9), pixdim, np.nan)
     steps = np.linalg.norm(frames[0][:3, :3], axis=0) if frames else np.full(3, np.nan)
     unset = np.isnan(given).any() or (given == 1).all()
     spacing, notes = given, []

@@ -84,15 +84,19 @@ def nifti_axes(path):
 
 def nifti_like(path, voxels):
     """Return the bytes of a NIfTI file with uint8 ``(D, H, W)`` voxels and the geometry of the scan at ``path``."""
-    source, _ = _open(Path(path))
+    source, raw = _open(Path(path))
+    affine = source.affine
     header = nib.Nifti2Header if isinstance(source, nib.Nifti2Image) else nib.Nifti1Header
     header = header.from_header(source.header, check=False)
     header["vox_offset"] = 0
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
+    if not regular(affine):  # nibabel's choice of a header's affines may be the unusable one
+        affine = _geometry(Path(path), source, raw)[1]
+        header.set_xyzt_units("mm")
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
-    return kind(np.ascontiguousarray(voxels.transpose(2, 1, 0)), source.affine, header).to_bytes()
+    return kind(np.ascontiguousarray(voxels.transpose(2, 1, 0)), affine, header).to_bytes()
 
 
 def _open(path):

@@ -156,7 +156,7 @@ def _read_h5(path, key):
     with h5py.File(path, "r") as file:
         link = file.get(key, getlink=True)
         if link is None:
-            raise InputError(f"{path}: expected the key '{key}', got {', '.join(file) or 'none'}")
+            raise InputError(f"{path}: expected the key '{key}', got {_listing(file)}")
         if not isinstance(link, h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
             raise InputError(f"{path}: {key}: expected an array in this file, got a link or a group")
         array = file[key]
@@ -171,7 +171,7 @@ def _read_npz(path, key):
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy"): name for name in archive.namelist()}
         if key not in names:
-            raise InputError(f"{path}: expected the key '{key}', got {', '.join(names) or 'none'}")
+            raise InputError(f"{path}: expected the key '{key}', got {_listing(names)}")
         with archive.open(names[key]) as handle:
             version = np.lib.format.read_magic(handle)
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -180,6 +180,10 @@ def _read_npz(path, key):
         check_size(path, shape, dtype.itemsize, archive.getinfo(names[key]).compress_size, True)
         with archive.open(names[key]) as handle:
             return np.lib.format.read_array(handle, allow_pickle=False)
+
+
+def _listing(keys):
+    return ascii(", ".join(keys))[1:-1][:100] or "none"
 
 
 def _check_kind(path, key, shape, dtype):
