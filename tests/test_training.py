@@ -204,7 +204,7 @@ def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("validates", [True, False])
 def test_prediction_normalises_by_the_statistics_of_unlabelled_slices(validates, tiny_config, prepared_acdc, tmp_path):
-    extra = 'model["predict_bfloat16"] = False\n'
+    extra = 'model["prediction"] = dict(bfloat16=False)\n'
     if not validates:
         extra += "val_dataloader = val_cfg = val_evaluator = None\n"
     runner = train(tiny_config(extra=extra), str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 2})

@@ -22,12 +22,14 @@ def main():
     parser.add_argument("raw", nargs="?", help="the raw folder")
     parser.add_argument("out", nargs="?", help="folder to write")
     parser.add_argument("--size", type=int, default=224, help="side of the training slices, pixels (default 224)")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="side of their pixels; goes with --crop")
+    parser.add_argument("--crop", type=int, metavar="SIDE", help="with --spacing: cut out the middle, SIDE by SIDE")
     parser.add_argument("--val", type=_names, help="validation cases, comma-separated, or none")
     parser.add_argument("--test", type=_names, help="test cases, comma-separated, or none")
     parser.add_argument("--splits", help="JSON file with the lists train, val and test")
     parser.add_argument("--classes", type=_names, help="nifti: foreground classes, comma-separated")
     parser.add_argument("--modality", choices=["mr", "ct"], help="nifti: how intensities are scaled")
-    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: mm")
+    parser.add_argument("--voxel", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: size, mm")
     parser.add_argument("--workers", type=int, help="processes; default one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
     parser.add_argument("--check", metavar="OUT", help="verify a prepared data set against its manifest")
@@ -40,13 +42,19 @@ def main():
         return
     if not args.out:
         raise InputError("expected LAYOUT RAW OUT, or --check OUT; see --help")
-    options = {k: getattr(args, k) for k in ("classes", "modality", "spacing") if getattr(args, k) is not None}
+    if (args.spacing is None) != (args.crop is None):
+        raise InputError("--spacing MM and --crop SIDE go together: pixels of MM, of which SIDE by SIDE are cut out")
+    if args.spacing and args.layout in ("ssl4mis", "transunet") and not args.voxel:
+        raise InputError(f"--spacing: the files of layout {args.layout} hold no voxel size; expected --voxel Z Y X too")
+    given = dict(classes=args.classes, modality=args.modality, spacing=args.voxel)
+    options = {key: value for key, value in given.items() if value is not None}
     try:
         reader = READERS.get(args.layout)(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
     except TypeError as error:
         raise InputError(f"layout {args.layout}: an option does not apply to it ({error})") from error
     with counting("preparing") as progress:
-        data = prepare(reader, args.out, args.size, args.workers, progress, args.overwrite)
+        size = args.size if args.crop is None else args.crop
+        data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing)
     show(data)
 
 
@@ -58,6 +66,14 @@ def show(data: PreparedDataset):
         for split, names in splits.items()
     )
     print(f"{data.root}: {data.name}, {data.size}x{data.size}, classes {' '.join(data.classes)}\n  {counts}")
+    cut = {c: cases[c]["label_cut"] for c in splits["train"] if cases[c].get("label_cut")}
+    if cut:
+        counts = [cases[c]["label_counts"] for c in splits["train"]]
+        whole = sum(n for each in counts for k, n in each.items() if k != "0")
+        print(
+            f"  the crop cuts off {sum(cut.values())} of {whole} labelled voxels, in {len(cut)} training cases, "
+            f"most in {max(cut, key=cut.get)}"
+        )
     orientations = {}
     for name, case in cases.items():
         orientations.setdefault(case["orientation"], []).append(name)

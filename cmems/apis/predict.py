@@ -44,7 +44,8 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
     """Write the mask of every scan, on the scan's own grid.
 
     Scans are scaled as the config's prepared data set was; of that its ``manifest.json`` is enough. The masks are the
-    ensemble's, or network 1's where it is alone. While some scans are segmented, the next are read, the last written.
+    ensemble's, or network 1's where it is alone, cleaned up where the config says how. While some scans are segmented,
+    the next are read, the last written.
 
     Args:
         config (str): Path of the config.
@@ -73,14 +74,14 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
             f"background, {', '.join(data.classes)}"
         )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    best = "ensemble" if model.num_networks > 1 else "network_1"
+    best = model.prediction.names(model.num_networks)[-1]
     known = {case["orientation"] for case in data.manifest["cases"].values()}
     written, turned, problems, writing, ahead, names = {}, {}, [], [], deque(), iter(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def read_on():
             for name in islice(names, cfg.test_dataloader.get("batch_size", 1)):
-                ahead.append((name, pool.submit(_read, paths[name], modality)))
+                ahead.append((name, pool.submit(_read, paths[name], modality, data.frame)))
 
         read_on()
         done = 0
@@ -96,7 +97,7 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
                     continue
                 if orientation not in known:
                     turned[name] = orientation
-            found = model.segment(list(ready.values()), [data.size] * len(ready)) if ready else []
+            found = model.segment(list(ready.values())) if ready else []
             for each in writing:
                 each.result()  # raises what went wrong
             writing = []
@@ -111,7 +112,8 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
             each.result()
     if problems:
         raise InputError(problems)
-    return Masks(written, data.classes, "the ensemble" if best == "ensemble" else "network 1", turned)
+    whose = "the ensemble" if model.num_networks > 1 else "network 1"
+    return Masks(written, data.classes, f"{whose}, cleaned up" if best == "cleaned" else whose, turned)
 
 
 def _find(scans, out):
@@ -124,8 +126,8 @@ def _find(scans, out):
     return paths
 
 
-def _read(path, modality):
-    """Return ``(D, H, W)`` float16 in [0, 1], as a prepared data set holds it, and the axes' orientation."""
+def _read(path, modality, frame):
+    """Return the volume as :meth:`MutualLearner.segment` takes it, and its orientation."""
     volume = read_nifti(path)
     problems = image_problems(path, volume)
     if modality == "unit" and not 0 <= volume.voxels.min() <= volume.voxels.max() <= 1:
@@ -134,7 +136,8 @@ def _read(path, modality):
     if problems:
         raise InputError(problems)
     voxels, _ = scale_intensity(volume.voxels, modality)
-    return voxels.astype(np.float16), "".join(nib.aff2axcodes(volume.affine))
+    ready = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=frame)
+    return ready, "".join(nib.aff2axcodes(volume.affine))
 
 
 def _write(mask, scan, path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,7 +16,7 @@ import torch
 
 from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset
 from cmems.errors import InputError
-from cmems.resize import resize_images, resize_labels
+from cmems.resize import Frame
 
 CT_WINDOW = (-125.0, 275.0)
 MR_PERCENTILE = 99.5
@@ -26,7 +27,7 @@ _INTENSITY = {
 }
 
 
-def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False):
+def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False, pixel=None):
     """Write a prepared data set.
 
     Args:
@@ -36,6 +37,8 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
         workers (int | None): Processes. Default: one per core.
         progress (callable | None): Called with (cases done, cases, name) after each case.
         overwrite (bool): Replace a data set that was prepared otherwise.
+        pixel (float | None): Resample training slices to pixels of this side, mm, and cut out their middle, ``size``
+            pixels square. Default: squeeze whole slices to the square.
 
     Returns:
         PreparedDataset: What was written, or was there already from the same files and settings.
@@ -46,7 +49,12 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
     out, cases = Path(out), reader.cases()
     if not isinstance(size, int) or size < 16:
         raise InputError(f"--size: expected an integer of 16 or more pixels, got {size!r}")
+    if pixel is not None and not 0 < pixel < math.inf:
+        raise InputError(f"--spacing: expected the side of a pixel in mm, more than 0, got {pixel!r}")
+    frame = Frame(size, pixel)
     settings = dict(dataset=reader.name, size=size, classes=list(reader.classes), modality=reader.modality)
+    if pixel is not None:
+        settings["pixel"] = pixel
     fingerprint = dict(settings, cases=[[c.name, c.split, _stamps(c)] for c in cases])
     fingerprint = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     if (out / MANIFEST).is_file():
@@ -59,13 +67,14 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
         raise InputError(f"{out}: expected an empty or a new folder, but it holds other files")
     parts = out / ".partial"
     parts.mkdir(parents=True, exist_ok=True)
-    entries = _convert_all(reader, cases, parts, size, workers, progress)
+    entries = _convert_all(reader, cases, parts, frame, workers, progress)
     _assemble(out, parts, cases, entries, size)
     manifest = dict(
         format=FORMAT,
         version=VERSION,
         dataset=reader.name,
         size=size,
+        pixel=pixel,
         classes=list(reader.classes),
         intensity=_INTENSITY[reader.modality],
         resize=dict(images="bilinear, antialiased", labels="nearest"),
@@ -98,16 +107,16 @@ def check(out):
     return problems
 
 
-def _convert_all(reader, cases, parts, size, workers, progress):
+def _convert_all(reader, cases, parts, frame, workers, progress):
     entries, problems, pending = {}, [], []
     for case in cases:
-        entry = _finished(parts, case, size)
+        entry = _finished(parts, case, frame)
         if entry is None:
             pending.append(case)
         else:
             entries[case.name] = entry
     workers = min(workers or os.cpu_count() or 1, max(1, len(pending)))
-    with closing(_converted(reader, pending, parts, size, workers)) as results:
+    with closing(_converted(reader, pending, parts, frame, workers)) as results:
         for case, (entry, found) in results:
             entries[case.name] = entry
             problems += found
@@ -118,14 +127,14 @@ def _convert_all(reader, cases, parts, size, workers, progress):
     return entries
 
 
-def _converted(reader, cases, parts, size, workers):
+def _converted(reader, cases, parts, frame, workers):
     """Yield ``(case, (entry, problems))`` as cases are done; one worker is this process."""
     if workers == 1:
-        yield from ((case, _convert(reader, case, parts, size)) for case in cases)
+        yield from ((case, _convert(reader, case, parts, frame)) for case in cases)
         return
     # "spawn": a forked child inherits torch's thread pool in an unusable state.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        running = {pool.submit(_convert, reader, case, parts, size): case for case in cases}
+        running = {pool.submit(_convert, reader, case, parts, frame): case for case in cases}
         try:
             yield from ((running[done], done.result()) for done in as_completed(running))
         except BaseException:
@@ -137,7 +146,7 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def _convert(reader, case, parts, size):
+def _convert(reader, case, parts, frame):
     """Convert one case into ``parts``; return its entry and its problems."""
     try:
         image = reader.read_image(case)
@@ -167,13 +176,16 @@ def _convert(reader, case, parts, size):
         sources=dict(image=_sources(reader, case.images), label=_sources(reader, case.labels)),
     )
     if case.split == "train":
-        scaled = resize_images(torch.from_numpy(scaled), (size, size)).clamp_(0, 1).numpy()
+        scaled = frame.images(torch.from_numpy(scaled), image.spacing[1:]).clamp_(0, 1).numpy()
         if labels is not None:
-            labels = resize_labels(torch.from_numpy(labels), (size, size)).numpy()
+            whole = torch.from_numpy(labels)
+            labels = frame.labels(whole, image.spacing[1:]).numpy()
+            back = frame.labels_back(torch.ones_like(torch.from_numpy(labels)), whole.shape[1:], image.spacing[1:])
+            entry["label_cut"] = int(((whole > 0) & (back == 0)).sum())
     _save(parts / f"{case.name}_image.npy", scaled.astype(np.float16))
     if labels is not None:
         _save(parts / f"{case.name}_label.npy", labels)
-    _write_text(parts / f"{case.name}.json", json.dumps(dict(size=size, stamps=_stamps(case), entry=entry)))
+    _write_text(parts / f"{case.name}.json", json.dumps(dict(frame=list(frame), stamps=_stamps(case), entry=entry)))
     return entry, []
 
 
@@ -271,13 +283,13 @@ def _create(path, dtype, shape):
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _finished(parts, case, size):
+def _finished(parts, case, frame):
     """Return the entry of a case that an earlier run converted from the same files with the same settings."""
     try:
         done = json.loads((parts / f"{case.name}.json").read_text())
     except (OSError, ValueError):
         return None
-    same = done["size"] == size and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
+    same = done.get("frame") == list(frame) and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
     return done["entry"] if same else None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cmems.errors import InputError
+from cmems.resize import Frame
 
 FORMAT, VERSION = "cmems-prepared", 1
 MANIFEST = "manifest.json"
@@ -22,6 +23,7 @@ class PreparedDataset:
     Attributes:
         name (str): Data set.
         size (int): Side S of the training slices, pixels.
+        frame (Frame): How slices of the scans become such squares.
         classes (tuple[str]): Foreground classes; label k is the k-th.
         num_classes (int): K, background included.
         manifest (dict): All that is known of the data; docs/data.md describes it.
@@ -44,6 +46,7 @@ class PreparedDataset:
             raise InputError(f"{path}: expected format {FORMAT} version {VERSION}, got {found[0]} version {found[1]}")
         self.name = self.manifest["dataset"]
         self.size = self.manifest["size"]
+        self.frame = Frame(self.size, self.manifest.get("pixel"))
         self.classes = tuple(self.manifest["classes"])
         self.num_classes = len(self.classes) + 1
 
@@ -70,17 +73,19 @@ class PreparedDataset:
             raise InputError(f"{self.root}: no training case is labelled")
         return self._map("train_labels.npy")
 
-    def row(self, case, slice_index):
-        """Return the row of a slice in the training arrays; the index counts from 0 along the source's last axis."""
+    def rows(self, case):
+        """Return the range of a training case's rows in the training arrays."""
         entry = self.case(case)
         if entry["split"] != "train":
             raise InputError(f"{self.root}: case {case} is in split '{entry['split']}'; expected a training case")
-        start, stop = entry["slices"]
-        if not isinstance(slice_index, int) or not 0 <= slice_index < stop - start:
-            raise InputError(
-                f"{self.root}: case {case} slice {slice_index!r}: expected an integer from 0 to {stop - start - 1}"
-            )
-        return start + slice_index
+        return range(*entry["slices"])
+
+    def row(self, case, slice):
+        """Return the row of a slice in the training arrays; the index counts from 0 along the source's last axis."""
+        rows = self.rows(case)
+        if not isinstance(slice, int) or not 0 <= slice < len(rows):
+            raise InputError(f"{self.root}: case {case} slice {slice!r}: expected an integer from 0 to {len(rows) - 1}")
+        return rows[slice]
 
     def volume(self, case):
         """Read a validation or test volume.

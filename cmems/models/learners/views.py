@@ -15,7 +15,7 @@ class StepViews:
 
     Args:
         learner (MutualLearner): Networks, perturbations and pseudo-labeller.
-        batch (dict): ``{source: dict(images=(B, 1, H, W) float32[, labels=(B, H, W) uint8])}``.
+        batch (dict): ``{source: dict(images=(B, 1, H, W) float32[, labels=(B, H, W) uint8][, partial=True])}``.
         draws (Draws): The step's random numbers.
         objectives (sequence[Objective]): Those that take part in this step.
     """
@@ -47,7 +47,8 @@ class StepViews:
         owner = self.owner(source, owner)
 
         def make():
-            moved = self.learner.weak.apply(**self.batch[source], **self.matrices(source, owner))
+            given = {key: self.batch[source][key] for key in ("images", "labels") if key in self.batch[source]}
+            moved = self.learner.weak.apply(**given, **self.matrices(source, owner))
             return moved if isinstance(moved, tuple) else (moved, None)
 
         return self._once(("weak", source, owner), make)
@@ -64,8 +65,12 @@ class StepViews:
         )
 
     def labels(self, source, owner):
-        """Return the ``(B, H, W)`` uint8 labels of the owner's weak view."""
+        """Return the ``(B, H, W)`` uint8 labels of the owner's weak view; 255 is unknown."""
         return self._weak(source, owner)[1]
+
+    def unknown(self, source, owner):
+        """Return where the labels of the owner's weak view are unknown, ``(B, H, W)`` bool; None: nowhere."""
+        return self.labels(source, owner) == 255 if self.batch[source].get("partial") else None
 
     def logits(self, network, source, view, owner):
         """Return the ``(B, K, H, W)`` logits of ``network`` on the owner's view, see :meth:`images`, or ``feature``."""
