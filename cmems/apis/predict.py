@@ -20,6 +20,7 @@ from cmems.engine.checkpoint import load_weights, read_checkpoint
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.registry import MODELS
+from cmems.resize import Frame
 from cmems.visualization.files import whole_file
 
 
@@ -65,15 +66,7 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
     cfg = load_config(config, cfg_options)
     data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
     modality, paths = modality_of(data), _find(Path(scans), Path(out))
-    set_up_cpu(cfg.get("env_cfg") or {})
-    model = MODELS.build(cfg.model)
-    load_weights(model, read_checkpoint(checkpoint), checkpoint)
-    if model.networks[0].num_classes != data.num_classes:
-        raise InputError(
-            f"config {config}: num_classes={model.networks[0].num_classes}, but {data.root} has {data.num_classes}: "
-            f"background, {', '.join(data.classes)}"
-        )
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model = _load(cfg, config, checkpoint, data)
     best = model.prediction.names(model.num_networks)[-1]
     known = {case["orientation"] for case in data.manifest["cases"].values()}
     written, turned, problems, writing, ahead, names = {}, {}, [], [], deque(), iter(paths)
@@ -112,8 +105,7 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
             each.result()
     if problems:
         raise InputError(problems)
-    whose = "the ensemble" if model.num_networks > 1 else "network 1"
-    return Masks(written, data.classes, f"{whose}, cleaned up" if best == "cleaned" else whose, turned)
+    return Masks(written, data.classes, _whose(model, best), turned)
 
 
 def _find(scans, out):
@@ -138,6 +130,62 @@ def _read(path, modality, frame):
     voxels, _ = scale_intensity(volume.voxels, modality)
     ready = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=frame)
     return ready, "".join(nib.aff2axcodes(volume.affine))
+
+
+def label_training_scans(config, checkpoint, out, cfg_options=None, progress=None):
+    """Write the mask of every training case, for another round of training to learn from (``StaticLabels``).
+
+    Args:
+        config (str): Path of the config.
+        checkpoint (str): The weights.
+        out (str): Folder of the masks, ``<case>.nii.gz``: (S, S, slice) on the training slices' own grid, as
+            :func:`predict` names and cleans them.
+        cfg_options (dict | None): Dotted keys to set.
+        progress (callable | None): Called with (cases done, cases, name) after each case.
+
+    Returns:
+        Masks: What was written.
+
+    Raises:
+        InputError: Something in the config, the data or the checkpoint is wrong.
+    """
+    cfg = load_config(config, cfg_options)
+    data = PreparedDataset(cfg.train_dataloader.data_root)
+    model = _load(cfg, config, checkpoint, data)
+    best, cases, written = model.prediction.names(model.num_networks)[-1], data.cases("train"), {}
+    images = data.train_images()
+    for done, case in enumerate(cases, 1):
+        entry, rows = data.case(case), data.rows(case)
+        shape, spacing = entry["shape"][1:], entry["spacing"][1:]
+        pixel = data.frame.pixel_size(shape, spacing)
+        square = np.array(images[rows.start : rows.stop])
+        volume = dict(image=square, spacing=(entry["spacing"][0], *pixel), frame=Frame(data.size))
+        affine = data.frame.affine(entry["affine"], shape, spacing)
+        mask = nib.Nifti1Image(model.segment([volume])[0][best].transpose(2, 1, 0), affine)
+        written[case] = Path(out, f"{case}.nii.gz")
+        with whole_file(written[case]) as part:
+            part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))
+        if progress:
+            progress(done, len(cases), case)
+    return Masks(written, data.classes, _whose(model, best), {})
+
+
+def _load(cfg, config, checkpoint, data):
+    """Build a config's learner with a checkpoint's weights, ready to predict."""
+    set_up_cpu(cfg.get("env_cfg") or {})
+    model = MODELS.build(cfg.model)
+    load_weights(model, read_checkpoint(checkpoint), checkpoint)
+    if model.networks[0].num_classes != data.num_classes:
+        raise InputError(
+            f"config {config}: num_classes={model.networks[0].num_classes}, but {data.root} has {data.num_classes}: "
+            f"background, {', '.join(data.classes)}"
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _whose(model, best):
+    whose = "the ensemble" if model.num_networks > 1 else "network 1"
+    return f"{whose}, cleaned up" if best == "cleaned" else whose
 
 
 def _write(mask, scan, path):

@@ -95,6 +95,7 @@ class Supervised(Objective):
     Args:
         source (str): ``exemplar``, ``synthetic`` or another source that serves labels.
         loss (dict): Pixel loss.
+        view (str): ``weak``, or ``strong``: the weak view, strongly perturbed.
         unknown (float): What a pixel of unknown label (255) counts, as background: 0, nothing; 1, as much as any other.
         mixup (bool): Mix each image with the next of the batch, in a share drawn uniformly per step, and answer to
             both labels in that share (Zhang et al. 2018, Beta(1, 1); Table 10).
@@ -102,15 +103,18 @@ class Supervised(Objective):
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
 
-    def __init__(self, source, loss=None, unknown=0.0, mixup=False, name=None, **schedule):
+    def __init__(self, source, loss=None, view="weak", unknown=0.0, mixup=False, name=None, **schedule):
         super().__init__(name or f"loss_{source}", source, **schedule)
+        if view not in ("weak", "strong"):
+            raise InputError(f"Supervised: view: expected 'weak' or 'strong', got {view!r}")
+        self.view = view
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
         self.unknown = unknown
         self.mixup = mixup
 
     def asks(self, network, num_networks):
-        """Return the network's own weak view."""
-        return () if self.mixup else ((self.source, "weak", network),)
+        """Return the network's own view."""
+        return () if self.mixup else ((self.source, self.view, network),)
 
     def value(self, step):
         """Sum over the networks."""
@@ -122,9 +126,9 @@ class Supervised(Objective):
             labels = labels.masked_fill(unknown, 0)
             weight = torch.where(unknown, self.unknown, 1.0)
         if not self.mixup:
-            return self.loss(step.logits(m, self.source, "weak", owner=m), labels, weight)
+            return self.loss(step.logits(m, self.source, self.view, owner=m), labels, weight)
         share = step.draws.stream("mixup", self.name, m).uniform(1)
-        images = step.images(self.source, "weak", m)
+        images = step.images(self.source, self.view, m)
         logits = step.run(m, images.lerp(images.roll(1, 0), share), "mixup", self.name)
         other = weight if weight is None else weight.roll(1, 0)
         ours, theirs = self.loss(logits, labels, weight), self.loss(logits, labels.roll(1, 0), other)
