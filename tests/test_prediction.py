@@ -62,7 +62,7 @@ def test_a_frames_affine_puts_its_pixels_where_they_were_taken(frame):
         seen = frame.images(torch.from_numpy(world), spacing).numpy()[:, 44:48, 44:48]
         stated[:2] += 30
     found = np.einsum("ij,jhw->ihw", frame.affine(affine, shape, spacing), stated)[:2]
-    np.testing.assert_allclose(found, seen, atol=1e-3)
+    np.testing.assert_allclose(found, seen, atol=0.15)  # mm; antialiasing does not quite keep a ramp
 
 
 def spots():
