@@ -19,6 +19,8 @@ def main():
     parser.add_argument("--work-dir", help="where rounds and labels go; default work_dirs/<name of the last config>")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run of the same rounds was")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 where the machine computes in it")
+    parser.add_argument("--steps", type=int, help="train each round so many steps")
+    parser.add_argument("--hours", type=float, help="give each round as many steps as fit in that time")
     parser.add_argument("--seed", type=int, help="overrides the configs'")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="of every config")
     args = parser.parse_args()
@@ -30,6 +32,8 @@ def main():
         resume=args.resume,
         amp=args.amp,
         seed=args.seed,
+        steps=args.steps,
+        hours=args.hours,
     )
     print(f"{checkpoint}: weights of the last round; measure them with tools/test.py {args.configs[-1]} {checkpoint}")
 
