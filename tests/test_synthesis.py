@@ -124,6 +124,16 @@ def test_a_margin_is_pasted_along_but_labelled_background():
     assert pasted[SIZE // 2].sum() == (label[0, SIZE // 2] > 0).sum() + 6
 
 
+def test_an_organ_is_left_out_of_a_share_of_the_images():
+    label = discs(0.6, 0.3)[None]
+    make = ExemplarPaste(geometric=STILL, intensity=SAME, drop={1: 0.5})
+    images, labels = make((label > 0).float()[None], label, torch.zeros(40, 1, SIZE, SIZE), Stream(3))
+    there = (labels == 1).flatten(1).any(1)
+    assert 10 < there.sum() < 30
+    assert (labels == 2).flatten(1).any(1).all()
+    assert torch.equal(images[:, 0] > 0.5, labels > 0)
+
+
 def test_beyond_the_ring_the_background_is_unknown():
     label, _, labels = paste(background="unknown", ring=4)
     assert torch.equal(labels[0] == 1, label == 1)

@@ -51,7 +51,9 @@ class PreparedDataset:
         self.num_classes = len(self.classes) + 1
 
     def cases(self, split):
-        """List the cases of ``train``, ``val`` or ``test``."""
+        """List the cases of ``train``, ``val`` or ``test``; ``valtest`` is the last two, on which UniMatch reports."""
+        if split == "valtest":
+            return self.cases("val") + self.cases("test")
         if split not in self.manifest["splits"]:
             raise InputError(f"{self.root}: split: expected one of {', '.join(self.manifest['splits'])}, got {split!r}")
         return list(self.manifest["splits"][split])

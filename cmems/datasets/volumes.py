@@ -15,7 +15,7 @@ class VolumeDataset(Dataset):
 
     Args:
         data_root (str): A prepared data set.
-        split (str): ``val``, ``test``.
+        split (str): ``val``, ``test``, or ``valtest``, both.
 
     Raises:
         InputError: The split holds no volume.

@@ -74,21 +74,21 @@ class RadialShape(Perturbation):
     of a diastolic one. g > 1 widens it.
 
     Args:
-        exponent (float): g is log-uniform in [1/exponent, exponent].
+        exponent (tuple[float, float]): Range of g, log-uniform. With R at the outer wall, 0.25 leaves of a cavity of
+            0.7 R a quarter.
         reach (float): Mean of R over the class's mean distance from its centroid.
         spread (tuple[float, float]): Range of the factor drawn for R.
         probability (float): Share of the samples whose shape changes.
         classes (sequence[int]): Labels to draw from; those that an exemplar lacks are passed over.
     """
 
-    def __init__(self, classes, exponent=2.2, reach=1.3, spread=(0.9, 1.8), probability=0.8):
+    def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
         self.exponent, self.reach, self.spread, self.probability = exponent, reach, spread, probability
         self.classes = tuple(classes)
 
     def draw(self, stream, n):
         """Draw ``choice`` ``(n,)`` in [0, 1), which class; ``factor`` of R and ``exponent`` g, ``(n,)`` each."""
-        log = math.log(self.exponent)
-        exponent = torch.exp(stream.uniform(n, -log, log))
+        exponent = torch.exp(stream.uniform(n, math.log(self.exponent[0]), math.log(self.exponent[1])))
         kept = ~stream.bernoulli(n, self.probability)
         return dict(
             choice=stream.uniform(n),

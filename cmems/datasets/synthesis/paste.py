@@ -23,6 +23,8 @@ class ExemplarPaste:
         background_geometric (dict | None): G for the background. Default: the first part of ``geometric``.
         organs (sequence[dict]): Further parts of I, for the exemplar alone: see
             :class:`cmems.datasets.synthesis.intensity.OrganLook`.
+        drop (dict[int, float]): Probability, by label, that an organ is not pasted: slices show fewer organs than an
+            exemplar, which holds them all.
         margin (int): Pixels of the exemplar's own surroundings that are pasted along; their label is background.
         edge (float): Width, in pixels, over which what is pasted and background blend; 0 pastes hard. Labels are
             always hard.
@@ -38,6 +40,7 @@ class ExemplarPaste:
         intensity,
         background_geometric=None,
         organs=(),
+        drop=None,
         margin=0,
         edge=0.0,
         background="zero",
@@ -51,6 +54,7 @@ class ExemplarPaste:
         )
         self.intensity = SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
+        self.drop = dict(drop or {})
         self.margin, self.edge, self.ring = margin, edge, ring
         self.partial = background == "unknown"
 
@@ -76,6 +80,9 @@ class ExemplarPaste:
         labels = geometry.warp_labels((labels * is_organ(labels))[which], organs)
         pasted = geometry.warp_images(self.intensity.apply(exemplars[which], **look), organs)
         backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, place), **background_look)
+        for k, probability in self.drop.items():
+            gone = stream.bernoulli((n, 1, 1), probability)
+            labels = labels.masked_fill(gone & (labels == k), 0)
         for part in self.organs:
             pasted = part(pasted, labels, backgrounds, stream)
         share = _grown((labels > 0).unsqueeze(1).to(pasted.dtype), self.margin)
