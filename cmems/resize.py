@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -56,28 +55,6 @@ class Frame(NamedTuple):
         if self.pixel is None:
             return self.size, self.size
         return tuple(max(1, round(n * mm / self.pixel)) for n, mm in zip(shape, spacing, strict=True))
-
-    def affine(self, affine, shape, spacing):
-        """Return the affine of the squares cut from a scan.
-
-        Args:
-            affine (np.ndarray): ``(4, 4)`` of the scan, columns in (column, row, slice) order.
-            shape, spacing: Of its slices, (row, column), pixels and mm.
-
-        Returns:
-            np.ndarray: ``(4, 4)``: the square's (column, row, slice) to the scan's coordinates.
-        """
-        to_scan = np.eye(4)
-        for axis, (n, resampled) in enumerate(zip(shape, self.grid(shape, spacing), strict=True)):
-            first = (resampled - self.size) // 2 if resampled > self.size else -((self.size - resampled) // 2)
-            to_scan[1 - axis, 1 - axis] = n / resampled
-            to_scan[1 - axis, 3] = (first + 0.5) * n / resampled - 0.5
-        return np.asarray(affine) @ to_scan
-
-    def pixel_size(self, shape, spacing):
-        """Return the (row, column) mm of the square's pixels, cut from slices of ``shape`` and ``spacing``."""
-        grid = self.grid(shape, spacing)
-        return tuple(n * mm / resampled for n, mm, resampled in zip(shape, spacing, grid, strict=True))
 
     def images(self, images, spacing):
         """Bring ``(N, H, W)`` floating-point slices into the square: ``(N, S, S)``."""

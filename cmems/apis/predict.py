@@ -20,7 +20,6 @@ from cmems.engine.checkpoint import load_weights, read_checkpoint
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.registry import MODELS
-from cmems.resize import Frame
 from cmems.visualization.files import whole_file
 
 
@@ -138,8 +137,8 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
     Args:
         config (str): Path of the config.
         checkpoint (str): The weights.
-        out (str): Folder of the masks, ``<case>.nii.gz``: (S, S, slice) on the training slices' own grid, as
-            :func:`predict` names and cleans them.
+        out (str): Folder of the masks, ``<case>.nii.gz``, on the scans' own grids, so that a next round may have
+            another size or spacing; as :func:`predict` cleans them.
         cfg_options (dict | None): Dotted keys to set.
         progress (callable | None): Called with (cases done, cases, name) after each case.
 
@@ -156,12 +155,10 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
     images = data.train_images()
     for done, case in enumerate(cases, 1):
         entry, rows = data.case(case), data.rows(case)
-        shape, spacing = entry["shape"][1:], entry["spacing"][1:]
-        pixel = data.frame.pixel_size(shape, spacing)
-        square = np.array(images[rows.start : rows.stop])
-        volume = dict(image=square, spacing=(entry["spacing"][0], *pixel), frame=Frame(data.size))
-        affine = data.frame.affine(entry["affine"], shape, spacing)
-        mask = nib.Nifti1Image(model.segment([volume])[0][best].transpose(2, 1, 0), affine)
+        squares = np.array(images[rows.start : rows.stop])
+        volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
+        mask = model.segment([volume])[0][best]
+        mask = nib.Nifti1Image(np.ascontiguousarray(mask.transpose(2, 1, 0)), np.asarray(entry["affine"]))
         written[case] = Path(out, f"{case}.nii.gz")
         with whole_file(written[case]) as part:
             part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))

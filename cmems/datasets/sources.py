@@ -216,8 +216,7 @@ class StaticLabels(_Source):
 
     Args:
         data, batch_size: As every source.
-        folder (str): ``<case>.nii.gz`` or ``.nii``, labels 0 … K-1 and 255 for unknown: on the scan's own grid, or
-            (slice, S, S) as the training slices, which ``tools/label.py`` writes.
+        folder (str): ``<case>.nii.gz`` or ``.nii`` on the scan's own grid, labels 0 … K-1, 255 for unknown.
 
     Raises:
         InputError: No mask belongs to a training case, or some have another grid or other labels.
@@ -285,15 +284,13 @@ def read_static_labels(prepared, folder):
     for case in known:
         entry, voxels = prepared.case(case), read_nifti(masks[case]).voxels
         odd = [f"{v:g}" for v in np.unique(voxels) if v not in (*range(prepared.num_classes), UNLABELED)]
-        square = (entry["shape"][0], prepared.size, prepared.size)
         if odd:
             problems.append(f"{masks[case]}: expected labels 0 to {prepared.num_classes - 1}, got {', '.join(odd[:5])}")
-        elif voxels.shape not in (square, tuple(entry["shape"])):
-            problems.append(f"{masks[case]}: expected shape {tuple(entry['shape'])} or {square}, got {voxels.shape}")
+        elif voxels.shape != tuple(entry["shape"]):
+            problems.append(f"{masks[case]}: expected shape {tuple(entry['shape'])}, got {voxels.shape}")
         else:
             mask = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.uint8))
-            same = voxels.shape == square
-            labels.append(mask if same else prepared.frame.labels(mask, entry["spacing"][1:]))
+            labels.append(prepared.frame.labels(mask, entry["spacing"][1:]))
             rows.append(torch.arange(prepared.rows(case).start, prepared.rows(case).stop))
     if problems:
         raise InputError(problems)

@@ -53,18 +53,14 @@ class Prediction:
         Args:
             networks (sequence[nn.Module]): In evaluation mode, on one device.
             volumes (list[dict]): ``image`` ``(D, H, W)`` in [0, 1]; ``spacing`` (slice, row, column) mm; ``frame``, the
-                :class:`cmems.resize.Frame` of the prepared data set, of one size for all.
+                :class:`cmems.resize.Frame` of the prepared data set, of one size for all. With ``shape``, the scan's
+                (D, H, W), ``image`` is in the frame already, ``(D, S, S)``.
 
         Returns:
             list[dict[str, np.ndarray]]: By :meth:`names`: ``(D, H, W)`` uint8 on the volume's own grid.
         """
         device = next(networks[0].parameters()).device
-        slices = torch.cat(
-            [
-                v["frame"].images(torch.from_numpy(v["image"]).to(device, torch.float32), v["spacing"][1:]).clamp(0, 1)
-                for v in volumes
-            ]
-        )
+        slices = torch.cat([_square(volume, device) for volume in volumes])
         soft = self.resize == "probabilities" or self.clean
         answer = self._soft if soft else self._label
         depths = [len(v["image"]) for v in volumes]
@@ -107,7 +103,7 @@ class Prediction:
         return _arg_max(self._soft(networks, images))
 
     def _finish_labels(self, labels, volume):
-        shape, spacing = volume["image"].shape, volume["spacing"][1:]
+        shape, spacing = _shape(volume), volume["spacing"][1:]
         grown = volume["frame"].labels_back(labels.flatten(0, 1), shape[1:], spacing)
         return list(grown.view(len(labels), *shape).cpu().numpy())
 
@@ -125,11 +121,22 @@ class Prediction:
 
     def _to_grid(self, probabilities, volume):
         """Bring ``(D, K, S, S)`` probabilities to ``(D, H, W)`` labels of the volume's grid."""
-        shape, spacing, frame = volume["image"].shape[1:], volume["spacing"][1:], volume["frame"]
+        shape, spacing, frame = _shape(volume)[1:], volume["spacing"][1:], volume["frame"]
         if self.resize == "labels":
             return frame.labels_back(_arg_max(probabilities), shape, spacing).cpu().numpy()
         parts = probabilities.split(_CHUNK)  # a scan's whole probabilities may be gigabytes
         return torch.cat([_arg_max(frame.probabilities_back(p, shape, spacing)) for p in parts]).cpu().numpy()
+
+
+def _shape(volume):
+    return tuple(volume.get("shape", volume["image"].shape))
+
+
+def _square(volume, device):
+    """Return a volume's ``(D, S, S)`` float32 slices as the networks take them."""
+    image = torch.from_numpy(volume["image"]).to(device, torch.float32)
+    image = image if "shape" in volume else volume["frame"].images(image, volume["spacing"][1:])
+    return image.clamp(0, 1)
 
 
 def _undo(maps, view):

@@ -1,7 +1,7 @@
 # UniMatch on ACDC as its authors trained it with one labelled case: all 32 slices of patient099, no synthetic images,
 # 256x256 (prepare_data.py acdc RAW data/acdc_256 --size 256). Their log, on validation and test patients together:
-# 0.838 after 12,700 steps, 0.854 at best, 0.846 at the end, chosen there. tools/test.py measures on both; training looks
-# at the validation patients alone.
+# 0.838 after 12,700 steps, 0.854 at best, which they chose there, 0.846 at the end. tools/test.py measures on both
+# here; training looks at the validation patients alone.
 _base_ = ["../_base_/settings/acdc.py", "../_base_/models/mutual_unet.py"]
 data_root = "data/acdc_256"
 train_dataloader = dict(
