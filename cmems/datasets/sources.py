@@ -62,7 +62,10 @@ class TrainData:
         Where labels may hold 255, unknown, the entry has ``partial=True``.
         """
         batches = {name: source(draws) for name, source in self.sources.items()}
-        return {n: dict(b, partial=True) if self.sources[n].partial else b for n, b in batches.items()}
+        for name, source in self.sources.items():
+            if getattr(source, "partial", False):
+                batches[name]["partial"] = True
+        return batches
 
     def near_exemplars(self, levels):
         """Return the ``(n,)`` rows whose place in their stack is at most ``levels`` from that of an exemplar."""
@@ -118,9 +121,11 @@ class _Source:
 
     Attributes:
         partial (bool): Its labels may hold 255, unknown.
+        serves_scans (bool): Its images are unlabelled training slices as they are: what prediction will meet.
     """
 
     partial = False
+    serves_scans = False
 
     def __init__(self, data, batch_size):
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -203,6 +208,8 @@ class SyntheticSource(_Source):
 class UnlabeledSource(_Source):
     """D_U: slices without labels."""
 
+    serves_scans = True
+
     def __call__(self, draws):
         """Return the ``images`` of one step."""
         return dict(images=self.data.store[self.rows(draws, len(self.data.store))])
@@ -223,6 +230,7 @@ class StaticLabels(_Source):
     """
 
     partial = True
+    serves_scans = True
 
     def __init__(self, data, batch_size, folder):
         super().__init__(data, batch_size)

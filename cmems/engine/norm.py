@@ -44,7 +44,7 @@ class PreciseNormHook(Hook):
     @torch.no_grad()
     def _measure(self, runner):
         data = getattr(runner.train_loop, "data", None)
-        if data is None or "unlabeled" not in data.sources:
+        if data is None or not any(getattr(s, "serves_scans", False) for s in data.sources.values()):
             return
         model = _bare(runner.model)
         rows = torch.linspace(0, len(data.store) - 1, min(self.slices, len(data.store))).round().long()
