@@ -169,7 +169,7 @@ def test_a_block_predicts_as_one_operator_where_that_computes_the_same(monkeypat
         ops.enable(True)
         with torch.autocast("cpu", torch.bfloat16):  # float32 would come out where torch has bfloat16
             assert block(x).dtype == torch.bfloat16
-        for attribute, value in [("stride", (2, 2)), ("padding_mode", "reflect"), ("kernel_size", (1, 1))]:
+        for attribute, value in [("stride", (2, 2)), ("padding_mode", "reflect"), ("dilation", (2, 2))]:
             with monkeypatch.context() as patch:
                 patch.setattr(block.conv, attribute, value)
                 block(x)
