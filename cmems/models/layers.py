@@ -51,10 +51,9 @@ class ConvNormAct(ConvModule):
         fits = self._fits(norm)
         trains = fits and norm.training and self.activate.negative_slope > 0 and _drops_elements(dropout)
         if not _views and not (trains and x.device.type == "cpu"):
-            if fits and self._predicts(x, norm):
-                x = ops.convolve(x, self.conv, norm, self.activate.negative_slope)
-            else:
-                x = super().forward(x)
+            predicts = fits and self._predicts(x, norm)
+            found = ops.convolve(x, self.conv, norm, self.activate.negative_slope) if predicts else None
+            x = super().forward(x) if found is None else found
             return x if dropout is None else dropout(x)
         parts, generators = _views or (None, [None])
         if not self._in_order:
@@ -105,7 +104,7 @@ class ConvNormAct(ConvModule):
             and type(self.conv) is nn.Conv2d
             and not _hooked(self.conv)
             and x.dtype == (torch.get_autocast_dtype("cpu") if autocast else torch.float32)
-            and ops.convolves(x, self.conv, norm)
+            and ops.outruns(x)
         )
 
 

@@ -44,7 +44,7 @@ def why_not():
 
 def plain(x):
     """Tell whether ``x`` is a tensor whose numbers lie in this machine's memory, as its sizes and strides say."""
-    return type(x) in _TYPES and x.is_cpu and x.layout is torch.strided and not x.is_neg()
+    return type(x) in _TYPES and x.is_cpu and x.layout is torch.strided
 
 
 def usable(*maps, multiple=LANES):
@@ -55,22 +55,25 @@ def usable(*maps, multiple=LANES):
     """
     return (
         not torch.compiler.is_compiling()
-        and _enabled
-        and all(
-            plain(x)
-            and x.dim() == 4
-            and x.dtype in _NAMES
-            and x.dtype == maps[0].dtype
-            and x.shape[1] % multiple == 0
-            and x.shape[1] <= 2**16  # the kernels count channels in ints, and places on an axis in floats
-            and max(x.shape[2:]) <= 2**20
-            and 0 < x.numel() < 2**32
-            and x.is_contiguous(memory_format=torch.channels_last)
-            for x in maps
-        )
         and not torch.jit.is_tracing()
         and not _transformed()
+        and _enabled
+        and all(_takes(x, maps[0].dtype, multiple) for x in maps)
         and load()[1] is None
+    )
+
+
+def _takes(x, dtype, multiple):
+    if not plain(x) or x.dim() != 4 or x.dtype not in _NAMES or x.dtype != dtype:
+        return False
+    batch, channels, height, width = x.shape
+    return (
+        0 < batch * channels * height * width < 2**32
+        and channels % multiple == 0
+        and channels <= 2**16  # the kernels count channels in ints, and places along an axis in floats
+        and height <= 2**20
+        and width <= 2**20
+        and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 
@@ -133,6 +136,8 @@ def _load(compiler):
             path.unlink()
     with tempfile.TemporaryDirectory(prefix="cmems-") as folder:
         built = _compile(compiler, flags, Path(folder))
+        if not built.is_file():
+            raise OSError("it made no library")
         path = _keep(built.read_bytes(), key, cache) or built  # in a home that is read-only or full: for this process
         try:
             return ctypes.CDLL(str(path))

@@ -1,7 +1,7 @@
 """The compiled operators: on ``(B, C, H, W)`` maps for which ``usable`` holds, and on label volumes.
 
-The classes have first derivatives, the functions none. Each tells what it takes (``takes``, ``convolves``), so that a
-layer can leave the rest to torch, and raises ValueError for anything else: C++ would read and write beyond the memory.
+The classes have first derivatives, the functions none. Each checks what it is given, for C++ would read and write
+beyond the memory: ``takes`` tells a layer what to leave to torch; what an operator does not take is a ValueError.
 """
 
 from ctypes import c_double, c_float, c_int, c_int64, c_uint64, c_void_p
@@ -129,28 +129,13 @@ class MaxPool2x(torch.autograd.Function):
         return dx
 
 
-def convolves(x, conv, norm):
-    """Tell whether ``convolve`` takes these, and is no slower than torch's convolution.
+def outruns(x):
+    """Tell whether ``convolve`` is no slower than torch on such maps.
 
     It is slower where torch multiplies bfloat16 by AMX, at sixteen times the rate of float32.
     """
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # torch names it privately
-    return _convolves(x, conv, norm) and (x.dtype == torch.float32 or not amx())
-
-
-def _convolves(x, conv, norm):
-    weight, bias = conv.weight, () if conv.bias is None else (conv.bias,)
-    return (
-        usable(x)
-        and (conv.stride, conv.padding, conv.dilation) == ((1, 1), (1, 1), (1, 1))
-        and (conv.groups, conv.padding_mode) == (1, "zeros")
-        and plain(weight)
-        and weight.dtype == torch.float32
-        and weight.shape == (conv.out_channels, x.shape[1], 3, 3)
-        and 0 < len(weight) <= 2**16
-        and len(weight) % LANES == 0
-        and _vectors(len(weight), (*bias, norm.weight, norm.bias, norm.running_mean, norm.running_var))
-    )
+    return x.dtype == torch.float32 or not amx()
 
 
 def convolve(x, conv, norm, slope):
@@ -165,15 +150,27 @@ def convolve(x, conv, norm, slope):
         slope (float): Of the leaky ReLU below 0.
 
     Returns:
-        Tensor: ``(B, K, H, W)``.
+        Tensor | None: ``(B, K, H, W)``, or None where ``usable`` does not hold or the layers are others.
     """
-    _require(_convolves(x, conv, norm), x, conv.weight, conv.bias, norm.weight, norm.bias)
+    weight, bias = conv.weight, conv.bias
+    tensors = bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+    if not (
+        usable(x)
+        and (conv.stride, conv.padding, conv.dilation) == ((1, 1), (1, 1), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and plain(weight)
+        and weight.dtype == torch.float32
+        and weight.shape == (conv.out_channels, x.shape[1], 3, 3)
+        and 0 < conv.out_channels <= 2**16
+        and conv.out_channels % LANES == 0
+        and _vectors(conv.out_channels, tensors[bias is None :])
+    ):
+        return None
     batch, channels, height, width = x.shape
     y = _map(x, (batch, conv.out_channels, height, width))
-    tensors = conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
     sizes = c_int64(batch), c_int64(height), c_int64(width), c_int(channels), c_int(conv.out_channels)
-    strides = (c_int64 * 4)(*conv.weight.stride())
-    call("convolve", x.dtype, x, conv.weight, strides, *tensors, c_float(norm.eps), y, *sizes, c_float(slope))
+    strides = (c_int64 * 4)(*weight.stride())
+    call("convolve", x.dtype, x, weight, strides, *tensors, c_float(norm.eps), y, *sizes, c_float(slope))
     return y
 
 
