@@ -134,7 +134,7 @@ def _load(compiler):
             if _own(path) and path.name == _name(key, path.read_bytes()):
                 return ctypes.CDLL(str(path))
             path.unlink()
-    with tempfile.TemporaryDirectory(prefix="cmems-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cmems-", ignore_cleanup_errors=True) as folder:
         built = _compile(compiler, flags, Path(folder))
         if not built.is_file():
             raise OSError("it made no library")
