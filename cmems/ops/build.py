@@ -26,7 +26,7 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC")
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _TYPES = (torch.Tensor, torch.nn.Parameter)  # a subclass may have no memory, or other sizes than its memory
 _OPENMP = re.compile(r"lib(g|i)?omp\d*(-\w+)?\.(so|dylib)(\.\d+)*")
-_SECONDS = 60  # that a command of the compiler may take: ten times what it needs
+_SECONDS = 120  # that a command of the compiler may take: on a busy machine it needs twenty
 _transformed = getattr(torch._C, "_are_functorch_transforms_active", bool)  # torch names it privately
 _enabled = True
 
