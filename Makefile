@@ -1,4 +1,4 @@
-.PHONY: demo test lint format docs
+.PHONY: demo test sanitize lint format docs
 
 PYTHON ?= python3
 export PYTHONUNBUFFERED = 1
@@ -9,6 +9,14 @@ demo: .venv/ready
 
 test: .venv/ready
 	@$(BIN)/python -m pytest -q
+
+# The compiled operators under AddressSanitizer and UndefinedBehaviorSanitizer; torch throws, so that libstdc++ must be
+# there before the first of them. The cache keeps this library apart by its flags.
+sanitize: .venv/ready
+	@CMEMS_CXXFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=all" CXX=g++ \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+		$(BIN)/python -m pytest -q --capture=sys tests/test_ops.py
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

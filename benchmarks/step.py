@@ -215,7 +215,7 @@ def main():
     graphs = {"CMEMS bfloat16, CUDA graph": GraphStep(config)} if captured else {}
     first = next(iter(steps.values()))
     data, clock = first.data, first.clock
-    image, label = (t.cpu().numpy() for t in data.exemplar)
+    image, label = (t[0].cpu().numpy() for t in data.exemplars)
     batch = config.train_dataloader.unlabeled.batch_size
     slices = np.asarray(data.prepared.train_images())
     plain_step = Elsewhere(PeerStep, slices, image[0], label, data.prepared.num_classes, batch, args.workers)

@@ -61,13 +61,14 @@ FUNCTIONS = _child(roots.FUNCTIONS, "cmems.datasets")
 READERS = Registry("reader", scope="cmems", locations=["cmems.datasets"])
 SYNTHESIZERS = Registry("synthesizer", scope="cmems", locations=["cmems.datasets"])
 
-# Learners; networks with encode and decode; what perturbs, labels and scores their predictions.
+# Learners; networks with encode and decode; what perturbs, labels, scores and cleans up their predictions.
 MODELS = _child(roots.MODELS, "cmems.models")
 BACKBONES = Registry("backbone", scope="cmems", locations=["cmems.models"])
 PERTURBATIONS = Registry("perturbation", scope="cmems", locations=["cmems.models"])
 PSEUDO_LABELERS = Registry("pseudo_labeler", scope="cmems", locations=["cmems.models"])
 LOSSES = Registry("loss", scope="cmems", locations=["cmems.models"])
 CONSISTENCY_LOSSES = Registry("consistency loss", scope="cmems", locations=["cmems.models"])
+POST_PROCESSORS = Registry("post-processor", scope="cmems", locations=["cmems.models"])
 
 METRICS = _child(roots.METRICS, "cmems.evaluation")
 

@@ -1,5 +1,7 @@
 """Resizing that preparation and prediction share, so that a network is tested on what it was trained on."""
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional as F
 
@@ -32,3 +34,60 @@ def resize_labels(labels, size):
     if tuple(labels.shape[-2:]) == tuple(size):
         return labels
     return F.interpolate(labels[:, None].to(torch.uint8), size=tuple(size), mode="nearest-exact")[:, 0]
+
+
+class Frame(NamedTuple):
+    """How slices of any size become the squares that networks take, and how maps of those squares come back.
+
+    Without ``pixel`` a slice is squeezed to the square. With it, it is resampled to pixels of that size and the
+    middle is cut out; what lies beyond a small slice is black, and background.
+
+    Attributes:
+        size: Side S of the square, pixels.
+        pixel: Side of its pixels, mm; None squeezes.
+    """
+
+    size: int
+    pixel: float | None = None
+
+    def grid(self, shape, spacing):
+        """Return the ``(h, w)`` that a slice of ``shape`` and ``(row, column)`` mm spacing is resampled to."""
+        if self.pixel is None:
+            return self.size, self.size
+        return tuple(max(1, round(n * mm / self.pixel)) for n, mm in zip(shape, spacing, strict=True))
+
+    def images(self, images, spacing):
+        """Bring ``(N, H, W)`` floating-point slices into the square: ``(N, S, S)``."""
+        return _centre(resize_images(images, self.grid(images.shape[-2:], spacing)), (self.size, self.size), 0)
+
+    def labels(self, labels, spacing):
+        """Bring ``(N, H, W)`` uint8 labels into the square: ``(N, S, S)``."""
+        return _centre(resize_labels(labels, self.grid(labels.shape[-2:], spacing)), (self.size, self.size), 0)
+
+    def labels_back(self, labels, shape, spacing):
+        """Bring ``(N, S, S)`` uint8 labels back to slices of ``shape``, each the label of the nearest pixel."""
+        return resize_labels(_centre(labels, self.grid(shape, spacing), 0), shape)
+
+    def probabilities_back(self, probabilities, shape, spacing):
+        """Bring ``(N, K, S, S)`` probabilities back to slices of ``shape``, bilinearly: ``(N, K, H, W)``.
+
+        Beyond the square, background has probability 1.
+        """
+        n, k = probabilities.shape[:2]
+        grid = self.grid(shape, spacing)
+        background = _centre(probabilities[:, :1], grid, 1)
+        whole = torch.cat([background, _centre(probabilities[:, 1:], grid, 0)], 1)
+        if tuple(shape) == tuple(grid):
+            return whole
+        return resize_images(whole.flatten(0, 1), shape).unflatten(0, (n, k))
+
+
+def _centre(maps, size, fill):
+    """Cut out, or pad with ``fill``, the middle of ``(..., H, W)`` maps; its own inverse where nothing was cut."""
+    for axis, (have, want) in enumerate(zip(maps.shape[-2:], size, strict=True), -2):
+        if have > want:
+            maps = maps.narrow(axis, (have - want) // 2, want)
+        elif have < want:
+            before, after = (want - have) // 2, want - have - (want - have) // 2
+            maps = F.pad(maps, (0, 0) * (-1 - axis) + (before, after), value=fill)
+    return maps

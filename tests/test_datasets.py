@@ -398,7 +398,7 @@ def test_real_acdc_is_the_set_the_literature_trains_on(real_data, tmp_path):
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps(dict(train=["patient005"], val=["patient002"], test=[])))
     data = run_prepare("acdc", real_data / "acdc", tmp_path / "out", size=64, splits=splits)
-    image, label = TrainData(data.root, dict(case="patient005_frame01", slice=2)).exemplar
+    (image,), (label,) = TrainData(data.root, dict(case="patient005_frame01", slice=2)).exemplars
     assert set(label.unique().tolist()) == {0, 1, 2, 3}
     assert 0 <= image.min() < image.max() <= 1
 

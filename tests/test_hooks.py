@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from types import SimpleNamespace
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from test_visualization import ACDC, fake_metrics, fake_sample, train_rows, writ
 
 from cmems.registry import HOOKS
 from cmems.visualization import metric_table, progress
+from cmems.visualization.collapse import collapse_signs
 
 
 def fake_loop(metrics=(), batches=4):
@@ -146,3 +148,29 @@ def test_steps_per_second_do_not_count_the_validation(monkeypatch):
     now[0], runner.iter = now[0] + 0.5, 11
     hook.after_train_iter(runner, 11)
     assert "train 12/20  2.0/s  0:21 elapsed  0:14 left" in text.getvalue()  # 12 steps in 6 s; 8 more at 21/12 s
+
+
+def shares(values, key="share_LV", every=10):
+    return [{"step": every * (i + 1), key: float(v)} for i, v in enumerate(values)]
+
+
+def test_a_class_whose_share_falls_for_a_third_of_the_run_is_named_once_it_has():
+    steady = [0.02] * 200
+    falling = [0.02 - 0.0002 * i for i in range(67)]
+    signs = collapse_signs(shares(steady + falling), ["LV"], steps=2000)
+    assert "from 1.8 % to 0.9 %" in signs["fading", "LV"] or "fell for a third" in signs["fading", "LV"]
+    assert not collapse_signs(shares(steady + falling[:30]), ["LV"], steps=2000)
+    assert not collapse_signs(shares(steady), ["LV"], steps=2000)
+    wavy = [0.02 + 0.005 * math.sin(i / 7) for i in range(200)]
+    assert not collapse_signs(shares(wavy), ["LV"], steps=2000)
+
+
+def test_a_class_that_is_gone_and_a_threshold_that_does_nothing_are_named():
+    gone = collapse_signs(shares([0.01] * 100 + [0.0] * 20), ["LV"], steps=2000)
+    assert ("gone", "LV") in gone
+    never = collapse_signs(shares([0.0] * 120), ["LV"], steps=2000)
+    assert ("gone", "LV") not in never  # it has not come yet
+    idle = collapse_signs(shares([1.0] * 60, key="share_confident"), ["LV"], steps=500)
+    assert "every pixel" in idle["threshold", ""]
+    silent = collapse_signs(shares([0.0] * 60, key="share_confident"), ["LV"], steps=500)
+    assert "less than 2 %" in silent["threshold", ""]

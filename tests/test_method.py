@@ -15,6 +15,7 @@ from cmems.models.learners import StepViews
 from cmems.models.losses import CrossEntropyDice
 from cmems.models.pseudo_labelers import ConfidenceThreshold
 from cmems.registry import BACKBONES, MODELS
+from cmems.resize import Frame
 from cmems.seeding import Draws, keyed_stream
 
 OBJECTIVES = [
@@ -310,7 +311,7 @@ def test_synthesis_moves_the_organs_with_their_labels():
     image = (label > 0).float()[None]
     none = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
     images, labels = synthesizer(intensity=none)(
-        image, label, torch.zeros(8, 1, 48, 48), keyed_stream(5, torch.arange(8))
+        image[None], label[None], torch.zeros(8, 1, 48, 48), keyed_stream(5, torch.arange(8))
     )
     assert (labels > 0).sum((1, 2)).float().std() > 10  # scales differ
     assert ((images[:, 0] > 0.5) != (labels > 0)).float().mean() < 0.01
@@ -323,12 +324,12 @@ def test_synthetic_image_j_looks_the_same_whenever_it_is_drawn():
     g = torch.Generator().manual_seed(0)
     image, backgrounds = torch.rand(1, 48, 48, generator=g), torch.rand(6, 1, 48, 48, generator=g)
     ids = torch.tensor([4, 9, 2, 7, 30, 1])
-    images, labels = synthesizer()(image, label, backgrounds, keyed_stream(11, ids))
+    images, labels = synthesizer()(image[None], label[None], backgrounds, keyed_stream(11, ids))
     order = torch.tensor([3, 0, 5])
-    fewer, fewer_labels = synthesizer()(image, label, backgrounds[order], keyed_stream(11, ids[order]))
+    fewer, fewer_labels = synthesizer()(image[None], label[None], backgrounds[order], keyed_stream(11, ids[order]))
     assert torch.equal(labels[order], fewer_labels)
     assert torch.equal(images[order], fewer)
-    other, _ = synthesizer()(image, label, backgrounds, keyed_stream(12, ids))
+    other, _ = synthesizer()(image[None], label[None], backgrounds, keyed_stream(12, ids))
     assert not torch.equal(images, other)
 
 
@@ -341,7 +342,7 @@ def test_an_elastic_deformation_bends_image_and_label_alike_and_zero_bends_nothi
     bent = {}
     for elastic in (0.0, 0.03):
         make = ExemplarPaste(geometric=dict(still, elastic=elastic), intensity=none)
-        images, labels = make(image, label, torch.zeros(6, 1, 64, 64), keyed_stream(5, ids))
+        images, labels = make(image[None], label[None], torch.zeros(6, 1, 64, 64), keyed_stream(5, ids))
         assert ((images[:, 0] > 0.5) != (labels > 0)).float().mean() < 0.01
         bent[elastic] = labels
     assert torch.equal(bent[0.0], label.expand(6, -1, -1))
@@ -383,24 +384,49 @@ def test_a_sampling_matrix_inverts_as_in_float64():
 
 
 def test_volumes_share_forwards_and_each_comes_back_on_its_own_grid():
-    model = learner(predict_batch=5).eval()
-    volumes = [torch.rand(3, 40, 36).numpy(), torch.rand(4, 32, 32).numpy()]
-    together = model.segment(volumes, [32, 32])
-    for volume, found in zip(volumes, together, strict=True):
-        (alone,) = model.segment([volume], [32])
+    model = learner(prediction=dict(batch=5)).eval()
+    volumes = [volume(torch.rand(3, 40, 36)), volume(torch.rand(4, 32, 32))]
+    together = model.segment(volumes)
+    for each, found in zip(volumes, together, strict=True):
+        (alone,) = model.segment([each])
         assert list(found) == ["network_1", "network_2", "ensemble"]
         for name, labels in found.items():
-            assert labels.shape == volume.shape
+            assert labels.shape == each["image"].shape
             assert (labels == alone[name]).mean() > 0.999  # sums of another batch size may round another way
 
 
-def test_flips_average_the_four_mirror_images():
-    model = learner(predict_bfloat16=False).eval()
+@pytest.mark.parametrize("views", [4, 8])
+def test_views_average_the_images_of_the_square(views):
+    model = learner(prediction=dict(bfloat16=False)).eval()
     images = torch.rand(2, 1, 32, 32)
     mirrors = [(), (2,), (3,), (2, 3)]
     expected = sum(model.probabilities(images.flip(m)).flip([d + 1 for d in m]) for m in mirrors) / 4
-    model.predict_flips = True
+    if views == 8:
+        turned = images.transpose(2, 3)
+        found = sum(model.probabilities(turned.flip(m)).flip([d + 1 for d in m]) for m in mirrors) / 4
+        expected = (expected + found.transpose(3, 4)) / 2
+    model.prediction.views = views
     torch.testing.assert_close(model.probabilities(images), expected)
+
+
+def volume(image, pixel=None, spacing=(8.0, 1.5, 1.5), size=32):
+    return dict(image=image.numpy(), spacing=spacing, frame=Frame(size, pixel))
+
+
+def test_probabilities_come_back_smoother_than_labels():
+    model = learner(prediction=dict(bfloat16=False)).eval()
+    labels = model.segment([volume(torch.rand(2, 96, 96))])[0]["ensemble"]
+    model.prediction.resize = "probabilities"
+    torch.manual_seed(0)
+    image = torch.rand(2, 96, 96)
+    frame = Frame(32)
+    small = frame.images(image, (1.5, 1.5)).unsqueeze(1)
+    expected = torch.nn.functional.interpolate(
+        model.probabilities(small).mean(0), size=(96, 96), mode="bilinear", align_corners=False
+    ).argmax(1)
+    found = model.segment([volume(image)])[0]["ensemble"]
+    assert (found == expected.numpy()).mean() > 0.999
+    assert labels.shape == found.shape
 
 
 def test_predicting_in_bfloat16_with_folded_norms_is_near_float32_without():
@@ -413,7 +439,7 @@ def test_predicting_in_bfloat16_with_folded_norms_is_near_float32_without():
     model.eval()
     images = torch.rand(3, 1, 32, 32)
     fast = model.probabilities(images)
-    model.predict_bfloat16 = False
+    model.prediction.bfloat16 = False
     folded = model.probabilities(images)
     for module in model.modules():
         if isinstance(module, ConvModule):

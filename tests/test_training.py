@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from cmems import ops
-from cmems.apis import load_config, train
+from cmems.apis import budget, load_config, train
 from cmems.apis import test as run_test
+from cmems.apis.budget import fit_to_hours, fit_to_steps
+from cmems.apis.config import count_steps
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
@@ -204,7 +206,7 @@ def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("validates", [True, False])
 def test_prediction_normalises_by_the_statistics_of_unlabelled_slices(validates, tiny_config, prepared_acdc, tmp_path):
-    extra = 'model["predict_bfloat16"] = False\n'
+    extra = 'model["prediction"] = dict(bfloat16=False)\n'
     if not validates:
         extra += "val_dataloader = val_cfg = val_evaluator = None\n"
     runner = train(tiny_config(extra=extra), str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 2})
@@ -399,3 +401,37 @@ def test_a_missing_compiler_is_said_and_training_goes_on(tiny_config, tmp_path, 
     monkeypatch.setattr(torch, "compile", broken)
     train(tiny_config(), str(tmp_path / "w"), cfg_options={"model.compile": True, "train_cfg.max_iters": 1})
     assert (tmp_path / "w" / "last.pth").is_file()
+
+
+def test_a_number_of_steps_takes_validations_ramps_and_rate_along(tiny_config, tmp_path):
+    config = load_config(tiny_config(extra="budget = dict(rates={2: 1e-2, 8: 1e-4})\n"))
+    config.train_cfg.update(max_iters=30, val_interval=10)
+    config.model.objectives[2].ramp_up = 0.5
+    fit_to_steps(config, 4)
+    assert (config.train_cfg.max_iters, config.train_cfg.val_interval) == (
+        4,
+        2,
+    )  # three validations, the last at the end
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(1e-3)  # half way between, both logarithmic
+    count_steps(config)
+    assert config.model.objectives[2].ramp_up == 2
+    for steps, rate in ((1, 1e-2), (100, 1e-4)):
+        fit_to_steps(config, steps)
+        assert config.optim_wrapper.optimizer.lr == pytest.approx(rate)
+
+
+def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: (2.0, 3.0))
+    config = load_config(tiny_config())
+    config.train_cfg.update(max_iters=30, val_interval=10)
+    found = fit_to_hours(config, 0.05, tmp_path)
+    assert found["steps"] == config.train_cfg.max_iters == (180 - 3 * 3) // 2
+    monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: (1.0, 3.0))
+    assert fit_to_hours(config, 0.05, tmp_path, resume=True) == found
+    assert fit_to_hours(config, 0.05, tmp_path)["steps"] > found["steps"]
+    with pytest.raises(InputError, match="too little"):
+        fit_to_hours(config, 0.001, tmp_path)
+
+
+def test_a_step_and_a_validation_are_timed(tiny_config):
+    assert all(seconds > 0 for seconds in budget._seconds(load_config(tiny_config())))

@@ -22,6 +22,8 @@ def main():
     parser.add_argument("raw", nargs="?", help="the raw folder")
     parser.add_argument("out", nargs="?", help="folder to write")
     parser.add_argument("--size", type=int, default=224, help="side of the training slices, pixels (default 224)")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="side of their pixels; goes with --crop")
+    parser.add_argument("--crop", type=int, metavar="SIDE", help="with --spacing: cut out the middle, SIDE by SIDE")
     parser.add_argument("--val", type=_names, help="validation cases, comma-separated, or none")
     parser.add_argument("--test", type=_names, help="test cases, comma-separated, or none")
     parser.add_argument("--splits", help="JSON file: lists train, val and test; splits_final.json; dataset.json")
@@ -31,7 +33,7 @@ def main():
     parser.add_argument("--labels", type=_numbers, help="nifti: the number of each class; others are background")
     parser.add_argument("--channel", type=int, help="nifti: which channel to read of several, from 0")
     parser.add_argument("--fill-nan", action="store_true", default=None, help="nifti: NaN become the smallest value")
-    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: mm")
+    parser.add_argument("--voxel", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: size, mm")
     parser.add_argument("--workers", type=int, help="processes; default one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
     parser.add_argument("--check", metavar="OUT", help="verify a prepared data set against its manifest")
@@ -44,14 +46,19 @@ def main():
         return
     if not args.out:
         raise InputError("expected LAYOUT RAW OUT, or --check OUT; see --help")
-    options = ("classes", "modality", "labels", "channel", "fill_nan", "fold", "spacing")
-    options = {k: getattr(args, k) for k in options if getattr(args, k) is not None}
+    if (args.spacing is None) != (args.crop is None):
+        raise InputError("--spacing MM and --crop SIDE go together: pixels of MM, of which SIDE by SIDE are cut out")
+    if args.spacing and args.layout in ("ssl4mis", "transunet") and not args.voxel:
+        raise InputError(f"--spacing: the files of layout {args.layout} hold no voxel size; expected --voxel Z Y X too")
+    options = {k: getattr(args, k) for k in ("classes", "modality", "labels", "channel", "fill_nan", "fold")}
+    options = {k: v for k, v in dict(options, spacing=args.voxel).items() if v is not None}
     try:
         reader = READERS.get(args.layout)(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
     except TypeError as error:
         raise InputError(f"layout {args.layout}: an option does not apply to it ({error})") from error
     with counting("preparing") as progress:
-        data = prepare(reader, args.out, args.size, args.workers, progress, args.overwrite)
+        size = args.size if args.crop is None else args.crop
+        data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing)
     show(data)
 
 
@@ -66,6 +73,14 @@ def show(data: PreparedDataset):
     print(f"  {_grids(data)}")
     for line in said({name: case.get("notes", []) for name, case in cases.items()}):
         print(f"  warning: {line}")
+    cut = {c: cases[c]["label_cut"] for c in splits["train"] if cases[c].get("label_cut")}
+    if cut:
+        counts = [cases[c]["label_counts"] for c in splits["train"]]
+        whole = sum(n for each in counts for k, n in each.items() if k != "0")
+        print(
+            f"  the crop cuts off {sum(cut.values())} of {whole} labelled voxels, in {len(cut)} training cases, "
+            f"most in {max(cut, key=cut.get)}"
+        )
     if any(cases[c]["labelled"] for c in splits["train"]):
         found = data.eligible_exemplars()
         first = ", ".join(f"{c} slice {s}" for c, s in found[:3])

@@ -16,6 +16,8 @@ def main():
     parser.add_argument("--work-dir", help="where logs and checkpoints go; default work_dirs/<config name>")
     parser.add_argument("--resume", action="store_true", help="go on from last.pth of the work directory, if any")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 where the machine computes in it")
+    parser.add_argument("--steps", type=int, help="train so many steps; validations and learning rate are fitted")
+    parser.add_argument("--hours", type=float, help="train as many steps as this machine makes in that time")
     parser.add_argument("--seed", type=int, help="overrides the config's")
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="e.g. train_cfg.max_iters=100"
@@ -23,7 +25,17 @@ def main():
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    train(args.config, args.work_dir, args.resume, args.amp, args.seed, args.cfg_options, args.launcher)
+    train(
+        args.config,
+        args.work_dir,
+        args.resume,
+        args.amp,
+        args.seed,
+        args.cfg_options,
+        args.launcher,
+        args.steps,
+        args.hours,
+    )
 
 
 if __name__ == "__main__":

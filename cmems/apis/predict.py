@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 import torch
 
@@ -48,7 +49,8 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
     """Write the mask of every scan, on the scan's own grid.
 
     Scans are scaled as the config's prepared data set was; of that its ``manifest.json`` is enough. The masks are the
-    ensemble's, or network 1's where it is alone. While some scans are segmented, the next are read, the last written.
+    ensemble's, or network 1's where it is alone, cleaned up where the config says how. While some scans are segmented,
+    the next are read, the last written.
 
     Args:
         config (str): Path of the config.
@@ -68,16 +70,8 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
     cfg = load_config(config, cfg_options)
     data = PreparedDataset(cfg.test_dataloader.dataset.data_root, arrays=False)
     modality, (paths, problems) = modality_of(data), _find(Path(scans), Path(out))
-    set_up_cpu(cfg.get("env_cfg") or {})
-    model = MODELS.build(cfg.model)
-    load_weights(model, read_checkpoint(checkpoint), checkpoint)
-    if model.networks[0].num_classes != data.num_classes:
-        raise InputError(
-            f"config {config}: num_classes={model.networks[0].num_classes}, but {data.root} has {data.num_classes}: "
-            f"background, {', '.join(data.classes)}"
-        )
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    best = "ensemble" if model.num_networks > 1 else "network_1"
+    model = _load(cfg, config, checkpoint, data)
+    best = model.prediction.names(model.num_networks)[-1]
     known = {case["orientation"] for case in data.manifest["cases"].values()}
     written, odd, notes, back, writing, ahead, names = {}, {}, {}, {}, [], deque(), iter(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -100,7 +94,7 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
                     continue
                 if orientation not in known:
                     odd[name] = orientation
-            found = model.segment(list(ready.values()), [data.size] * len(ready)) if ready else []
+            found = model.segment(list(ready.values())) if ready else []
             problems += _settled(writing, written)
             writing = []
             for name, models in zip(ready, found, strict=True):
@@ -114,7 +108,7 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
         problems += _settled(writing, written)
     if problems:
         raise InputError(problems)
-    return Masks(written, data.classes, "the ensemble" if best == "ensemble" else "network 1", odd, notes)
+    return Masks(written, data.classes, _whose(model, best), odd, notes)
 
 
 def _settled(writing, written):
@@ -143,8 +137,8 @@ def _read(path, modality, data):
     """Read a scan as a prepared data set holds it.
 
     Returns:
-        tuple: ``(D, H, W)`` float16 in [0, 1]; the axes' orientation in the file; the axes before and after it was
-        turned, None where it was not; notes.
+        tuple: The volume as :meth:`MutualLearner.segment` takes it; the axes' orientation in the file; the axes that
+        it was turned to and those of the file, None where they are the same; notes.
     """
     how = data.manifest.get("reading") or {}
     volume = read_nifti(path, how.get("channel"))
@@ -160,7 +154,62 @@ def _read(path, modality, data):
     notes = [*volume.notes, *scaling_notes(volume.voxels, voxels, modality)]
     if turn:
         notes.append((f"turned to {wanted} as the prepared cases, and the mask back", f"stored as {stored}"))
-    return voxels.astype(np.float16), orientation, turn, notes
+    ready = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=data.frame)
+    return ready, orientation, turn, notes
+
+
+def label_training_scans(config, checkpoint, out, cfg_options=None, progress=None):
+    """Write the mask of every training case, for another round of training to learn from (``StaticLabels``).
+
+    Args:
+        config (str): Path of the config.
+        checkpoint (str): The weights.
+        out (str): Folder of the masks, ``<case>.nii.gz``, on the scans' own grids, so that a next round may have
+            another size or spacing; as :func:`predict` cleans them.
+        cfg_options (dict | None): Dotted keys to set.
+        progress (callable | None): Called with (cases done, cases, name) after each case.
+
+    Returns:
+        Masks: What was written.
+
+    Raises:
+        InputError: Something in the config, the data or the checkpoint is wrong.
+    """
+    cfg = load_config(config, cfg_options)
+    data = PreparedDataset(cfg.train_dataloader.data_root)
+    model = _load(cfg, config, checkpoint, data)
+    best, cases, written = model.prediction.names(model.num_networks)[-1], data.cases("train"), {}
+    images = data.train_images()
+    for done, case in enumerate(cases, 1):
+        entry, rows = data.case(case), data.rows(case)
+        squares = np.array(images[rows.start : rows.stop])
+        volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
+        mask = model.segment([volume])[0][best]
+        mask = nib.Nifti1Image(np.ascontiguousarray(mask.transpose(2, 1, 0)), np.asarray(entry["affine"]))
+        written[case] = Path(out, f"{case}.nii.gz")
+        with whole_file(written[case]) as part:
+            part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))
+        if progress:
+            progress(done, len(cases), case)
+    return Masks(written, data.classes, _whose(model, best), {}, {})
+
+
+def _load(cfg, config, checkpoint, data):
+    """Build a config's learner with a checkpoint's weights, ready to predict."""
+    set_up_cpu(cfg.get("env_cfg") or {})
+    model = MODELS.build(cfg.model)
+    load_weights(model, read_checkpoint(checkpoint), checkpoint)
+    if model.networks[0].num_classes != data.num_classes:
+        raise InputError(
+            f"config {config}: num_classes={model.networks[0].num_classes}, but {data.root} has {data.num_classes}: "
+            f"background, {', '.join(data.classes)}"
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _whose(model, best):
+    whose = "the ensemble" if model.num_networks > 1 else "network 1"
+    return f"{whose}, cleaned up" if best == "cleaned" else whose
 
 
 def _write(mask, scan, path, turn):

@@ -8,6 +8,7 @@ import torch
 from mmengine.logging import print_log
 
 from cmems import ops
+from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.config import count_steps, load_config
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import read_checkpoint
@@ -16,7 +17,17 @@ from cmems.registry import RUNNERS
 from cmems.visualization import say
 
 
-def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options=None, launcher="none"):
+def train(
+    config,
+    work_dir=None,
+    resume=False,
+    amp=False,
+    seed=None,
+    cfg_options=None,
+    launcher="none",
+    steps=None,
+    hours=None,
+):
     """Train a config.
 
     Args:
@@ -27,6 +38,9 @@ def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options
         seed (int | None): Overrides the config's.
         cfg_options (dict | None): Dotted keys to set.
         launcher (str): As MMEngine's: ``none``, ``pytorch``, ``slurm``, ``mpi``.
+        steps (int | None): Train so many steps: validations and learning rate are fitted, see
+            :func:`cmems.apis.budget.fit_to_steps`.
+        hours (float | None): Train as many steps as this machine makes in that time.
 
     Returns:
         Runner: After training.
@@ -37,6 +51,13 @@ def train(config, work_dir=None, resume=False, amp=False, seed=None, cfg_options
     cfg = load_config(config, cfg_options)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(config).stem))
     cfg.launcher = launcher
+    if steps is not None and hours is not None:
+        raise InputError("--steps and --hours: expected one of them, got both")
+    if steps is not None:
+        fit_to_steps(cfg, steps)
+    if hours is not None:
+        found = fit_to_hours(cfg, hours, cfg.work_dir, resume)
+        say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
     count_steps(cfg)
     if seed is not None:
         cfg.setdefault("randomness", {})["seed"] = seed

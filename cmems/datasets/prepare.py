@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -22,7 +23,7 @@ from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.locks import folder_lock
-from cmems.resize import resize_images, resize_labels
+from cmems.resize import Frame
 
 CT_WINDOW = (-125.0, 275.0)
 MR_PERCENTILE = 99.5
@@ -37,7 +38,7 @@ _INTENSITY = {
 }
 
 
-def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False):
+def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False, pixel=None):
     """Write a prepared data set.
 
     Args:
@@ -47,6 +48,8 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
         workers (int | None): Processes. Default: one per core.
         progress (callable | None): Called with (cases done, cases, name) after each case.
         overwrite (bool): Replace a data set that was prepared otherwise.
+        pixel (float | None): Resample training slices to pixels of this side, mm, and cut out their middle, ``size``
+            pixels square. Default: squeeze whole slices to the square.
 
     Returns:
         PreparedDataset: What was written, or was there already from the same files and settings.
@@ -59,18 +62,20 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False)
         raise InputError(f"--size: expected an integer of 16 to {MAX_SIZE} pixels, got {size!r}")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"--workers: expected an integer of 1 or more, got {workers!r}")
+    if pixel is not None and not 0 < pixel < math.inf:
+        raise InputError(f"--spacing: expected the side of a pixel in mm, more than 0, got {pixel!r}")
     _check_classes(reader.classes)
     ours = not out.exists() or (out / MANIFEST).is_file() or (out / ".partial").is_dir()
     if not ours and not (out.is_dir() and all(p.name == LOCK for p in out.iterdir())):
         raise InputError(f"{out}: expected an empty or a new folder, but it holds other files")
     cases = reader.cases()
     with folder_lock(out, "preparing data", LOCK):
-        return _prepare(reader, cases, out, size, workers, progress, overwrite)
+        return _prepare(reader, cases, out, Frame(size, pixel), workers, progress, overwrite)
 
 
-def _prepare(reader, cases, out, size, workers, progress, overwrite):
+def _prepare(reader, cases, out, frame, workers, progress, overwrite):
     orientations = reader.settle_axes(cases)
-    settings = dict(reader.settings(), size=size, preparation=PREPARATION)
+    settings = dict(reader.settings(), frame=list(frame), preparation=PREPARATION)
     fingerprint = _digest(dict(settings, cases=[[c.name, c.split, _stamps(c)] for c in cases]))
     if (out / MANIFEST).is_file() and not overwrite:
         if PreparedDataset(out, arrays=False).manifest.get("fingerprint") != fingerprint:
@@ -78,17 +83,18 @@ def _prepare(reader, cases, out, size, workers, progress, overwrite):
         return PreparedDataset(out)
     parts = out / ".partial"
     _keep_parts(parts, _digest(settings))
-    entries = _convert_all(reader, cases, parts, size, workers, progress)
+    entries = _convert_all(reader, cases, parts, frame, workers, progress)
     _note_strangers(entries)
     whole = parts / WHOLE
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
-    _assemble(whole, parts, cases, entries, size)
+    _assemble(whole, parts, cases, entries, frame.size)
     manifest = dict(
         format=FORMAT,
         version=VERSION,
         dataset=reader.name,
-        size=size,
+        size=frame.size,
+        pixel=frame.pixel,
         classes=list(reader.classes),
         intensity=_INTENSITY[reader.modality],
         resize=dict(images="bilinear, antialiased", labels="nearest"),
@@ -148,10 +154,10 @@ def check(out):
     return problems
 
 
-def _convert_all(reader, cases, parts, size, workers, progress):
+def _convert_all(reader, cases, parts, frame, workers, progress):
     entries, problems, pending = {}, [], []
     for case in cases:
-        entry = _finished(parts, case, size)
+        entry = _finished(parts, case, frame)
         if entry is None:
             pending.append(case)
         else:
@@ -159,7 +165,7 @@ def _convert_all(reader, cases, parts, size, workers, progress):
     workers = min(workers or os.cpu_count() or 1, max(1, len(pending)))
     if sys.platform == "win32":
         workers = min(workers, 61)  # Windows waits for no more
-    with closing(_converted(reader, pending, parts, size, workers)) as results:
+    with closing(_converted(reader, pending, parts, frame, workers)) as results:
         for case, (entry, found) in results:
             entries[case.name] = entry
             problems += found
@@ -170,14 +176,14 @@ def _convert_all(reader, cases, parts, size, workers, progress):
     return entries
 
 
-def _converted(reader, cases, parts, size, workers):
+def _converted(reader, cases, parts, frame, workers):
     """Yield ``(case, (entry, problems))`` as cases are done; one worker is this process."""
     if workers == 1:
-        yield from ((case, _convert(reader, case, parts, size)) for case in cases)
+        yield from ((case, _convert(reader, case, parts, frame)) for case in cases)
         return
     # "spawn": a forked child inherits torch's thread pool in an unusable state.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        running = {pool.submit(_convert, reader, case, parts, size): case for case in cases}
+        running = {pool.submit(_convert, reader, case, parts, frame): case for case in cases}
         try:
             yield from ((running[done], done.result()) for done in as_completed(running))
         except BrokenProcessPool as error:
@@ -193,7 +199,7 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def _convert(reader, case, parts, size):
+def _convert(reader, case, parts, frame):
     """Convert one case into ``parts``; return its entry and its problems."""
     try:
         image, label = reader.read(case)
@@ -226,13 +232,16 @@ def _convert(reader, case, parts, size):
         notes=[list(note) for note in dict.fromkeys(notes)],
     )
     if case.split == "train":
-        scaled = resize_images(torch.from_numpy(scaled), (size, size)).clamp_(0, 1).numpy()
+        scaled = frame.images(torch.from_numpy(scaled), image.spacing[1:]).clamp_(0, 1).numpy()
         if labels is not None:
-            labels = resize_labels(torch.from_numpy(labels), (size, size)).numpy()
+            whole = torch.from_numpy(labels)
+            labels = frame.labels(whole, image.spacing[1:]).numpy()
+            back = frame.labels_back(torch.ones_like(torch.from_numpy(labels)), whole.shape[1:], image.spacing[1:])
+            entry["label_cut"] = int(((whole > 0) & (back == 0)).sum())
     _save(parts / f"{case.name}_image.npy", scaled.astype(np.float16))
     if labels is not None:
         _save(parts / f"{case.name}_label.npy", labels)
-    _write_text(parts / f"{case.name}.json", json.dumps(dict(size=size, stamps=_stamps(case), entry=entry)))
+    _write_text(parts / f"{case.name}.json", json.dumps(dict(frame=list(frame), stamps=_stamps(case), entry=entry)))
     return entry, []
 
 
@@ -398,11 +407,11 @@ def _stream(path, dtype, shape, arrays):
             handle.write(np.ascontiguousarray(array).data)
 
 
-def _finished(parts, case, size):
+def _finished(parts, case, frame):
     """Return the entry of a case that an earlier run converted from the same files with the same settings."""
     try:
         done = json.loads((parts / f"{case.name}.json").read_text(encoding="utf-8"))
-        same = done["size"] == size and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
+        same = done["frame"] == list(frame) and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
         for kind in ("image", "label") if done["entry"]["labelled"] else ("image",):
             _part(parts, case, kind)
     except (OSError, ValueError, LookupError, TypeError, InputError):

@@ -11,6 +11,7 @@ import numpy as np
 
 from cmems.datasets.names import name_problem
 from cmems.errors import InputError
+from cmems.resize import Frame
 
 FORMAT, VERSION = "cmems-prepared", 1
 MANIFEST = "manifest.json"
@@ -30,6 +31,7 @@ class PreparedDataset:
     Attributes:
         name (str): Data set.
         size (int): Side S of the training slices, pixels.
+        frame (Frame): How slices of the scans become such squares.
         classes (tuple[str]): Foreground classes; label k is the k-th.
         num_classes (int): K, background included.
         manifest (dict): All that is known of the data; docs/data.md describes it.
@@ -56,6 +58,7 @@ class PreparedDataset:
             raise InputError([f"{path}: {problem}" for problem in problems])
         self.name = self.manifest["dataset"]
         self.size = self.manifest["size"]
+        self.frame = Frame(self.size, self.manifest.get("pixel"))
         self.classes = tuple(self.manifest["classes"])
         self.num_classes = len(self.classes) + 1
         self._verified = set()
@@ -89,7 +92,9 @@ class PreparedDataset:
         return problems
 
     def cases(self, split):
-        """List the cases of ``train``, ``val`` or ``test``."""
+        """List the cases of ``train``, ``val`` or ``test``; ``valtest`` is the last two, on which UniMatch reports."""
+        if split == "valtest":
+            return self.cases("val") + self.cases("test")
         if split not in self.manifest["splits"]:
             raise InputError(f"{self.root}: split: expected one of {', '.join(self.manifest['splits'])}, got {split!r}")
         return list(self.manifest["splits"][split])
@@ -131,17 +136,19 @@ class PreparedDataset:
         if not (self.root / "train_labels.npy").is_file():
             raise InputError(f"{self.root}: no training case is labelled")
 
-    def row(self, case, slice_index):
-        """Return the row of a slice in the training arrays; the index counts from 0 along the source's last axis."""
+    def rows(self, case):
+        """Return the range of a training case's rows in the training arrays."""
         entry = self.case(case)
         if entry["split"] != "train":
             raise InputError(f"{self.root}: case {case} is in split '{entry['split']}'; expected a training case")
-        start, stop = entry["slices"]
-        if not isinstance(slice_index, int) or not 0 <= slice_index < stop - start:
-            raise InputError(
-                f"{self.root}: case {case} slice {slice_index!r}: expected an integer from 0 to {stop - start - 1}"
-            )
-        return start + slice_index
+        return range(*entry["slices"])
+
+    def row(self, case, slice):
+        """Return the row of a slice in the training arrays; the index counts from 0 along the source's last axis."""
+        rows = self.rows(case)
+        if not isinstance(slice, int) or not 0 <= slice < len(rows):
+            raise InputError(f"{self.root}: case {case} slice {slice!r}: expected an integer from 0 to {len(rows) - 1}")
+        return rows[slice]
 
     def volume(self, case):
         """Read a validation or test volume.
@@ -251,6 +258,7 @@ _TOP = {
 }
 _AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
 _OPTIONAL = {  # of a manifest, and of a case
+    "pixel": (lambda v: v is None or _numbers([v], 1) and v > 0, "a positive number of mm"),
     "axes": (lambda v: v is None or isinstance(v, str) and _AXES.fullmatch(v), "axes as LPS"),
     "reading": (
         lambda v: isinstance(v, dict) and (v.get("channel") is None or _whole(v["channel"], 0)),

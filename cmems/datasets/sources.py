@@ -3,11 +3,18 @@
 A source answers ``source(draws)`` with a batch on the device, a function of (seed, step, rank) alone.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from cmems.datasets.prepared import UNLABELED, PreparedDataset
+from cmems.datasets.readers.base import whole_labels
+from cmems.datasets.readers.files import nifti_files
+from cmems.datasets.readers.geometry import lay_on
+from cmems.datasets.readers.nifti import Volume, read_nifti
 from cmems.datasets.store import SliceStore
+from cmems.datasets.synthesis.paste import choose
 from cmems.errors import InputError
 from cmems.registry import DATASETS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
@@ -18,7 +25,10 @@ class TrainData:
 
     Args:
         data_root (str): A prepared data set.
-        exemplar_slice (dict | None): ``dict(case=..., slice=...)``, the one labelled slice.
+        exemplar_slice (dict | None): ``dict(case=..., slice=...)``, the one labelled slice. Pixels labelled 255 are
+            unknown.
+        exemplar_slices (Sequence[dict]): Further labelled slices.
+        labeled_cases (Sequence[str]): Training cases all of whose slices are exemplars.
         device (torch.device | str): Where batches are made.
         wanted (collection[str] | None): Sources to open; the others stay closed. Default: all.
         sources (dict): Configs of sources by name: ``exemplar``, ``synthetic``, ``unlabeled``, as the method needs.
@@ -27,14 +37,24 @@ class TrainData:
         InputError: The data set or the exemplar is unusable.
     """
 
-    def __init__(self, data_root, exemplar_slice=None, device="cpu", wanted=None, **sources):
+    def __init__(
+        self,
+        data_root,
+        exemplar_slice=None,
+        exemplar_slices=(),
+        labeled_cases=(),
+        device="cpu",
+        wanted=None,
+        **sources,
+    ):
         self.prepared = PreparedDataset(data_root)
         self.metainfo = dict(name=self.prepared.name, classes=list(self.prepared.classes))
         self.device = device
         self.store = SliceStore(self.prepared.train_images(), device)
-        self.exemplar = (
-            None if exemplar_slice is None else load_exemplar(self.prepared, device=device, **exemplar_slice)
-        )
+        slices = [*([exemplar_slice] if exemplar_slice else []), *exemplar_slices]
+        slices += [dict(case=c, slice=i) for c in labeled_cases for i in range(len(self.prepared.rows(c)))]
+        self.exemplar_rows = [self.prepared.row(**each) for each in slices]
+        self.exemplars = load_exemplars(self.prepared, slices, device) if slices else None
         self.sources = {
             name: DATASETS.build(cfg, default_args=dict(data=self))
             for name, cfg in sources.items()
@@ -42,37 +62,59 @@ class TrainData:
         }
 
     def __call__(self, draws):
-        """Return ``{source: dict(images=(B, 1, S, S) float32[, labels=(B, S, S) uint8])}``."""
-        return {name: source(draws) for name, source in self.sources.items()}
+        """Return ``{source: dict(images=(B, 1, S, S) float32[, labels=(B, S, S) uint8])}``.
+
+        Where labels may hold 255, unknown, the entry has ``partial=True``.
+        """
+        batches = {name: source(draws) for name, source in self.sources.items()}
+        for name, source in self.sources.items():
+            if getattr(source, "partial", False):
+                batches[name]["partial"] = True
+        return batches
+
+    def near_exemplars(self, levels):
+        """Return the ``(n,)`` rows whose place in their stack is at most ``levels`` from that of an exemplar."""
+        place = torch.empty(len(self.store), dtype=torch.float64)
+        for case in self.prepared.cases("train"):
+            rows = self.prepared.rows(case)
+            place[rows.start : rows.stop] = (torch.arange(len(rows)) + 0.5) / len(rows)
+        distance = (place[:, None] - place[self.exemplar_rows]).abs().min(1).values
+        return (distance <= levels + 1e-9).nonzero().squeeze(1)
 
 
-def load_exemplar(prepared, case, slice, device="cpu"):
-    """Read the labelled slice, and nothing else of the labels.
+def load_exemplars(prepared, slices, device="cpu"):
+    """Read the labelled slices, and nothing else of the labels.
+
+    Args:
+        prepared (PreparedDataset): Where they are.
+        slices (list[dict]): ``case`` and ``slice`` of each.
+        device (torch.device | str): Where to put them.
 
     Returns:
-        tuple[Tensor, Tensor]: Image ``(1, S, S)`` float32 in [0, 1] and label ``(S, S)`` uint8.
+        tuple[Tensor, Tensor]: Images ``(E, 1, S, S)`` float32 in [0, 1] and labels ``(E, S, S)`` uint8, 255 unknown.
 
     Raises:
-        InputError: The slice does not exist, has no label, or lacks a class.
+        InputError: A slice does not exist or has no label, or all of them lack a class.
     """
-    row = prepared.row(case, slice)
-    label = prepared.train_label(row)
-    where = f"exemplar case={case} slice={slice} of {prepared.root}"
-    if (label == UNLABELED).all():
-        raise InputError(f"{where}: expected a labelled slice, but this case has no label")
-    if (label == UNLABELED).any():
-        raise InputError(
-            f"{where}: expected a slice that is annotated everywhere, but a part of it is marked {UNLABELED}"
-        )
-    missing = [name for k, name in enumerate(prepared.classes, 1) if not (label == k).any()]
+    rows = [prepared.row(**each) for each in slices]
+    labels = np.stack([prepared.train_label(row) for row in rows])
+    for each, label in zip(slices, labels, strict=True):
+        if (label == UNLABELED).all():
+            raise InputError(
+                f"exemplar case={each['case']} slice={each['slice']} of {prepared.root}: expected a labelled slice, "
+                "but this case has no label"
+            )
+    missing = [name for k, name in enumerate(prepared.classes, 1) if not (labels == k).any()]
     if missing:
+        more = f" and {len(slices) - 1} more" * (len(slices) > 1)
+        where = f"case={slices[0]['case']} slice={slices[0]['slice']}{more}"
         complete = ", ".join(f"case={c} slice={s}" for c, s in prepared.eligible_exemplars(limit=5))
         raise InputError(
-            f"{where}: expected every class, but {', '.join(missing)} "
+            f"exemplar {where} of {prepared.root}: expected every class, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} absent; slices that hold all: {complete or 'none here'}"
         )
-    image = torch.from_numpy(np.array(prepared.train_images()[row])).float()[None]
-    return image.to(device), torch.from_numpy(label).to(device)
+    images = torch.from_numpy(np.stack([prepared.train_images()[row] for row in rows])).float()
+    return images.unsqueeze(1).to(device), torch.from_numpy(labels).to(device)
 
 
 class _Source:
@@ -81,7 +123,14 @@ class _Source:
     Args:
         data (TrainData): What the stream is drawn from.
         batch_size (int): Images per step and process.
+
+    Attributes:
+        partial (bool): Its labels may hold 255, unknown.
+        serves_scans (bool): Its images are unlabelled training slices as they are: what prediction will meet.
     """
+
+    partial = False
+    serves_scans = False
 
     def __init__(self, data, batch_size):
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -95,17 +144,29 @@ class _Source:
 
 @DATASETS.register_module()
 class ExemplarSource(_Source):
-    """D_E: the one labelled slice, once per batch position; the weak perturbation makes the copies differ."""
+    """D_E: the one labelled slice, once per batch position; the weak perturbation makes the copies differ.
 
-    def __init__(self, data, batch_size):
+    Of several labelled slices each position draws one.
+
+    Args:
+        data, batch_size: As every source.
+        copies (dict | None): What changes the copies before, e.g. ``WarpedExemplar``.
+    """
+
+    def __init__(self, data, batch_size, copies=None):
         super().__init__(data, batch_size)
         _need_exemplar(self)
+        self.copies = copies and SYNTHESIZERS.build(copies)
+        self.partial = bool((data.exemplars[1] == UNLABELED).any())
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
-        image, label = self.data.exemplar
-        n = self.batch_size
-        return dict(images=image.expand(n, -1, -1, -1), labels=label.expand(n, -1, -1))
+        images, labels = self.data.exemplars
+        which = choose(draws.stream("exemplars"), self.batch_size, len(images))
+        if self.copies:
+            images, labels = self.copies(images, labels, which, draws.stream("copies"))
+            return dict(images=images, labels=labels)
+        return dict(images=images[which], labels=labels[which])
 
 
 @DATASETS.register_module()
@@ -118,16 +179,21 @@ class SyntheticSource(_Source):
         per_background (int | None): Synthetic images per unlabelled slice (paper: 15 on ACDC, 10 on Synapse). The set
             is then finite and fixed by the seed: image j of background b looks the same whenever it is drawn, on any
             rank, though it is never stored. None draws new images for ever.
+        levels (float | None): Take backgrounds from the exemplars' level alone: slices whose place in their stack, 0 to
+            1, is at most this far from that of an exemplar. Default: all slices.
     """
 
-    def __init__(self, data, batch_size, synthesizer, per_background=None):
+    def __init__(self, data, batch_size, synthesizer, per_background=None, levels=None):
         super().__init__(data, batch_size)
         _need_exemplar(self)
         self.synthesizer = SYNTHESIZERS.build(synthesizer)
+        self.partial = getattr(self.synthesizer, "partial", False)
         self.per_background = per_background
+        self.backgrounds = None if levels is None else data.near_exemplars(levels).to(data.device)
 
     def __len__(self):
-        return len(self.data.store) * (self.per_background or 1)
+        backgrounds = len(self.data.store) if self.backgrounds is None else len(self.backgrounds)
+        return backgrounds * (self.per_background or 1)
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
@@ -137,8 +203,9 @@ class SyntheticSource(_Source):
         return self.make(ids // self.per_background, keyed_stream(draws.fixed("synthesis"), ids))
 
     def make(self, backgrounds, stream):
-        """Synthesise on the given background rows ``(B,)``."""
-        images, labels = self.synthesizer(*self.data.exemplar, self.data.store[backgrounds], stream)
+        """Synthesise on the given backgrounds, ``(B,)`` int64."""
+        rows = backgrounds if self.backgrounds is None else self.backgrounds[backgrounds]
+        images, labels = self.synthesizer(*self.data.exemplars, self.data.store[rows], stream)
         return dict(images=images, labels=labels)
 
 
@@ -146,9 +213,39 @@ class SyntheticSource(_Source):
 class UnlabeledSource(_Source):
     """D_U: slices without labels."""
 
+    serves_scans = True
+
     def __call__(self, draws):
         """Return the ``images`` of one step."""
         return dict(images=self.data.store[self.rows(draws, len(self.data.store))])
+
+
+@DATASETS.register_module()
+class StaticLabels(_Source):
+    """Training slices with labels read from NIfTI masks: an earlier round's, another model's, a registration's.
+
+    Cases without a mask are left out. Nothing of the prepared labels is read.
+
+    Args:
+        data, batch_size: As every source.
+        folder (str): ``<case>.nii.gz`` or ``.nii`` on the scan's own grid, labels 0 … K-1, 255 for unknown.
+
+    Raises:
+        InputError: No mask belongs to a training case, or some have another grid or other labels.
+    """
+
+    partial = True
+    serves_scans = True
+
+    def __init__(self, data, batch_size, folder):
+        super().__init__(data, batch_size)
+        rows, labels = read_static_labels(data.prepared, folder)
+        self.labelled, self.labels = rows.to(data.device), labels.to(data.device)
+
+    def __call__(self, draws):
+        """Return ``images`` and ``labels`` of one step."""
+        chosen = self.rows(draws, len(self.labelled))
+        return dict(images=self.data.store[self.labelled[chosen]], labels=self.labels[chosen])
 
 
 @DATASETS.register_module()
@@ -174,7 +271,52 @@ class LabeledSource(_Source):
 
 
 def _need_exemplar(source):
-    if source.data.exemplar is None:
+    if source.data.exemplars is None:
         raise InputError(
             f"{type(source).__name__}: train_dataloader.exemplar_slice: expected dict(case=..., slice=...), got None"
         )
+
+
+def read_static_labels(prepared, folder):
+    """Read the masks of training cases.
+
+    Args:
+        prepared (PreparedDataset): Whose cases.
+        folder (str): Of :class:`StaticLabels`.
+
+    Returns:
+        tuple[Tensor, Tensor]: Rows of the training slices, ``(n,)`` int64, and their labels ``(n, S, S)`` uint8.
+
+    Raises:
+        InputError: Every problem, at once.
+    """
+    (masks, problems), cases = nifti_files(folder), prepared.cases("train")
+    known = [case for case in cases if case in masks]
+    if not known:
+        example = ", ".join(cases[:3])
+        raise InputError(f"{folder}: expected masks named after training cases, as {example}; found none")
+    rows, labels = [], []
+    for case in known:
+        entry = prepared.case(case)
+        try:
+            voxels = _on_grid(masks[case], case, entry).voxels
+        except InputError as error:
+            problems += error.problems
+            continue
+        odd = [f"{v:g}" for v in np.unique(voxels) if v not in (*range(prepared.num_classes), UNLABELED)]
+        if odd:
+            problems.append(f"{masks[case]}: expected labels 0 to {prepared.num_classes - 1}, got {', '.join(odd[:5])}")
+        else:
+            mask = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.uint8))
+            labels.append(prepared.frame.labels(mask, entry["spacing"][1:]))
+            rows.append(torch.arange(prepared.rows(case).start, prepared.rows(case).stop))
+    if problems:
+        raise InputError(problems)
+    return torch.cat(rows), torch.cat(labels)
+
+
+def _on_grid(path, case, entry):
+    """Read labels onto the grid of a case of a prepared data set."""
+    affine = np.asarray(entry["affine"], dtype=float)
+    grid = Volume(np.broadcast_to(np.uint8(0), entry["shape"]), tuple(entry["spacing"]), affine, (affine,))
+    return whole_labels(path, lay_on(read_nifti(path), grid, path, Path(case)))

@@ -11,11 +11,11 @@ from cmems.registry import DATASETS, FUNCTIONS
 class VolumeDataset(Dataset):
     """The volumes of a split at their own resolution.
 
-    Items are what :meth:`PreparedDataset.volume` returns, with ``size``, the side of the slices the networks take.
+    Items are what :meth:`PreparedDataset.volume` returns, with ``frame``, how slices become what the networks take.
 
     Args:
         data_root (str): A prepared data set.
-        split (str): ``val``, ``test``.
+        split (str): ``val``, ``test``, or ``valtest``, both.
 
     Raises:
         InputError: The split holds no volume.
@@ -32,7 +32,7 @@ class VolumeDataset(Dataset):
         return len(self.cases)
 
     def __getitem__(self, index):
-        return dict(self.prepared.volume(self.cases[index]), size=self.prepared.size)
+        return dict(self.prepared.volume(self.cases[index]), frame=self.prepared.frame)
 
 
 @FUNCTIONS.register_module()

@@ -69,7 +69,8 @@ class LastBestCheckpointHook(Hook):
 
     Args:
         interval (int): Steps between writings of ``last.pth``; it is also written after every validation.
-        save_best (str): Metric to maximise. ``"auto"``: DSC of the ensemble, or of network 1 where it is alone.
+        save_best (str): Metric to maximise. ``"auto"``: DSC of what is cleaned up, else of the
+            ensemble, or of network 1 where it is alone.
     """
 
     priority = "VERY_LOW"
@@ -91,7 +92,7 @@ class LastBestCheckpointHook(Hook):
             return
         key = self.save_best
         if key == "auto":
-            key = next((k for k in ("ensemble/DSC", "network_1/DSC") if k in metrics), None)
+            key = next((k for k in ("cleaned/DSC", "ensemble/DSC", "network_1/DSC") if k in metrics), None)
         score = metrics.get(key)
         if score is None:
             raise InputError(

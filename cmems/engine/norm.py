@@ -44,21 +44,24 @@ class PreciseNormHook(Hook):
     @torch.no_grad()
     def _measure(self, runner):
         data = getattr(runner.train_loop, "data", None)
-        if data is None or "unlabeled" not in data.sources:
+        if data is None or not any(getattr(s, "serves_scans", False) for s in data.sources.values()):
             return
         model = _bare(runner.model)
-        norms = [m for m in model.networks.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        momenta = [norm.momentum for norm in norms]
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's sign for a plain average
-            norm.train()
         rows = torch.linspace(0, len(data.store) - 1, min(self.slices, len(data.store))).round().long()
-        for part in rows.split(self.batch_size):
-            model.probabilities(data.store[part])
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        model.eval()
+        # The networks always: a static teacher, or the next step's average, is copied from them.
+        for networks in dict.fromkeys([model.networks, model.predictors]):
+            norms = [m for m in networks.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's sign for a plain average
+                norm.train()
+            for part in rows.split(self.batch_size):
+                model.prediction.probabilities(networks, data.store[part])
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.eval()
 
 
 def _bare(model):

@@ -83,7 +83,6 @@ def _measure(reference, predictions, num_classes, spacing, hd95):
         shapes = ", ".join(str(each.shape) for each in (reference, *predictions))
         raise ValueError(f"expected volumes of one shape (D, H, W), got {shapes}")
     if ops.why_not() is None and num_classes <= 256:
-        reference, *predictions = (np.ascontiguousarray(labels, np.uint8) for labels in (reference, *predictions))
         return ops.score_labels(reference, predictions, num_classes, spacing, hd95)
     counts = np.zeros((len(predictions), 3, num_classes), np.int64)
     distances = np.full((len(predictions), num_classes), np.nan)

@@ -48,18 +48,22 @@ class ConvNormAct(ConvModule):
     def forward(self, x, dropout=None):
         """Convolve, normalise and activate ``(B, C, H, W)``, then drop what the ``dropout`` layer drops."""
         norm = self.norm if self.with_norm else None
-        parts, generators = _views or ([len(x)], [None])
         fits = self._fits(norm)
-        trains = fits and norm.training and self.activate.negative_slope > 0 and (dropout is None or dropout.p < 1)
+        trains = fits and norm.training and self.activate.negative_slope > 0 and _drops_elements(dropout)
         if not _views and not (trains and x.device.type == "cpu"):
-            if fits and self._predicts(x, norm):
-                x = ops.convolve(x, self.conv, norm, self.activate.negative_slope)
-            else:
-                x = super().forward(x)
+            predicts = fits and self._predicts(x, norm)
+            found = ops.convolve(x, self.conv, norm, self.activate.negative_slope) if predicts else None
+            x = super().forward(x) if found is None else found
+            return x if dropout is None else dropout(x)
+        parts, generators = _views or (None, [None])
+        if not self._in_order:
+            x = torch.cat([super(ConvNormAct, self).forward(part) for part in x.split(parts)])
             return x if dropout is None else dropout(x)
         x = self.conv(x)
-        counts = [n * x.shape[2] * x.shape[3] for n in parts]
-        if min(counts) < 2 or not (trains and ops.usable(x)):
+        trains = trains and ops.NormActDrop.takes(x, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        parts = parts or [len(x)]
+        counts = [n * x.shape[2] * x.shape[3] for n in parts] if trains else [0]
+        if min(counts) < 2:
             if self.with_norm:
                 x = torch.cat([norm(part) for part in x.split(parts)]) if len(parts) > 1 else norm(x)
             x = self.activate(x) if self.with_activation else x
@@ -75,29 +79,43 @@ class ConvNormAct(ConvModule):
             norm.running_var.lerp_(variance * (count / (count - 1)), momentum)
         return x
 
+    @property
+    def _in_order(self):
+        """Whether mmcv computes the convolution, the norm and the activation, and nothing else."""
+        return self.order == ("conv", "norm", "act") and not self.with_explicit_padding
+
     def _fits(self, norm):
         """Tell whether the operators compute what these layers do."""
         return (
             type(norm) is nn.BatchNorm2d
-            and norm.affine
             and norm.track_running_stats
+            and norm.num_batches_tracked is not None
             and self.with_activation
             and type(self.activate) is nn.LeakyReLU
+            and self._in_order
+            and not _hooked(norm, self.activate)
         )
 
     def _predicts(self, x, norm):
-        conv = self.conv
+        autocast = torch.is_autocast_enabled("cpu")
         return (
             not norm.training
             and not torch.is_grad_enabled()
-            and type(conv) is nn.Conv2d
-            and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-            and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
-            and conv.weight.dtype == torch.float32
-            and conv.in_channels == x.shape[1]  # torch has the message
-            and (not torch.is_autocast_enabled("cpu") or x.dtype == torch.get_autocast_dtype("cpu"))
-            and ops.convolves(x, conv.out_channels)
+            and type(self.conv) is nn.Conv2d
+            and not _hooked(self.conv)
+            and x.dtype == (torch.get_autocast_dtype("cpu") if autocast else torch.float32)
+            and ops.outruns(x)
         )
+
+
+def _hooked(*modules):
+    """Tell whether a module's hooks must run, which only its own call does."""
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
+
+
+def _drops_elements(dropout):
+    """Tell whether a layer, or None, drops elements one by one and not all of them."""
+    return dropout is None or (type(dropout) in (nn.Dropout, Dropout) and 0 <= dropout.p < 1 and not _hooked(dropout))
 
 
 class Dropout(nn.Dropout):
@@ -110,7 +128,7 @@ class Dropout(nn.Dropout):
     def forward(self, x):
         """Drop elements of a tensor of any shape and memory format."""
         threshold = min(round(self.p * 256), 255)
-        if not self.training or not threshold or x.device.type != "cpu":
+        if not self.training or not threshold or self.p == 1 or x.device.type != "cpu":
             return super().forward(x)
         if _views:
             return torch.cat(
@@ -135,18 +153,18 @@ class Upsample2x(nn.Module):
 
     def forward(self, x, skip=None):
         """Upsample ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``, behind the channels of a ``skip`` of that size, if any."""
-        if ops.usable(x) if skip is None else ops.usable(x, skip):
+        if ops.Upsample2x.takes(x, skip):
             return ops.Upsample2x.apply(x, skip)
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True) if x.is_cpu else Upsampled.apply(x)
         return x if skip is None else torch.cat([skip, x], dim=1)
 
 
 class MaxPool2x(nn.Module):
-    """The largest of every 2x2 pixels."""
+    """The largest of every 2x2 pixels; of an odd side the last row or column is left out."""
 
     def forward(self, x):
-        """Pool ``(B, C, H, W)`` of even height and width."""
-        return ops.MaxPool2x.apply(x) if ops.usable(x) else F.max_pool2d(x, 2)
+        """Pool ``(B, C, H, W)`` to ``(B, C, H // 2, W // 2)``."""
+        return ops.MaxPool2x.apply(x) if ops.MaxPool2x.takes(x) else F.max_pool2d(x, 2)
 
 
 class Upsampled(torch.autograd.Function):

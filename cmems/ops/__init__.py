@@ -1,16 +1,16 @@
 """Compiled CPU operators, for what torch spends a step or a validation on without need."""
 
 from cmems.ops.build import enable, usable, why_not
-from cmems.ops.functions import MaxPool2x, NormActDrop, Upsample2x, convolve, convolves, label, score_labels
+from cmems.ops.functions import MaxPool2x, NormActDrop, Upsample2x, convolve, label, outruns, score_labels
 
 __all__ = [
     "MaxPool2x",
     "NormActDrop",
     "Upsample2x",
     "convolve",
-    "convolves",
     "enable",
     "label",
+    "outruns",
     "score_labels",
     "usable",
     "why_not",

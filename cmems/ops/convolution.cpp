@@ -1,6 +1,8 @@
 // 3x3 convolution of maps with channels last, by Winograd's minimal filtering F(4x4, 3x3) of Lavin and Gray (2016): a
 // product per pair of channels for 36 numbers of a 6x6 tile of the input makes a 4x4 tile of the output, a quarter of
 // what the definition takes. Maps are float32 or bfloat16; arithmetic is float32.
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -108,10 +110,10 @@ void convolve(const T* x, const float* w, const int64_t* strides, const Norm& no
   const int chunk = std::min<int64_t>({most, 6 * ROWS, (tiles / threads / ROWS + 1) * ROWS});
   // Rows of a point's own stride: at a multiple of 4 KiB all points would share one set of the cache.
   const int64_t vs = chunk * in + LANES, ms = chunk * G * LANES + LANES;
+  const std::unique_ptr<float[]> scratch(new float[threads * POINTS * (vs + ms)]);
 #pragma omp parallel num_threads(threads)
   {
-    const std::unique_ptr<float[]> inputs(new float[POINTS * vs]), products(new float[POINTS * ms]);
-    float *v = inputs.get(), *m = products.get();
+    float *v = scratch.get() + omp_get_thread_num() * POINTS * (vs + ms), *m = v + POINTS * vs;
 #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < tiles; first += chunk) {
       const int count = std::min<int64_t>(chunk, tiles - first);
@@ -169,13 +171,13 @@ void convolve(const T* x, const float* w, const int64_t* strides, const Norm& no
 
 }  // namespace
 
-#define CONVOLVE(T, NAME)                                                                                              \
-  extern "C" void convolve_##NAME(const T* x, const float* w, const int64_t* strides, const float* bias,               \
-                                  const float* weight, const float* offset, const float* mean, const float* variance, \
-                                  float epsilon, T* y, int64_t batch, int64_t height, int64_t width, int in, int out, \
-                                  float slope, int threads) {                                                          \
-    const Norm norm{bias, weight, offset, mean, variance, epsilon};                                                    \
-    convolve(x, w, strides, norm, y, batch, height, width, in, out, slope, threads);                                   \
+#define CONVOLVE(T, NAME)                                                                                             \
+  extern "C" int convolve_##NAME(const T* x, const float* w, const int64_t* strides, const float* bias,               \
+                                 const float* weight, const float* offset, const float* mean, const float* variance,  \
+                                 float epsilon, T* y, int64_t batch, int64_t height, int64_t width, int in, int out,  \
+                                 float slope, int threads) {                                                          \
+    const Norm norm{bias, weight, offset, mean, variance, epsilon};                                                   \
+    return guarded([&] { convolve(x, w, strides, norm, y, batch, height, width, in, out, slope, threads); });         \
   }
 CONVOLVE(float, float32)
 CONVOLVE(BFloat16, bfloat16)

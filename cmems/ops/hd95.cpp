@@ -216,15 +216,13 @@ std::vector<std::vector<Point>> borders(const uint8_t* labels, const int64_t* sh
   return points;
 }
 
-}  // namespace
-
 // Per prediction counts (3, classes), the voxels of the reference, of the prediction and of both; and hd95 (classes),
 // unless it is null: nan where either has no voxel.
-extern "C" void score_labels(const uint8_t* reference, const uint8_t* const* predictions, int models,
-                             const int64_t* shape, int classes, const double* spacing, int64_t* counts, double* hd95) {
+void score(const uint8_t* reference, const uint8_t* const* predictions, int models, const int64_t* shape, int classes,
+           const double* spacing, int64_t* counts, double* hd95) {
   const int64_t voxels = shape[0] * shape[1] * shape[2];
   const double weight[3] = {spacing[0] * spacing[0], spacing[1] * spacing[1], spacing[2] * spacing[2]};
-  std::memset(counts, 0, models * 3 * classes * sizeof *counts);
+  std::memset(counts, 0, size_t(models) * 3 * classes * sizeof *counts);
   std::vector<std::vector<Point>> theirs;
   std::vector<std::unique_ptr<Tree>> trees(classes);
   if (hd95) theirs = borders(reference, shape, classes);
@@ -248,4 +246,11 @@ extern "C" void score_labels(const uint8_t* reference, const uint8_t* const* pre
       *hd95 = percentile(*trees[k], Tree(ours[k], weight));
     }
   }
+}
+
+}  // namespace
+
+extern "C" int score_labels(const uint8_t* reference, const uint8_t* const* predictions, int models,
+                            const int64_t* shape, int classes, const double* spacing, int64_t* counts, double* hd95) {
+  return guarded([&] { score(reference, predictions, models, shape, classes, spacing, counts, hd95); });
 }

@@ -1,8 +1,11 @@
 // CPU kernels for maps of (pixels, channels), channels last, with a multiple of 16 channels, in float32 or bfloat16.
 // Arithmetic is float32. Sums run over chunks that the number of pixels decides, so that no result depends on the number
 // of threads.
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "simd.h"
@@ -155,19 +158,20 @@ template <class T>
 void upsample(const T* coarse, const T* skip, T* fine, int64_t batch, int64_t height, int64_t width, int channels,
               int first, int threads) {
   const std::vector<Place> rows = places(height), columns = places(width);
+  const std::unique_ptr<float[]> scratch(new float[threads * width * channels]);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> row(width * channels);
+    float* row = scratch.get() + omp_get_thread_num() * width * channels;
 #pragma omp for schedule(static)
     for (int64_t k = 0; k < batch * 2 * height; k++) {
       const Place y = rows[k % (2 * height)];
       const T* image = coarse + k / (2 * height) * height * width * channels;
       const T *upper = image + y.left * width * channels, *lower = image + y.right * width * channels;
       for (int64_t e = 0; e < width * channels; e += LANES)
-        store(row.data() + e, load(upper + e) * (1 - y.weight) + load(lower + e) * y.weight);
+        store(row + e, load(upper + e) * (1 - y.weight) + load(lower + e) * y.weight);
       for (int64_t j = 0; j < 2 * width; j++) {
         const Place x = columns[j];
-        const float *left = row.data() + x.left * channels, *right = row.data() + x.right * channels;
+        const float *left = row + x.left * channels, *right = row + x.right * channels;
         T* to = fine + (k * 2 * width + j) * (first + channels);
         const T* beside = skip + (k * 2 * width + j) * first;
         for (int c = 0; c < first; c += LANES) std::memcpy(to + c, beside + c, LANES * sizeof(T));
@@ -184,13 +188,14 @@ template <class T>
 void upsample_backward(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width, int channels,
                        int64_t stride, int threads) {
   const std::vector<Place> rows = places(height), columns = places(width);
+  const std::unique_ptr<float[]> scratch(new float[threads * 3 * width * channels]);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> row(2 * width * channels), sums(width * channels);
+    float *row = scratch.get() + omp_get_thread_num() * 3 * width * channels, *sums = row + 2 * width * channels;
 #pragma omp for schedule(static)
     for (int64_t k = 0; k < batch * height; k++) {
       const int64_t i = k % height, first = i > 0 ? 2 * i - 2 : 0, last = 2 * i + 3 < 2 * height ? 2 * i + 3 : 2 * height - 1;
-      std::fill(row.begin(), row.end(), 0.f);
+      std::fill(row, sums, 0.f);
       for (int64_t r = first; r <= last; r++) {
         const Place y = rows[r];
         const float weight = (y.left == i ? 1 - y.weight : 0) + (y.right == i ? y.weight : 0);
@@ -198,20 +203,20 @@ void upsample_backward(const T* dfine, T* dcoarse, int64_t batch, int64_t height
         const T* from = dfine + (k / height * 2 * height + r) * 2 * width * stride;
         for (int64_t j = 0; j < 2 * width; j++)
           for (int c = 0; c < channels; c += LANES)
-            store(row.data() + j * channels + c, load(row.data() + j * channels + c) + load(from + j * stride + c) * weight);
+            store(row + j * channels + c, load(row + j * channels + c) + load(from + j * stride + c) * weight);
       }
-      std::fill(sums.begin(), sums.end(), 0.f);
+      std::fill(sums, sums + width * channels, 0.f);
       for (int64_t j = 0; j < 2 * width; j++) {
         const Place x = columns[j];
-        float *left = sums.data() + x.left * channels, *right = sums.data() + x.right * channels;
+        float *left = sums + x.left * channels, *right = sums + x.right * channels;
         for (int c = 0; c < channels; c += LANES) {
-          const Floats d = load(row.data() + j * channels + c);
+          const Floats d = load(row + j * channels + c);
           store(left + c, load(left + c) + d * (1 - x.weight));
           store(right + c, load(right + c) + d * x.weight);
         }
       }
       T* to = dcoarse + k * width * channels;
-      for (int64_t e = 0; e < width * channels; e += LANES) store(to + e, load(sums.data() + e));
+      for (int64_t e = 0; e < width * channels; e += LANES) store(to + e, load(sums + e));
     }
   }
 }
@@ -288,40 +293,41 @@ void label(const T* const* logits, int networks, int64_t pixels, int classes, ui
 }  // namespace
 
 #define KERNELS(T, NAME)                                                                                              \
-  extern "C" void moments_##NAME(const T* x, int64_t pixels, int channels, float* mean, float* variance,             \
-                                 int threads) {                                                                       \
-    moments(x, pixels, channels, mean, variance, threads);                                                            \
+  extern "C" int moments_##NAME(const T* x, int64_t pixels, int channels, float* mean, float* variance, int threads) { \
+    return guarded([&] { moments(x, pixels, channels, mean, variance, threads); });                                   \
   }                                                                                                                   \
-  extern "C" void activate_##NAME(const T* x, T* y, int64_t pixels, int channels, const float* gain,                 \
-                                  const float* offset, float slope, double rate, uint64_t seed, int threads) {       \
-    activate(x, y, pixels, channels, gain, offset, slope, rate, seed, threads);                                       \
+  extern "C" int activate_##NAME(const T* x, T* y, int64_t pixels, int channels, const float* gain,                   \
+                                 const float* offset, float slope, double rate, uint64_t seed, int threads) {         \
+    return guarded([&] { activate(x, y, pixels, channels, gain, offset, slope, rate, seed, threads); });              \
   }                                                                                                                   \
-  extern "C" void activate_backward_##NAME(const T* x, const T* dy, T* dx, int64_t pixels, int channels,             \
-                                           const float* mean, const float* inverse, const float* gain,               \
-                                           const float* offset, float slope, double rate, uint64_t seed,             \
-                                           float* dweight, float* dbias, int threads) {                               \
-    activate_backward(x, dy, dx, pixels, channels, mean, inverse, gain, offset, slope, rate, seed, dweight, dbias,   \
-                      threads);                                                                                       \
+  extern "C" int activate_backward_##NAME(const T* x, const T* dy, T* dx, int64_t pixels, int channels,               \
+                                          const float* mean, const float* inverse, const float* gain,                 \
+                                          const float* offset, float slope, double rate, uint64_t seed,               \
+                                          float* dweight, float* dbias, int threads) {                                \
+    return guarded([&] {                                                                                              \
+      activate_backward(x, dy, dx, pixels, channels, mean, inverse, gain, offset, slope, rate, seed, dweight, dbias,  \
+                        threads);                                                                                     \
+    });                                                                                                               \
   }                                                                                                                   \
-  extern "C" void upsample_##NAME(const T* coarse, const T* skip, T* fine, int64_t batch, int64_t height,            \
-                                  int64_t width, int channels, int first, int threads) {                              \
-    upsample(coarse, skip, fine, batch, height, width, channels, first, threads);                                     \
+  extern "C" int upsample_##NAME(const T* coarse, const T* skip, T* fine, int64_t batch, int64_t height,              \
+                                 int64_t width, int channels, int first, int threads) {                               \
+    return guarded([&] { upsample(coarse, skip, fine, batch, height, width, channels, first, threads); });            \
   }                                                                                                                   \
-  extern "C" void upsample_backward_##NAME(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width, \
-                                           int channels, int64_t stride, int threads) {                               \
-    upsample_backward(dfine, dcoarse, batch, height, width, channels, stride, threads);                               \
+  extern "C" int upsample_backward_##NAME(const T* dfine, T* dcoarse, int64_t batch, int64_t height, int64_t width,   \
+                                          int channels, int64_t stride, int threads) {                                \
+    return guarded([&] { upsample_backward(dfine, dcoarse, batch, height, width, channels, stride, threads); });      \
   }                                                                                                                   \
-  extern "C" void pool_##NAME(const T* x, T* y, uint8_t* which, int64_t rows, int64_t width, int channels,           \
+  extern "C" int pool_##NAME(const T* x, T* y, uint8_t* which, int64_t rows, int64_t width, int channels,             \
+                             int threads) {                                                                           \
+    return guarded([&] { pool(x, y, which, rows, width, channels, threads); });                                       \
+  }                                                                                                                   \
+  extern "C" int pool_backward_##NAME(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64_t width,          \
+                                      int channels, int threads) {                                                    \
+    return guarded([&] { pool_backward(dy, which, dx, rows, width, channels, threads); });                            \
+  }                                                                                                                   \
+  extern "C" int label_##NAME(const T* const* logits, int networks, int64_t pixels, int classes, uint8_t* labels,     \
                               int threads) {                                                                          \
-    pool(x, y, which, rows, width, channels, threads);                                                                \
-  }                                                                                                                   \
-  extern "C" void pool_backward_##NAME(const T* dy, const uint8_t* which, T* dx, int64_t rows, int64_t width,        \
-                                       int channels, int threads) {                                                   \
-    pool_backward(dy, which, dx, rows, width, channels, threads);                                                     \
-  }                                                                                                                   \
-  extern "C" void label_##NAME(const T* const* logits, int networks, int64_t pixels, int classes, uint8_t* labels,   \
-                               int threads) {                                                                         \
-    label(logits, networks, pixels, classes, labels, threads);                                                        \
+    return guarded([&] { label(logits, networks, pixels, classes, labels, threads); });                               \
   }
 KERNELS(float, float32)
 KERNELS(BFloat16, bfloat16)

@@ -1,7 +1,9 @@
 // Groups of LANES channels as float32 vectors of the machine's own length, loaded from and stored to float32 or bfloat16.
+// Every exported function is an int: 0, or 1 if there was too little memory, for Python cannot catch what C++ throws.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <new>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
@@ -56,6 +58,17 @@ inline void store(BFloat16* to, Floats values) {
   Halves halves = __builtin_convertvector(words >> 16, Halves);
 #endif
   std::memcpy(to, &halves, sizeof halves);
+}
+
+// Memory is asked for outside the threads, from which nothing can be thrown.
+template <class Function>
+int guarded(Function function) {
+  try {
+    function();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
 }
 
 inline Floats broadcast(float value) { return value - Floats{}; }

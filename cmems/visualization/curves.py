@@ -13,6 +13,7 @@ from cmems.visualization.colors import class_colors
 from cmems.visualization.tables import model_label
 
 _SHARES_OF_PIXELS = {"share_confident": "confident (at or above τ)", "agreement": "networks agree"}
+_AGREEMENT = "agreement_"  # of one class: Dice of the networks' labels
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _OUTLINE = [withStroke(linewidth=2.6, foreground="#555555")]  # lets the light class colours show on white
 
@@ -48,7 +49,7 @@ def plot_curves(history, path):
 
     Args:
         history (list[dict]): Rows with ``step`` and any of ``loss*``, ``share_confident``, ``agreement``,
-            ``share_<class>``, ``<model>/DSC``. What no row has is left out.
+            ``share_<class>``, ``agreement_<class>``, ``<model>/DSC``. What no row has is left out.
         path (str | Path): Where to; a whole file or none.
     """
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
@@ -91,8 +92,13 @@ def _draw_pixels(axes, history):
         if steps:
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
             axes.plot(steps, _smooth(values), color=color, linewidth=1.8, label=label)
+    organs = _keys(history, lambda key: key.startswith(_AGREEMENT))
+    for key, rgb in zip(organs, class_colors(len(organs)), strict=True):
+        steps, values = _series(history, key)
+        label, color = f"networks' Dice, {key.removeprefix(_AGREEMENT)}", tuple(part / 255 for part in rgb)
+        axes.plot(steps, _smooth(values), color=color, linewidth=1.4, label=label, path_effects=_OUTLINE)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_title("pseudo-labels: share of pixels")
+    axes.set_title("pseudo-labels: confident, agreed")
 
 
 def _draw_shares(axes, history):
@@ -116,7 +122,7 @@ def _draw_validation(axes, history):
     for key, color in zip(keys, _LINES * (1 + len(keys)), strict=False):
         steps, values = _series(history, key)
         model = key.removesuffix("/DSC")
-        main = model == "ensemble" or len(keys) == 1
+        main = key == ("cleaned/DSC" if "cleaned/DSC" in keys else "ensemble/DSC") or len(keys) == 1
         style = dict(linewidth=2.4, color="#000000", zorder=3) if main else dict(linewidth=1.4, color=color)
         axes.plot(steps, values, marker="o", markersize=4, label=model_label(model), **style)
         if main:

@@ -6,6 +6,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from cmems.registry import HOOKS
+from cmems.visualization.collapse import collapse_signs
 from cmems.visualization.curves import plot_curves, read_history
 from cmems.visualization.panels import panel, write_png
 from cmems.visualization.progress import say
@@ -104,6 +105,40 @@ class CurvesHook(Hook):
             plot_curves(history, Path(runner.work_dir, "curves.png"))
 
 
+@HOOKS.register_module()
+class CollapseHook(Hook):
+    """Warns, once each, of signs that networks give a class up, with the likely cause.
+
+    It looks sixty times a run at what was logged, earlier runs of the same folder included.
+    """
+
+    priority = "LOW"
+
+    def __init__(self):
+        self._said = set()
+
+    @master_only
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Look at the log where it is time."""
+        if (runner.iter + 1) % max(1, runner.max_iters // 60):
+            return
+        classes = runner.train_loop.data.prepared.classes
+        signs = collapse_signs(read_history(runner.work_dir), classes, runner.max_iters)
+        for key in [key for key in signs if key not in self._said]:
+            self._said.add(key)
+            runner.logger.warning(f"step {runner.iter + 1}: {signs[key]}{_likely_cause(runner.model, key[0])}")
+
+
+def _likely_cause(model, kind):
+    """Return what a learner's settings suggest, as the end of a sentence."""
+    labeler = getattr(getattr(model, "module", model), "pseudo_labeler", None)
+    if kind != "threshold" and getattr(labeler, "below", None) == "background" and labeler.threshold > 0:
+        return "; pixels below the threshold become background (pseudo_labeler.below): 'ignore' leaves them out"
+    if kind == "threshold":
+        return " (pseudo_labeler.threshold)"
+    return "; see docs/accuracy.md on what makes classes fade"
+
+
 def validation_line(metrics, classes, step=None):
     """Return a validation in one line, or "" where there is no DSC.
 
@@ -112,7 +147,7 @@ def validation_line(metrics, classes, step=None):
         classes (sequence[str]): Foreground classes.
         step (int | None): Training steps done.
     """
-    model = next((m for m in ("ensemble", "network_1") if f"{m}/DSC" in metrics), None)
+    model = next((m for m in ("cleaned", "ensemble", "network_1") if f"{m}/DSC" in metrics), None)
     if model is None:
         return ""
     each = " ".join(f"{c} {metrics[f'{model}/DSC_{c}']:.2f}" for c in classes if f"{model}/DSC_{c}" in metrics)

@@ -17,5 +17,6 @@ custom_hooks = [
     dict(type="MetricTableHook"),
     dict(type="PanelHook"),
     dict(type="CurvesHook"),
+    dict(type="CollapseHook"),
 ]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])

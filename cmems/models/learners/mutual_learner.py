@@ -7,12 +7,10 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn
 
-from cmems import ops
 from cmems.errors import InputError
 from cmems.models.learners.views import StepViews
-from cmems.precision import computes_bfloat16
+from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
-from cmems.resize import resize_images, resize_labels
 from cmems.seeding import derive_key
 
 
@@ -37,9 +35,8 @@ class MutualLearner(BaseModel):
             why and the networks run as they are.
         batch_views (bool): On a CPU, run the views that objectives ask one network for in one batch, each with
             BatchNorm statistics and dropout of its own; networks that do not take views together run them in turn.
-        predict_batch (int): Slices per forward when predicting; volumes share forwards.
-        predict_flips (bool): Predict each slice in its four mirror images and average the probabilities.
-        predict_bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
+        prediction (dict | None): How volumes are labelled: the arguments of
+            :class:`cmems.models.prediction.Prediction`.
         data_preprocessor (dict | None): As MMEngine's; batches are already on the device.
     """
 
@@ -58,9 +55,7 @@ class MutualLearner(BaseModel):
         channels_last=True,
         compile=False,
         batch_views=True,
-        predict_batch=64,
-        predict_flips=False,
-        predict_bfloat16=True,
+        prediction=None,
         data_preprocessor=None,
     ):
         super().__init__(data_preprocessor=data_preprocessor)
@@ -83,7 +78,9 @@ class MutualLearner(BaseModel):
             objective.bind(self.networks)
         self.needs_levels = any(objective.needs_levels for objective in self.objectives)
         self.ema_momentum = ema_momentum
+        self.prediction = Prediction(**(prediction or {}))
         kinds = {objective.teacher for objective in self.objectives} & {"ema", "static"}
+        kinds |= {"ema"} if self.prediction.averaged else set()
         # Untrained copies: weights of the past, kept with the checkpoint. Made before compiling, which binds a network.
         self.teachers = nn.ModuleDict({k: copy.deepcopy(self.networks).requires_grad_(False) for k in sorted(kinds)})
         if compile and _compiler_works():
@@ -93,7 +90,6 @@ class MutualLearner(BaseModel):
         self.static_from = next((o.begin for o in self.objectives if o.teacher == "static"), None)
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
-        self.predict_batch, self.predict_flips, self.predict_bfloat16 = predict_batch, predict_flips, predict_bfloat16
         begins = {o.begin for o in self.objectives if o.teacher == "static"}
         if len(begins) > 1:
             raise InputError(f"model.objectives: teacher='static' needs one begin, got {sorted(begins)}")
@@ -130,15 +126,14 @@ class MutualLearner(BaseModel):
             batch (dict): ``{source: dict(images, labels)}``, for ``mode="loss"``.
             draws (Draws): The step's random numbers, for ``mode="loss"``.
             monitor (sequence[str]): Class names, background first, on steps whose monitors are wanted.
-            volumes (list[dict]): ``case``, ``image (D, H, W)``, ``size`` and more, for ``mode="predict"``.
+            volumes (list[dict]): ``case``, ``image``, ``spacing``, ``frame`` and more, for ``mode="predict"``.
             mode (str): ``loss`` or ``predict``.
 
         Returns:
             dict | list[dict]: Losses and monitors, or the volumes with their ``predictions``.
         """
         if mode == "predict":
-            found = self.segment([volume["image"] for volume in volumes], [volume["size"] for volume in volumes])
-            return [dict(volume, predictions=p) for volume, p in zip(volumes, found, strict=True)]
+            return [dict(v, predictions=p) for v, p in zip(volumes, self.segment(volumes), strict=True)]
         self._update_teachers(draws.step)
         active = [objective for objective in self.objectives if not objective.idle(draws.step)]
         step = StepViews(self, batch, draws, active)
@@ -168,6 +163,11 @@ class MutualLearner(BaseModel):
                 for old, new in _pairs(copies, self.networks):
                     old.copy_(new)
 
+    @property
+    def predictors(self):
+        """The networks that predict: those that train, or the averages of their weights."""
+        return self.teachers["ema"] if self.prediction.averaged else self.networks
+
     @torch.no_grad()
     def probabilities(self, images):
         """Predict slices.
@@ -178,65 +178,20 @@ class MutualLearner(BaseModel):
         Returns:
             Tensor: ``(M, B, K, S, S)`` float32, the softmax of each network.
         """
-        return self._average(self._logits(images))
+        return self.prediction.probabilities(self.predictors, images)
 
-    @property
-    def _views(self):
-        return [(), (2,), (3,), (2, 3)] if self.predict_flips else [()]
-
-    def _logits(self, images):
-        """Return each network's logits of every view of the images, one view after the other."""
-        batch = torch.cat([images.flip(view) for view in self._views]).contiguous(memory_format=self.memory_format)
-        device = images.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.predict_bfloat16 and computes_bfloat16(device)):
-            return [net(batch) for net in self.networks]
-
-    def _average(self, logits):
-        """Return each network's probabilities, the mean over the views."""
-        p = torch.stack([each.float().softmax(1) for each in logits])
-        if not self.predict_flips:
-            return p
-        parts = zip(p.chunk(len(self._views), 1), self._views, strict=True)
-        return sum(part.flip([d + 1 for d in view]) for part, view in parts) / len(self._views)
-
-    def _label(self, images):
-        """Label ``(B, 1, S, S)`` slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
-        logits = self._logits(images)
-        if not self.predict_flips and ops.usable(*logits, multiple=1):
-            return ops.label(logits)
-        p = self._average(logits)
-        if self.num_networks > 1:
-            p = torch.cat([p, p.mean(0, keepdim=True)])
-        return p.max(2).indices.to(torch.uint8)  # several times faster than argmax on CPUs
-
-    @torch.no_grad()
-    def segment(self, volumes, sizes):
-        """Segment volumes slice by slice with every network and, of two or more, their mean (the ensemble).
-
-        The slices of all volumes share forwards; they are resized on the device, there and back.
+    def segment(self, volumes):
+        """Label volumes with every network and, of two or more, their mean (the ensemble).
 
         Args:
-            volumes (list[np.ndarray]): ``(D, H, W)`` in [0, 1] each.
-            sizes (list[int]): Side of the slices the networks take, alike for all.
+            volumes (list[dict]): ``image``, ``spacing`` and ``frame`` each; see
+                :meth:`cmems.models.prediction.Prediction.segment`.
 
         Returns:
-            list[dict[str, np.ndarray]]: ``network_1`` …, ``ensemble``: ``(D, H, W)`` uint8 on the volume's own grid.
+            list[dict[str, np.ndarray]]: ``network_1`` …, ``ensemble``, ``cleaned``: ``(D, H, W)`` uint8 on the volume's
+            own grid.
         """
-        device = next(self.parameters()).device
-        names = [f"network_{m + 1}" for m in range(self.num_networks)] + ["ensemble"] * (self.num_networks > 1)
-        slices = torch.cat(
-            [
-                resize_images(torch.from_numpy(v).to(device, torch.float32), (side, side)).clamp(0, 1)
-                for v, side in zip(volumes, sizes, strict=True)
-            ]
-        )
-        labels = torch.cat([self._label(batch) for batch in slices.unsqueeze(1).split(self.predict_batch)], 1)
-        labels = labels.split([len(v) for v in volumes], 1)
-        found = []
-        for mine, volume in zip(labels, volumes, strict=True):
-            grown = resize_labels(mine.flatten(0, 1), volume.shape[1:]).view(len(names), *volume.shape)
-            found.append(dict(zip(names, grown.cpu().numpy(), strict=True)))
-        return found
+        return self.prediction.segment(self.predictors, volumes)
 
 
 def _pairs(copies, networks):

@@ -15,7 +15,7 @@ class StepViews:
 
     Args:
         learner (MutualLearner): Networks, perturbations and pseudo-labeller.
-        batch (dict): ``{source: dict(images=(B, 1, H, W) float32[, labels=(B, H, W) uint8])}``.
+        batch (dict): ``{source: dict(images=(B, 1, H, W) float32[, labels=(B, H, W) uint8][, partial=True])}``.
         draws (Draws): The step's random numbers.
         objectives (sequence[Objective]): Those that take part in this step.
     """
@@ -47,7 +47,8 @@ class StepViews:
         owner = self.owner(source, owner)
 
         def make():
-            moved = self.learner.weak.apply(**self.batch[source], **self.matrices(source, owner))
+            given = {key: self.batch[source][key] for key in ("images", "labels") if key in self.batch[source]}
+            moved = self.learner.weak.apply(**given, **self.matrices(source, owner))
             return moved if isinstance(moved, tuple) else (moved, None)
 
         return self._once(("weak", source, owner), make)
@@ -64,8 +65,12 @@ class StepViews:
         )
 
     def labels(self, source, owner):
-        """Return the ``(B, H, W)`` uint8 labels of the owner's weak view."""
+        """Return the ``(B, H, W)`` uint8 labels of the owner's weak view; 255 is unknown."""
         return self._weak(source, owner)[1]
+
+    def unknown(self, source, owner):
+        """Return where the labels of the owner's weak view are unknown, ``(B, H, W)`` bool; None: nowhere."""
+        return self.labels(source, owner) == 255 if self.batch[source].get("partial") else None
 
     def logits(self, network, source, view, owner):
         """Return the ``(B, K, H, W)`` logits of ``network`` on the owner's view, see :meth:`images`, or ``feature``."""
@@ -161,25 +166,39 @@ class StepViews:
     def monitors(self, class_names):
         """Return what warns of a collapse, as 0-d tensors.
 
-        ``share_confident``: share of pixels at or above τ. ``agreement``: share of pixels that the networks label
-        alike, compared on the unperturbed grid. ``share_<class>``: share of the pseudo-label's pixels.
+        Of the pseudo-labels of images without labels: ``share_confident``, share of pixels at or above τ;
+        ``share_<class>``, share of pixels that count as the class; ``agreement``, share of pixels that the networks
+        label alike, compared on the unperturbed grid; ``agreement_<class>``, the Dice of the networks' labels of an
+        organ there, 0 where none has it.
         """
         found = {key[1:3]: value for key, value in self._known.items() if key[0] == "pseudo-label"}
+        found = {key: value for key, value in found.items() if "labels" not in self.batch[key[1]]}
         if not found:
             return {}
         targets = list(found.values())
         logs = dict(share_confident=torch.stack([t.confident.float().mean() for t in targets]).mean())
         for k, name in enumerate(class_names):
-            logs[f"share_{name}"] = torch.stack([(t.labels == k).float().mean() for t in targets]).mean()
+            logs[f"share_{name}"] = torch.stack([_share(t, k) for t in targets]).mean()
         for source in dict.fromkeys(source for _, source in found):
             at_home = [self._at_home(m, source, t) for (m, s), t in found.items() if s == source]
             if len(at_home) > 1:
                 first, seen = at_home[0], torch.stack([a < 255 for a in at_home]).all(0)
                 alike = torch.stack([a == first for a in at_home[1:]]).all(0)
                 logs["agreement"] = (alike & seen).sum() / seen.sum().clamp(min=1)
+                for k, name in list(enumerate(class_names))[1:]:
+                    organs = [(a == k) & seen for a in at_home]
+                    both = torch.stack(organs).all(0).sum()
+                    mean = torch.stack(organs).float().mean(0).sum()
+                    logs[f"agreement_{name}"] = both / mean.clamp(min=0.5)
         return logs
 
     def _at_home(self, network, source, target):
         """Move a pseudo-label back onto the grid of the images; 255 where the weak view did not reach."""
         matrices = geometry.invert(self.matrices(source, network)["matrices"])
         return geometry.warp_labels(target.labels, geometry.grid(matrices, target.labels.shape[-2:]), outside=255)
+
+
+def _share(target, k):
+    """Return the share of a pseudo-label's pixels that count as class ``k``."""
+    counts = target.labels == k
+    return (counts if target.weight is None else counts * target.weight).float().mean()

@@ -95,33 +95,44 @@ class Supervised(Objective):
     Args:
         source (str): ``exemplar``, ``synthetic`` or another source that serves labels.
         loss (dict): Pixel loss.
+        view (str): ``weak``, or ``strong``: the weak view, strongly perturbed.
+        unknown (float): What a pixel of unknown label (255) counts, as background: 0, nothing; 1, as much as any other.
         mixup (bool): Mix each image with the next of the batch, in a share drawn uniformly per step, and answer to
             both labels in that share (Zhang et al. 2018, Beta(1, 1); Table 10).
         name (str | None): Key in the log. Default ``loss_<source>``.
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
 
-    def __init__(self, source, loss=None, mixup=False, name=None, **schedule):
+    def __init__(self, source, loss=None, view="weak", unknown=0.0, mixup=False, name=None, **schedule):
         super().__init__(name or f"loss_{source}", source, **schedule)
+        if view not in ("weak", "strong"):
+            raise InputError(f"Supervised: view: expected 'weak' or 'strong', got {view!r}")
+        self.view = view
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+        self.unknown = unknown
         self.mixup = mixup
 
     def asks(self, network, num_networks):
-        """Return the network's own weak view."""
-        return () if self.mixup else ((self.source, "weak", network),)
+        """Return the network's own view."""
+        return () if self.mixup else ((self.source, self.view, network),)
 
     def value(self, step):
         """Sum over the networks."""
         return sum(self._of(step, m) for m in range(step.num_networks))
 
     def _of(self, step, m):
-        labels = step.labels(self.source, owner=m)
+        labels, unknown, weight = step.labels(self.source, m), step.unknown(self.source, m), None
+        if unknown is not None:
+            labels = labels.masked_fill(unknown, 0)
+            weight = torch.where(unknown, self.unknown, 1.0)
         if not self.mixup:
-            return self.loss(step.logits(m, self.source, "weak", owner=m), labels)
+            return self.loss(step.logits(m, self.source, self.view, owner=m), labels, weight)
         share = step.draws.stream("mixup", self.name, m).uniform(1)
-        images = step.images(self.source, "weak", m)
+        images = step.images(self.source, self.view, m)
         logits = step.run(m, images.lerp(images.roll(1, 0), share), "mixup", self.name)
-        return ((1 - share) * self.loss(logits, labels) + share * self.loss(logits, labels.roll(1, 0))).squeeze()
+        other = weight if weight is None else weight.roll(1, 0)
+        ours, theirs = self.loss(logits, labels, weight), self.loss(logits, labels.roll(1, 0), other)
+        return ((1 - share) * ours + share * theirs).squeeze()
 
 
 @CONSISTENCY_LOSSES.register_module()
@@ -139,14 +150,17 @@ class Consistency(Objective):
             past weights (Tarvainen & Valpola 2017); ``static``: the network as it was at step ``begin``, without
             dropout, on the unperturbed image, its labels moved with the weak view.
         source (str): Where the images come from.
+        unknown (bool): Of a source with labels, answer only where they are unknown (255): what a background's own
+            organs are, its teacher says.
         loss (dict): Pixel loss; ``SoftmaxMSE`` compares with the teacher's probabilities, the others with its labels.
         mix (dict | None): Mix each image with the next of the batch, and their pseudo-labels alike, e.g. ``CutMix``.
         name (str | None): Key in the log. Default ``loss_cmip``, ``loss_cmfp``, or ``loss_<student>_<teacher>``.
         **schedule: ``weight`` (λ), ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
 
-    def __init__(self, student, teacher, source="unlabeled", loss=None, mix=None, name=None, **schedule):
-        super().__init__(name or _NAMES.get((student, teacher), f"loss_{student}_{teacher}"), source, **schedule)
+    def __init__(self, student, teacher, source="unlabeled", unknown=False, loss=None, mix=None, name=None, **schedule):
+        name = name or (f"loss_{source}_unknown" if unknown else _NAMES.get((student, teacher)))
+        super().__init__(name or f"loss_{student}_{teacher}", source, **schedule)
         for key, value, known in (
             ("student", student, ("weak", "strong", "strong2", "feature")),
             ("teacher", teacher, ("cross", "self", "ema", "static")),
@@ -155,6 +169,9 @@ class Consistency(Objective):
                 raise InputError(f"Consistency: {key}: expected one of {', '.join(known)}, got {value!r}")
         if mix and student == "feature":
             raise InputError("Consistency: mix: expected None with student='feature', whose features are not mixed")
+        if mix and unknown:
+            raise InputError("Consistency: mix: expected None with unknown=True, whose pixels are not mixed")
+        self.unknown = unknown
         self.student, self.teacher = student, teacher
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
         self.mix = mix and PERTURBATIONS.build(mix)
@@ -169,6 +186,8 @@ class Consistency(Objective):
         needed = dict(strong="strong", strong2="strong", feature="feature").get(self.student)
         if needed and getattr(learner, needed) is None:
             problems.append(f"Consistency: student='{self.student}' needs the learner's '{needed}' perturbation")
+        if self.unknown and self.source in sources and not sources[self.source].partial:
+            problems.append(f"Consistency: unknown=True, but the labels of source '{self.source}' are all known")
         return problems
 
     def asks(self, network, num_networks):
@@ -186,6 +205,8 @@ class Consistency(Objective):
         for m in range(step.num_networks):
             owner = self._owner(m, step.num_networks)
             target = step.pseudo_label(owner, self.source, self.teacher)
+            if self.unknown:
+                target = self._unknown(step, owner, target)
             if self.mix:
                 logits, target = self._mixed(step, m, owner, target)
             else:
@@ -193,6 +214,10 @@ class Consistency(Objective):
             answer = target.probabilities if getattr(self.loss, "soft", False) else target.labels
             total = total + self.loss(logits, answer, target.weight)
         return total
+
+    def _unknown(self, step, owner, target):
+        """Leave, of a pseudo-label, the confident pixels whose label is unknown."""
+        return target._replace(weight=(step.unknown(self.source, owner) & target.confident).float())
 
     def _mixed(self, step, m, owner, target):
         images = step.images(self.source, self.student, owner)

@@ -1,0 +1,127 @@
+"""Fitting a config to a number of steps, or to a time."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from mmengine.optim import build_optim_wrapper
+
+from cmems.datasets.sources import TrainData
+from cmems.datasets.volumes import VolumeDataset
+from cmems.engine.runner import set_up_cpu
+from cmems.errors import InputError
+from cmems.files import whole_file
+from cmems.registry import MODELS
+from cmems.seeding import Draws
+
+_WARM_UP, _TIMED = 2, 4  # steps
+_METRICS = 1.3  # of a validation's time, beside its forwards
+
+
+def fit_to_steps(cfg, steps):
+    """Set a config's number of steps, and what goes with it: validations as many as before, and the learning rate.
+
+    The rate is that of ``budget.rates``, ``{steps: rate}`` in the config, log-linear between its entries; without it,
+    the config's own. Ramps and schedules given as shares of the training follow by themselves.
+
+    Args:
+        cfg (Config): Changed in place.
+        steps (int): Steps to train.
+
+    Raises:
+        InputError: Not a positive integer.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"--steps: expected a positive integer, got {steps!r}")
+    validations = max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
+    cfg.train_cfg.max_iters, cfg.train_cfg.val_interval = steps, math.ceil(steps / validations)
+    rates = (cfg.get("budget") or {}).get("rates")
+    if rates:
+        cfg.optim_wrapper.optimizer.lr = _between(sorted((int(s), float(r)) for s, r in rates.items()), steps)
+
+
+def fit_to_hours(cfg, hours, work_dir, resume=False):
+    """Set a config's number of steps to what this machine makes in a time, validations included.
+
+    A few steps and a validation volume are timed. What was found is kept in ``budget.json`` of the work directory; a
+    run that goes on keeps its number of steps.
+
+    Args:
+        cfg (Config): Changed in place.
+        hours (float): Of training.
+        work_dir (str): Where ``budget.json`` goes.
+        resume (bool): Take what an earlier run found there.
+
+    Returns:
+        dict: ``hours``, ``steps``, ``seconds_per_step``, ``seconds_per_validation``.
+
+    Raises:
+        InputError: Not a positive number, or too little for ten steps.
+    """
+    if not hours > 0:
+        raise InputError(f"--hours: expected a number of more than 0, got {hours!r}")
+    path = Path(work_dir, "budget.json")
+    if resume and path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            fit_to_steps(cfg, found["steps"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged; expected what --hours wrote there ({error!r})") from error
+        return found
+    validations = max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
+    step, validation = _seconds(cfg)
+    steps = int((3600 * hours - validations * validation) / step)
+    if steps < 10:
+        raise InputError(
+            f"--hours {hours:g}: too little: a step takes {step:.2g} s here and {validations} validations "
+            f"{validations * validation:.2g} s"
+        )
+    fit_to_steps(cfg, steps)
+    found = dict(hours=hours, steps=steps, seconds_per_step=step, seconds_per_validation=validation)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def _seconds(cfg):
+    """Time a training step and a validation of a config; nothing of it is kept."""
+    set_up_cpu(cfg.get("env_cfg") or {})
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = MODELS.build(cfg.model).to(device).train()
+    wanted = {source for objective in model.objectives for source in objective.sources}
+    data = TrainData(device=device, wanted=wanted, **cfg.train_dataloader)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    last = cfg.train_cfg.max_iters - 1  # where every ramp has ended
+    for k in range(_WARM_UP + _TIMED):
+        if k == _WARM_UP:
+            began = _now(device)
+        draws = Draws(0, last, 0, device)
+        model.train_step(dict(batch=data(draws), draws=draws), optim_wrapper=wrapper)
+    step = (_now(device) - began) / _TIMED
+    if not cfg.get("val_dataloader"):
+        return step, 0.0
+    volumes, began = VolumeDataset(cfg.val_dataloader.dataset.data_root, "val"), _now(device)
+    slices = [volumes.prepared.case(case)["shape"][0] for case in volumes.cases]
+    model.eval().segment([volumes[0]])
+    return step, _METRICS * (_now(device) - began) * sum(slices) / slices[0]
+
+
+def _now(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _between(points, steps):
+    """Interpolate ``(steps, rate)`` points, both logarithmic; constant beyond them."""
+    (before, low), *rest = points
+    if steps <= before:
+        return low
+    for after, high in rest:
+        if steps <= after:
+            share = math.log(steps / before) / math.log(after / before)
+            return math.exp((1 - share) * math.log(low) + share * math.log(high))
+        before, low = after, high
+    return low

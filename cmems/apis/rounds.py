@@ -1,0 +1,47 @@
+"""Training in rounds: what one round's networks say of the training scans, cleaned up, labels them for the next."""
+
+from pathlib import Path
+
+from cmems.apis.config import load_config
+from cmems.apis.predict import label_training_scans
+from cmems.apis.run import train
+from cmems.errors import InputError
+
+
+def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **options):
+    """Train one config after the other, each from fresh weights, on the masks that the one before made.
+
+    Args:
+        configs (sequence[str]): Paths; every config but the first has a source ``static`` (``StaticLabels``), whose
+            folder is set here.
+        work_dir (str | None): Round k trains in ``round_<k>`` of it and labels into ``labels_<k>``. Default:
+            ``work_dirs/<name of the last config>``.
+        progress (callable | None): Called with (round, rounds, what is done) before each part.
+        cfg_options (dict | None): Dotted keys to set in every config.
+        **options: Of :func:`cmems.apis.train`; with ``resume`` a round goes on where it was.
+
+    Returns:
+        Path: ``last.pth`` of the last round. No round is chosen by validation.
+
+    Raises:
+        InputError: A config after the first has no static labels, or what :func:`cmems.apis.train` raises.
+    """
+    loaded = [load_config(config, cfg_options) for config in configs]
+    for config, cfg in list(zip(configs, loaded, strict=True))[1:]:
+        static = cfg.train_dataloader.get("static")
+        if not static or static.get("type") != "StaticLabels":
+            raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
+    root = Path(work_dir or Path("work_dirs", Path(configs[-1]).stem))
+    given = dict(cfg_options or {})
+    for k, config in enumerate(configs, 1):
+        folder = root / f"round_{k}"
+        if progress:
+            progress(k, len(configs), f"training {config}")
+        train(config, str(folder), cfg_options=given, **options)
+        if k < len(configs):
+            if progress:
+                progress(k, len(configs), "labelling the training scans")
+            labels = root / f"labels_{k}"
+            label_training_scans(config, str(folder / "last.pth"), str(labels), given)
+            given = dict(cfg_options or {}, **{"train_dataloader.static.folder": str(labels)})
+    return root / f"round_{len(configs)}" / "last.pth"

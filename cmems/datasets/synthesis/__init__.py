@@ -1,0 +1,17 @@
+"""Ω (Eq. 1) and its parts: G changes place and shape, I the look; all batched, on the device."""
+
+from cmems.datasets.synthesis.geometric import GeometricChain, RadialShape, RandomAffine
+from cmems.datasets.synthesis.intensity import AmplitudeMix, ClassGain, MatchQuantiles, RandomGammaGain
+from cmems.datasets.synthesis.paste import ExemplarPaste, WarpedExemplar
+
+__all__ = [
+    "AmplitudeMix",
+    "ClassGain",
+    "ExemplarPaste",
+    "GeometricChain",
+    "MatchQuantiles",
+    "RadialShape",
+    "RandomAffine",
+    "RandomGammaGain",
+    "WarpedExemplar",
+]

@@ -1,0 +1,168 @@
+"""G, the geometric part of Ω: where each pixel of a synthetic image is sampled in the exemplar.
+
+A part maps the ``(n, H, W, 2)`` sampling positions of a batch, (x, y) in [-1, 1]; a list of parts acts in its order.
+"""
+
+import math
+
+import torch
+
+from cmems import geometry
+from cmems.models.perturbations.base import Perturbation
+from cmems.registry import SYNTHESIZERS
+
+
+@SYNTHESIZERS.register_module()
+class RandomAffine(Perturbation):
+    """Rotation, scale, shift, mirroring and a smooth elastic deformation; the first part of any G.
+
+    Args:
+        degrees (float): Rotation, uniform in ± this many degrees.
+        scale (tuple[float, float]): Range of the enlargement, log-uniform.
+        shift (float): Shift along each axis, uniform in ± this share of the image's side.
+        flip (float): Probability of mirroring left to right.
+        elastic (float): Standard deviation of the deformation at its control points, as a share of the image's side.
+        control_points (int): Control points along each side; between them the deformation is bicubic. Fewer points
+            reach further: with 9 an organ's border waves, with 5 its shape changes.
+    """
+
+    def __init__(self, degrees=180.0, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.0, control_points=9):
+        self.degrees, self.scale, self.shift, self.flip = degrees, scale, shift, flip
+        self.elastic, self.control_points = elastic, control_points
+
+    def draw(self, stream, n):
+        """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)``, ``shift`` ``(n, 2)``, ``flip`` ``(n,)`` bool, and
+        ``displacement`` ``(n, 2, C, C)`` (x, y) at the control points, the side of the image being 2.
+        """
+        parameters = dict(
+            angle=geometry.degrees(stream, n, self.degrees),
+            scale=torch.exp(stream.uniform(n, math.log(self.scale[0]), math.log(self.scale[1]))),
+            shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
+            flip=stream.bernoulli(n, self.flip),
+            displacement=None,
+        )
+        if self.elastic:
+            # A uniform draw of this width has the wanted standard deviation, and no far outlier that would fold space.
+            width = 2 * self.elastic * math.sqrt(3)
+            size = (n, 2, self.control_points, self.control_points)
+            parameters["displacement"] = stream.uniform(size, -width, width)
+        return parameters
+
+    def grid(self, parameters, size, labels=None, which=None):
+        """Return the ``(n, H, W, 2)`` sampling grid of drawn parameters.
+
+        Args:
+            parameters (dict): From :meth:`draw`.
+            size (tuple[int, int]): H, W.
+            labels (Tensor | None): ``(E, H, W)`` of the exemplars: about its organs' centroid each picture turns and
+                grows. Default: about the image's centre.
+            which (Tensor | None): ``(n,)`` int64, the exemplar of each sample.
+        """
+        center = None if labels is None else centroid(is_organ(labels))[which]
+        displacement = parameters["displacement"]
+        affine = {k: v for k, v in parameters.items() if k != "displacement"}
+        return geometry.grid(geometry.affine_matrices(**affine, center=center), size, displacement)
+
+
+@SYNTHESIZERS.register_module()
+class RadialShape(Perturbation):
+    """Radial change of shape about the centroid of one class, drawn per sample.
+
+    In the exemplar, about the centroid c of the class, with ρ = |x - c|: what lies at ρ' = R (ρ/R)^g appears at ρ < R;
+    beyond R nothing moves. R is ``reach`` times the class's mean distance from c, times a draw; g is log-uniform.
+    g < 1 pulls what is inside R inwards: about the left ventricle, a systolic heart (small cavity, thick wall)
+    of a diastolic one. g > 1 widens it.
+
+    Args:
+        exponent (tuple[float, float]): Range of g, log-uniform. With R at the outer wall, 0.25 leaves of a cavity of
+            0.7 R a quarter.
+        reach (float): Mean of R over the class's mean distance from its centroid.
+        spread (tuple[float, float]): Range of the factor drawn for R.
+        probability (float): Share of the samples whose shape changes.
+        classes (sequence[int]): Labels to draw from; those that an exemplar lacks are passed over.
+    """
+
+    def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
+        self.exponent, self.reach, self.spread, self.probability = exponent, reach, spread, probability
+        self.classes = tuple(classes)
+
+    def draw(self, stream, n):
+        """Draw ``choice`` ``(n,)`` in [0, 1), which class; ``factor`` of R and ``exponent`` g, ``(n,)`` each."""
+        exponent = torch.exp(stream.uniform(n, math.log(self.exponent[0]), math.log(self.exponent[1])))
+        kept = ~stream.bernoulli(n, self.probability)
+        return dict(
+            choice=stream.uniform(n),
+            factor=stream.uniform(n, *self.spread),
+            exponent=exponent.masked_fill(kept, 1),
+        )
+
+    def bend(self, sampling, parameters, labels, which):
+        """Move ``(n, H, W, 2)`` sampling positions in the frames of the exemplars, ``(E, H, W)`` labels."""
+        classes = torch.tensor(self.classes, dtype=labels.dtype, device=labels.device)
+        masks = labels[:, None] == classes[:, None, None]
+        # The place of each drawn class among those that the exemplar holds.
+        there = masks.flatten(2).any(2)[which]
+        rank = (parameters["choice"] * there.sum(1)).long() + 1
+        chosen = masks[which, ((there.cumsum(1) == rank[:, None]) & there).int().argmax(1)]
+        center = centroid(chosen)
+        radius = mean_distance(chosen, center)
+        center, reach = center[:, None, None], (self.reach * parameters["factor"] * radius)[:, None, None]
+        offset = sampling - center
+        share = (offset.square().sum(-1).sqrt() / reach).clamp(min=1e-4)
+        # ρ'/ρ = (ρ/R)^(g - 1) inside R, 1 beyond.
+        stretch = torch.where(share < 1, share ** (parameters["exponent"][:, None, None] - 1), 1)
+        return center + offset * stretch.unsqueeze(-1)
+
+
+class GeometricChain:
+    """A G of several parts: the first makes the grid, each further one bends it.
+
+    Args:
+        parts (dict | list[dict]): Their configs.
+    """
+
+    def __init__(self, parts):
+        first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]
+        self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
+
+    def __call__(self, stream, size, labels, which):
+        """Draw a change per sample and return their ``(n, H, W, 2)`` sampling grids.
+
+        Args:
+            stream (Stream): Where the parameters are drawn from.
+            size (tuple[int, int]): H, W.
+            labels (Tensor): ``(E, H, W)`` uint8 of the exemplars.
+            which (Tensor): ``(n,)`` int64, the exemplar of each sample.
+        """
+        sampling = self.first.grid(self.first.draw(stream, len(which)), size, labels, which)
+        for part in self.rest:
+            sampling = part.bend(sampling, part.draw(stream, len(which)), labels, which)
+        return sampling
+
+
+def is_organ(label):
+    """Return where a label names an organ: neither background, 0, nor unknown, 255."""
+    return (label > 0) & (label < 255)
+
+
+def centroid(masks):
+    """Return the ``(N, 2)`` centroids (x, y) of ``(N, H, W)`` bool masks, the side being 2; the centre if empty."""
+    weight = masks.to(torch.float32)
+    total = weight.sum((1, 2)).clamp(min=1)
+    x, y = _axes(masks)
+    return torch.stack([(weight.sum(1) * x).sum(1), (weight.sum(2) * y).sum(1)], 1) / total[:, None]
+
+
+def mean_distance(masks, centers):
+    """Return the ``(N,)`` mean distances of ``(N, H, W)`` bool masks' pixels from ``(N, 2)`` centres, likewise."""
+    x, y = _axes(masks)
+    across, down = x - centers[:, :1], y - centers[:, 1:]
+    distance = (across.square()[:, None, :] + down.square()[:, :, None]).sqrt()
+    return (distance * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
+
+
+def _axes(masks):
+    height, width = masks.shape[-2:]
+    x = (torch.arange(width, device=masks.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=masks.device) * 2 + 1) / height - 1
+    return x, y

@@ -1,0 +1,123 @@
+"""I, the intensity part of Ω: the look of the organs, and of what they are pasted onto."""
+
+import math
+
+import torch
+
+from cmems.models.perturbations.base import Perturbation
+from cmems.registry import SYNTHESIZERS
+
+
+@SYNTHESIZERS.register_module()
+class RandomGammaGain(Perturbation):
+    """``gain * image ** gamma``, clamped to [0, 1].
+
+    Args:
+        gamma (tuple[float, float]): Range of the exponent, log-uniform.
+        gain (tuple[float, float]): Range of the factor, uniform.
+    """
+
+    def __init__(self, gamma=(0.7, 1.5), gain=(0.7, 1.3)):
+        self.gamma, self.gain = gamma, gain
+
+    def draw(self, stream, n):
+        """Draw ``gamma`` and ``gain``, ``(n,)`` each."""
+        return dict(
+            gamma=torch.exp(stream.uniform(n, math.log(self.gamma[0]), math.log(self.gamma[1]))),
+            gain=stream.uniform(n, *self.gain),
+        )
+
+    def apply(self, images, gamma, gain):
+        """Change ``(B, C, H, W)`` images in [0, 1]."""
+        return (images.pow(gamma.view(-1, 1, 1, 1)) * gain.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+class OrganLook:
+    """A change of the exemplar's look that knows its labels and the background; drawn per sample.
+
+    It is called with the exemplar in the place where it will be pasted, before it is.
+    """
+
+    def __call__(self, images, labels, backgrounds, stream):
+        """Change images.
+
+        Args:
+            images (Tensor): ``(B, 1, H, W)`` float32 in [0, 1].
+            labels (Tensor): ``(B, H, W)`` uint8, theirs.
+            backgrounds (Tensor): ``(B, 1, H, W)`` float32 in [0, 1].
+            stream (Stream): Where the parameters are drawn from.
+
+        Returns:
+            Tensor: ``(B, 1, H, W)`` in [0, 1].
+        """
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+@SYNTHESIZERS.register_module()
+class ClassGain(OrganLook):
+    """Each class brighter or darker by a factor of its own: contrast between organs that one slice does not show.
+
+    Args:
+        width (float): The factor is exp(U(-width, width)).
+    """
+
+    def __init__(self, width=0.35):
+        self.width = width
+
+    def __call__(self, images, labels, backgrounds, stream):
+        """Multiply by class; background and unknown pixels stay."""
+        gains = torch.exp(stream.uniform((len(images), 256), -self.width, self.width))
+        gains[:, 0] = gains[:, 255] = 1
+        return (images * gains.gather(1, labels.flatten(1).long()).view_as(images)).clamp(0, 1)
+
+
+@SYNTHESIZERS.register_module()
+class MatchQuantiles(OrganLook):
+    """Draw the exemplar's grey levels towards the background's: a piecewise linear map from quantile to quantile.
+
+    Args:
+        share (tuple[float, float]): Range of how much of the way they go: 0 keeps, 1 matches.
+        quantiles (int): Points of the map.
+    """
+
+    def __init__(self, share=(0.0, 1.0), quantiles=17):
+        self.share, self.quantiles = share, quantiles
+
+    def __call__(self, images, labels, backgrounds, stream):
+        """Map the grey levels of the whole image."""
+        share = stream.uniform(len(images), *self.share).view(-1, 1)
+        points = torch.linspace(0, 1, self.quantiles, device=images.device)
+        values = images.flatten(1)
+        source, target = (torch.quantile(each.flatten(1), points, dim=1).T for each in (images, backgrounds))
+        above = torch.searchsorted(source.contiguous(), values).clamp(1, self.quantiles - 1)
+        low, high = source.gather(1, above - 1), source.gather(1, above)
+        place = ((values - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        mapped = torch.lerp(target.gather(1, above - 1), target.gather(1, above), place)
+        return torch.lerp(values, mapped, share).view_as(images).clamp(0, 1)
+
+
+@SYNTHESIZERS.register_module()
+class AmplitudeMix(OrganLook):
+    """Mix the background's low spatial frequencies into the exemplar: amplitudes mix, phases stay.
+
+    So exemplar and background share coil shading and overall contrast (Fourier domain adaptation: Yang & Soatto,
+    CVPR 2020).
+
+    Args:
+        window (float): Half side of the mixed square of frequencies, as a share of the image's side.
+        strength (tuple[float, float]): Range of the background's share in the mixture.
+        probability (float): Share of the samples that are mixed.
+    """
+
+    def __init__(self, window=0.05, strength=(0.0, 1.0), probability=0.5):
+        self.window, self.strength, self.probability = window, strength, probability
+
+    def __call__(self, images, labels, backgrounds, stream):
+        """Mix in the Fourier domain."""
+        n, (height, width) = len(images), images.shape[-2:]
+        strength = stream.uniform(n, *self.strength) * stream.bernoulli(n, self.probability)
+        ours, theirs = torch.fft.fft2(images), torch.fft.fft2(backgrounds).abs()
+        rows, columns = (torch.fft.fftfreq(side, device=images.device).abs() <= self.window for side in (height, width))
+        mixed = (rows[:, None] & columns) * strength.view(-1, 1, 1, 1)
+        amplitude = torch.lerp(ours.abs(), theirs, mixed)
+        return torch.fft.ifft2(torch.polar(amplitude, ours.angle())).real.clamp(0, 1)

@@ -1,0 +1,150 @@
+"""Ω itself: the exemplar's organs pasted onto an unlabelled background, and the exemplar changed as a whole."""
+
+import torch
+from torch.nn import functional as F
+
+from cmems import geometry
+from cmems.datasets.synthesis.geometric import GeometricChain, is_organ
+from cmems.errors import InputError
+from cmems.registry import SYNTHESIZERS
+
+UNKNOWN = 255
+
+
+@SYNTHESIZERS.register_module()
+class ExemplarPaste:
+    """Ω: paste the organs of the exemplar onto backgrounds (Eq. 1).
+
+    The organs turn and grow about their own centroid, so that they stay in the picture whatever the angle.
+
+    Args:
+        geometric (dict | list[dict]): G for the exemplar.
+        intensity (dict): I for the exemplar and, with draws of its own, for the background.
+        background_geometric (dict | None): G for the background. Default: the first part of ``geometric``.
+        organs (sequence[dict]): Further parts of I, for the exemplar alone: see
+            :class:`cmems.datasets.synthesis.intensity.OrganLook`.
+        drop (dict[int, float]): Probability, by label, that an organ is not pasted: slices show fewer organs than an
+            exemplar, which holds them all.
+        margin (int): Pixels of the exemplar's own surroundings that are pasted along; their label is background.
+        edge (float): Width, in pixels, over which what is pasted and background blend; 0 pastes hard. Labels are
+            always hard.
+        background (str): What the background's own, unlabelled organs count as: ``"zero"``, class 0, Eq. 1 read
+            literally; or ``"unknown"``, label 255 from ``ring`` pixels around the organs on, which ``Supervised`` can
+            leave out, weigh less, or leave to a teacher.
+        ring (int): Width of the known background around the organs, pixels.
+    """
+
+    def __init__(
+        self,
+        geometric,
+        intensity,
+        background_geometric=None,
+        organs=(),
+        drop=None,
+        margin=0,
+        edge=0.0,
+        background="zero",
+        ring=8,
+    ):
+        if background not in ("zero", "unknown"):
+            raise InputError(f"ExemplarPaste: background: expected 'zero' or 'unknown', got {background!r}")
+        self.geometric = GeometricChain(geometric)
+        self.background_geometric = (
+            SYNTHESIZERS.build(background_geometric) if background_geometric else self.geometric.first
+        )
+        self.intensity = SYNTHESIZERS.build(intensity)
+        self.organs = [SYNTHESIZERS.build(part) for part in organs]
+        self.drop = dict(drop or {})
+        self.margin, self.edge, self.ring = margin, edge, ring
+        self.partial = background == "unknown"
+
+    def __call__(self, exemplars, labels, backgrounds, stream):
+        """Synthesise one labelled image per background.
+
+        Args:
+            exemplars (Tensor): ``(E, 1, H, W)`` float32 in [0, 1]; of several, one is drawn for each background.
+            labels (Tensor): ``(E, H, W)`` uint8; 255 is unknown, and not pasted.
+            backgrounds (Tensor): ``(B, 1, H, W)`` float32 in [0, 1].
+            stream (Stream): Where the parameters are drawn from.
+
+        Returns:
+            tuple[Tensor, Tensor]: Images ``(B, 1, H, W)`` float32 in [0, 1] and labels ``(B, H, W)`` uint8.
+        """
+        n, size = len(backgrounds), backgrounds.shape[-2:]
+        which = choose(stream, n, len(exemplars))
+        organs = self.geometric(stream, size, labels, which)
+        look = self.intensity.draw(stream, n)
+        place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
+        background_look = self.intensity.draw(stream, n)
+
+        labels = geometry.warp_labels((labels * is_organ(labels))[which], organs)
+        pasted = geometry.warp_images(self.intensity.apply(exemplars[which], **look), organs)
+        backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, place), **background_look)
+        for k, probability in self.drop.items():
+            gone = stream.bernoulli((n, 1, 1), probability)
+            labels = labels.masked_fill(gone & (labels == k), 0)
+        for part in self.organs:
+            pasted = part(pasted, labels, backgrounds, stream)
+        share = _grown((labels > 0).unsqueeze(1).to(pasted.dtype), self.margin)
+        if self.edge:
+            share = _soften(share, self.edge)
+        images = backgrounds + share * (pasted - backgrounds)
+        if self.partial:
+            near = _grown((labels > 0).unsqueeze(1).to(pasted.dtype), self.ring).squeeze(1)
+            labels = torch.where(near > 0, labels, UNKNOWN)
+        return images, labels
+
+
+@SYNTHESIZERS.register_module()
+class WarpedExemplar:
+    """The whole exemplar, its place, shape and look changed: what surrounds its organs stays true to them.
+
+    Args:
+        geometric (dict | list[dict]): G, about the organs' centroid. What it brings in from beyond the slice is black.
+        intensity (dict): I.
+        organs (sequence[dict]): Further parts of I; their background is the exemplar itself.
+        plain (float): Share of the copies that stay as they are.
+    """
+
+    def __init__(self, geometric, intensity, organs=(), plain=0.25):
+        self.geometric, self.intensity = GeometricChain(geometric), SYNTHESIZERS.build(intensity)
+        self.organs = [SYNTHESIZERS.build(part) for part in organs]
+        self.plain = plain
+
+    def __call__(self, exemplars, labels, which, stream):
+        """Make copies: images ``(n, 1, H, W)`` float32 in [0, 1], labels ``(n, H, W)`` uint8.
+
+        Args:
+            exemplars (Tensor): ``(E, 1, H, W)`` float32 in [0, 1].
+            labels (Tensor): ``(E, H, W)`` uint8.
+            which (Tensor): ``(n,)`` int64, whose copies.
+            stream (Stream): Where the parameters are drawn from.
+        """
+        n = len(which)
+        sampling = self.geometric(stream, labels.shape[1:], labels, which)
+        look, plain = self.intensity.draw(stream, n), stream.bernoulli(n, self.plain)
+        copies, known = exemplars[which], labels[which]
+        images = geometry.warp_images(self.intensity.apply(copies, **look), sampling)
+        labels = geometry.warp_labels(known, sampling)
+        for part in self.organs:
+            images = part(images, labels, copies, stream)
+        return (
+            torch.where(plain.view(-1, 1, 1, 1), copies, images),
+            torch.where(plain.view(-1, 1, 1), known, labels),
+        )
+
+
+def choose(stream, n, exemplars):
+    """Draw one of ``exemplars`` for each of ``n`` samples, ``(n,)`` int64; of one, nothing is drawn."""
+    return torch.zeros(n, dtype=torch.int64, device=stream.device) if exemplars == 1 else stream.integers(n, exemplars)
+
+
+def _grown(share, reach):
+    """Grow a ``(B, 1, H, W)`` mask of 0 and 1 by ``reach`` pixels on each side."""
+    return F.max_pool2d(share, 2 * reach + 1, 1, reach) if reach else share
+
+
+def _soften(share, width):
+    """Blur a ``(B, 1, H, W)`` mask with a box of ``width`` pixels on each side."""
+    reach = max(1, round(width))
+    return F.avg_pool2d(share, 2 * reach + 1, 1, reach, count_include_pad=False)

@@ -1,0 +1,129 @@
+"""Clean-up of a volume's labels, for what is known of anatomy: one heart, one liver, no specks, no holes.
+
+A component changes labels on the scan's own grid, or, by ``soften``, the probabilities of neighbouring slices before.
+``model.prediction.clean`` lists them; validation, testing and predicting then show the result as ``cleaned``, beside
+the networks as they are.
+"""
+
+import math
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from cmems.errors import InputError
+from cmems.registry import POST_PROCESSORS
+
+
+class PostProcessor:
+    """A step of the clean-up; a subclass overrides what it changes."""
+
+    def soften(self, probabilities):
+        """Change ``(D, K, S, S)`` float32 probabilities of a volume's slices, on the networks' grid."""
+        return probabilities
+
+    def __call__(self, labels, spacing):
+        """Return the ``(D, H, W)`` uint8 labels changed; ``spacing`` is (slice, row, column) in mm."""
+        return labels
+
+
+@POST_PROCESSORS.register_module()
+class KeepLargest(PostProcessor):
+    """Keep the largest connected part in 3-D; everything smaller becomes background.
+
+    Args:
+        of (str): ``"foreground"``: of all classes together, where they touch each other (a heart); ``"class"``: of
+            each class.
+        classes (sequence[int] | None): Labels to look at; the others stay. Default: all.
+    """
+
+    def __init__(self, of="class", classes=None):
+        if of not in ("foreground", "class"):
+            raise InputError(f"KeepLargest: of: expected 'foreground' or 'class', got {of!r}")
+        self.of, self.classes = of, classes
+
+    def __call__(self, labels, spacing):
+        """Keep the part with most voxels; face neighbours are connected."""
+        labels = labels.copy()
+        wanted = _present(labels, self.classes)
+        for group in [wanted] if self.of == "foreground" else [[k] for k in wanted]:
+            parts, count = ndimage.label(np.isin(labels, group))
+            if count > 1:
+                largest = np.bincount(parts.ravel())[1:].argmax() + 1
+                labels[(parts > 0) & (parts != largest)] = 0
+        return labels
+
+
+@POST_PROCESSORS.register_module()
+class RemoveSmall(PostProcessor):
+    """Make every connected part of a class that is smaller than a volume background.
+
+    Args:
+        mm3 (float): The least volume that stays, in cubic millimetres.
+        classes (sequence[int] | None): Labels to look at. Default: all.
+    """
+
+    def __init__(self, mm3, classes=None):
+        if not mm3 >= 0:
+            raise InputError(f"RemoveSmall: mm3: expected a number of 0 or more, got {mm3!r}")
+        self.mm3, self.classes = mm3, classes
+
+    def __call__(self, labels, spacing):
+        """Remove by class; face neighbours are connected."""
+        labels = labels.copy()
+        for k in _present(labels, self.classes):
+            parts, _ = ndimage.label(labels == k)
+            small = np.bincount(parts.ravel()) * math.prod(spacing) < self.mm3
+            small[0] = False
+            labels[small[parts]] = 0
+        return labels
+
+
+@POST_PROCESSORS.register_module()
+class FillHoles(PostProcessor):
+    """Give background that a class encloses within a slice to that class; other classes inside it stay.
+
+    Args:
+        classes (sequence[int] | None): Labels to look at. Default: all.
+    """
+
+    def __init__(self, classes=None):
+        self.classes = classes
+
+    def __call__(self, labels, spacing):
+        """Fill slice by slice."""
+        labels = labels.copy()
+        for k in _present(labels, self.classes):
+            for plane in labels:
+                if (plane == k).any():
+                    plane[ndimage.binary_fill_holes(plane == k) & (plane == 0)] = k
+        return labels
+
+
+@POST_PROCESSORS.register_module()
+class SmoothSlices(PostProcessor):
+    """Average each slice's probabilities with its neighbours', before labels are taken.
+
+    Args:
+        neighbor (float): Weight of each neighbour against 1 for the slice itself; 0.5 is the filter 1-2-1. The first
+            and the last slice have one neighbour.
+    """
+
+    def __init__(self, neighbor=0.5):
+        if not neighbor >= 0:
+            raise InputError(f"SmoothSlices: neighbor: expected a number of 0 or more, got {neighbor!r}")
+        self.neighbor = neighbor
+
+    def soften(self, probabilities):
+        """Average along the slices."""
+        total, weight = probabilities.clone(), torch.ones(len(probabilities), 1, 1, 1, device=probabilities.device)
+        total[1:] += self.neighbor * probabilities[:-1]
+        total[:-1] += self.neighbor * probabilities[1:]
+        weight[1:] += self.neighbor
+        weight[:-1] += self.neighbor
+        return total / weight
+
+
+def _present(labels, classes):
+    found = [int(k) for k in np.unique(labels) if k]
+    return found if classes is None else [k for k in found if k in classes]

@@ -1,0 +1,149 @@
+"""From networks to a volume's labels on its own grid."""
+
+import torch
+
+from cmems import ops
+from cmems.errors import InputError
+from cmems.precision import computes_bfloat16
+from cmems.registry import POST_PROCESSORS
+
+_CHUNK = 8  # slices whose probabilities are brought to the scan's grid at once
+
+
+class Prediction:
+    """How networks label volumes; the learner's ``prediction`` config.
+
+    Args:
+        batch (int): Slices per forward; volumes share forwards.
+        views (int): Mirror images and quarter turns whose probabilities are averaged: 1, none; 4, the mirror images;
+            8, all of the square's. What W does not hold, the networks have not seen.
+        resize (str): What is brought back to the scan's grid: ``"labels"``, each pixel the nearest label, as TransUNet
+            and SSL4MIS do; or ``"probabilities"``, bilinearly, before the arg max: no staircase at the borders.
+        averaged (bool): Predict with the exponential moving average of the weights instead of the last ones.
+        clean (sequence[dict]): Post-processors, in their order. Their result is ``cleaned``, made of the ensemble, or
+            of network 1 where it is alone; the networks' own labels stay beside it.
+        bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
+    """
+
+    def __init__(self, batch=64, views=1, resize="labels", averaged=False, clean=(), bfloat16=True):
+        if views not in (1, 4, 8):
+            raise InputError(f"model.prediction.views: expected 1, 4 or 8, got {views!r}")
+        if resize not in ("labels", "probabilities"):
+            raise InputError(f"model.prediction.resize: expected 'labels' or 'probabilities', got {resize!r}")
+        self.batch, self.views, self.resize, self.averaged, self.bfloat16 = batch, views, resize, averaged, bfloat16
+        self.clean = [POST_PROCESSORS.build(step) for step in clean]
+
+    def names(self, num_networks):
+        """Name the label maps of each volume, in their order."""
+        names = [f"network_{m + 1}" for m in range(num_networks)]
+        return names + ["ensemble"] * (num_networks > 1) + ["cleaned"] * bool(self.clean)
+
+    def probabilities(self, networks, images):
+        """Predict ``(B, 1, S, S)`` slices: ``(M, B, K, S, S)`` float32, each network's mean softmax over the views."""
+        p = torch.stack([each.float().softmax(1) for each in self._logits(networks, images)])
+        if self.views == 1:
+            return p
+        parts = zip(p.chunk(self.views, 1), self._list, strict=True)
+        return sum(_undo(part, view) for part, view in parts) / self.views
+
+    @torch.no_grad()
+    def segment(self, networks, volumes):
+        """Label volumes slice by slice; the slices of all volumes share forwards.
+
+        Args:
+            networks (sequence[nn.Module]): In evaluation mode, on one device.
+            volumes (list[dict]): ``image`` ``(D, H, W)`` in [0, 1]; ``spacing`` (slice, row, column) mm; ``frame``, the
+                :class:`cmems.resize.Frame` of the prepared data set, of one size for all. With ``shape``, the scan's
+                (D, H, W), ``image`` is in the frame already, ``(D, S, S)``.
+
+        Returns:
+            list[dict[str, np.ndarray]]: By :meth:`names`: ``(D, H, W)`` uint8 on the volume's own grid.
+        """
+        device = next(networks[0].parameters()).device
+        slices = torch.cat([_square(volume, device) for volume in volumes])
+        soft = self.resize == "probabilities" or self.clean
+        answer = self._soft if soft else self._label
+        depths = [len(v["image"]) for v in volumes]
+        answers = torch.cat([answer(networks, part) for part in slices.unsqueeze(1).split(self.batch)], 1)
+        finish = self._finish_soft if soft else self._finish_labels
+        names = self.names(len(networks))
+        return [
+            dict(zip(names, finish(mine, volume), strict=True))
+            for mine, volume in zip(answers.split(depths, 1), volumes, strict=True)
+        ]
+
+    @property
+    def _list(self):
+        """List the views as (quarter turns, mirrored first)."""
+        turns = {1: [0], 4: [0, 2], 8: [0, 1, 2, 3]}[self.views]
+        return [(k, mirrored) for k in turns for mirrored in ((0, 1) if self.views > 1 else (0,))]
+
+    def _logits(self, networks, images):
+        """Return each network's logits of every view of the images, one view after the other."""
+        batch = torch.cat([torch.rot90(images.flip(3) if f else images, k, (2, 3)) for k, f in self._list])
+        # As the weights lie, which is how convolutions are fast.
+        first = next(p for p in networks[0].parameters() if p.dim() == 4)
+        channels_last = first.is_contiguous(memory_format=torch.channels_last)
+        batch = batch.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        device = images.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16 and computes_bfloat16(device)):
+            return [net(batch) for net in networks]
+
+    def _soft(self, networks, images):
+        """Return each network's probabilities, and the ensemble's behind those of M > 1."""
+        p = self.probabilities(networks, images)
+        return torch.cat([p, p.mean(0, keepdim=True)]) if len(networks) > 1 else p
+
+    def _label(self, networks, images):
+        """Label ``(B, 1, S, S)`` slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
+        if self.views == 1:
+            logits = self._logits(networks, images)
+            if ops.usable(*logits, multiple=1):
+                return ops.label(logits)
+        return _arg_max(self._soft(networks, images))
+
+    def _finish_labels(self, labels, volume):
+        shape, spacing = _shape(volume), volume["spacing"][1:]
+        grown = volume["frame"].labels_back(labels.flatten(0, 1), shape[1:], spacing)
+        return list(grown.view(len(labels), *shape).cpu().numpy())
+
+    def _finish_soft(self, probabilities, volume):
+        found = [self._to_grid(p, volume) for p in probabilities]
+        if self.clean:
+            best = probabilities[-1]
+            for step in self.clean:
+                best = step.soften(best)
+            labels = self._to_grid(best, volume)
+            for step in self.clean:
+                labels = step(labels, volume["spacing"])
+            found.append(labels)
+        return found
+
+    def _to_grid(self, probabilities, volume):
+        """Bring ``(D, K, S, S)`` probabilities to ``(D, H, W)`` labels of the volume's grid."""
+        shape, spacing, frame = _shape(volume)[1:], volume["spacing"][1:], volume["frame"]
+        if self.resize == "labels":
+            return frame.labels_back(_arg_max(probabilities), shape, spacing).cpu().numpy()
+        parts = probabilities.split(_CHUNK)  # a scan's whole probabilities may be gigabytes
+        return torch.cat([_arg_max(frame.probabilities_back(p, shape, spacing)) for p in parts]).cpu().numpy()
+
+
+def _shape(volume):
+    return tuple(volume.get("shape", volume["image"].shape))
+
+
+def _square(volume, device):
+    """Return a volume's ``(D, S, S)`` float32 slices as the networks take them."""
+    image = torch.from_numpy(volume["image"]).to(device, torch.float32)
+    image = image if "shape" in volume else volume["frame"].images(image, volume["spacing"][1:])
+    return image.clamp(0, 1)
+
+
+def _undo(maps, view):
+    """Turn ``(..., S, S)`` maps of a view back."""
+    turned = torch.rot90(maps, -view[0], (-2, -1))
+    return turned.flip(-1) if view[1] else turned
+
+
+def _arg_max(probabilities):
+    return probabilities.max(-3).indices.to(torch.uint8)  # several times faster than argmax on CPUs

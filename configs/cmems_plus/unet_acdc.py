@@ -1,0 +1,6 @@
+# CMEMS+ on ACDC at full size.
+_base_ = ["../_base_/settings/acdc_plus.py", "../_base_/methods/cmems_plus.py"]
+heart = [dict(type="KeepLargest", of="foreground"), dict(type="KeepLargest", of="class")]
+model = dict(backbone=dict(num_classes=4), prediction=dict(views=8, clean=heart))
+budget = dict(rates={3000: 1e-3, 30000: 3e-4})
+del heart

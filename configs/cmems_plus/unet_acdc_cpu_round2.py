@@ -1,0 +1,15 @@
+# CMEMS+ on ACDC, CPU-sized, second round, at finer pixels: 96x96 of 2.25 mm
+# (prepare_data.py acdc RAW data/acdc_plus_96 --spacing 2.25 --crop 96). Run both rounds by tools/rounds.py.
+_base_ = ["../_base_/settings/acdc_plus_cpu.py", "../_base_/methods/second_round.py"]
+data_root = "data/acdc_plus_96"
+train_dataloader = dict(
+    data_root=data_root,
+    static=dict(type="StaticLabels", batch_size=8, folder="work_dirs/unet_acdc_cpu_round2/labels_1"),
+)
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = dict(dataset=dict(data_root=data_root))
+heart = [dict(type="KeepLargest", of="foreground"), dict(type="KeepLargest", of="class")]
+model = dict(backbone=dict(num_classes=4), prediction=dict(views=8, clean=heart))
+train_cfg = dict(max_iters=1000, val_interval=250)
+budget = dict(rates={3000: 1e-3, 30000: 3e-4})
+del heart

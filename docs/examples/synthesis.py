@@ -1,0 +1,74 @@
+"""Draw what each part of Ω does to a phantom's exemplar: python docs/examples/synthesis.py DATA OUT.png."""
+
+import sys
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cmems.datasets.sources import TrainData
+from cmems.registry import SYNTHESIZERS
+from cmems.seeding import Stream
+from cmems.visualization.colors import class_colors
+
+EXEMPLAR = dict(case="patient004_frame01", slice=2)
+STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
+PLAIN = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
+G = dict(type="RandomAffine", degrees=180, scale=(0.7, 1.4), shift=0.12, flip=0.5)
+RADIAL = dict(type="RadialShape", classes=(3,), probability=1.0)
+PASTE = dict(type="ExemplarPaste", geometric=STILL, intensity=PLAIN, background_geometric=STILL)
+ROWS = {
+    "paste alone (Eq. 1)": PASTE,
+    "RandomAffine": dict(PASTE, geometric=G),
+    "elastic=0.04, control_points=6": dict(PASTE, geometric=dict(STILL, elastic=0.04, control_points=6)),
+    "RadialShape": dict(PASTE, geometric=[STILL, RADIAL]),
+    "ClassGain": dict(PASTE, organs=[dict(type="ClassGain", width=0.5)]),
+    "MatchQuantiles": dict(PASTE, organs=[dict(type="MatchQuantiles", share=(1, 1))]),
+    "AmplitudeMix": dict(PASTE, organs=[dict(type="AmplitudeMix", strength=(1, 1), probability=1.0)]),
+    "margin=4, edge=1": dict(PASTE, margin=4, edge=1),
+    'background="unknown", ring=8': dict(PASTE, background="unknown", ring=8),
+    "WarpedExemplar": dict(
+        type="WarpedExemplar",
+        geometric=[dict(G, elastic=0.03, control_points=6), RADIAL],
+        intensity=dict(type="RandomGammaGain", gamma=(0.6, 1.7)),
+        plain=0.0,
+    ),
+}
+COUNT = 5
+
+
+def main(data, out):
+    """Draw a row per part: the exemplar, then images that differ in their draws and backgrounds."""
+    train = TrainData(data, EXEMPLAR)
+    (image,), (label,) = train.exemplars
+    rows = torch.linspace(3, len(train.store) - 1, COUNT).long()
+    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(ROWS), COUNT + 1)
+    for (name, config), line in zip(ROWS.items(), axes, strict=True):
+        synthesizer, stream = SYNTHESIZERS.build(config), Stream(7)
+        if config["type"] == "WarpedExemplar":
+            images, labels = synthesizer(*train.exemplars, torch.zeros(COUNT, dtype=torch.int64), stream)
+        else:
+            images, labels = synthesizer(*train.exemplars, train.store[rows], stream)
+        show(line[0], image[0], label)
+        line[0].set_ylabel(name, fontsize=9)
+        for ax, each, mask in zip(line[1:], images, labels, strict=True):
+            show(ax, each[0], mask)
+    axes[0][0].set_title("exemplar", fontsize=10)
+    figure.savefig(out)
+
+
+def show(ax, image, label):
+    """Draw an image with its labels' outlines; unknown pixels are tinted."""
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1)
+    for k, rgb in enumerate(class_colors(3), 1):
+        ax.contour((label == k).float(), [0.5], colors=[tuple(c / 255 for c in rgb)], linewidths=1.2)
+    if (label == 255).any():
+        ax.imshow(torch.where(label == 255, 1.0, float("nan")), cmap="autumn", vmin=0, vmax=1, alpha=0.35)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

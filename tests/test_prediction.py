@@ -1,0 +1,185 @@
+"""Frames, views and clean-up: from the networks' squares to labels on a scan's own grid."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from cmems.apis import label_training_scans, test, train, train_rounds
+from cmems.datasets.prepare import prepare
+from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.sources import TrainData
+from cmems.errors import InputError
+from cmems.models.postprocessing import FillHoles, KeepLargest, RemoveSmall, SmoothSlices
+from cmems.registry import READERS
+from cmems.resize import Frame
+from cmems.seeding import Draws
+
+test.__test__ = False  # the command, not a test
+
+
+def blob(size=(60, 44)):
+    y, x = np.mgrid[: size[0], : size[1]]
+    return torch.from_numpy((np.hypot(y - 30, x - 20) < 9).astype(np.uint8))[None]
+
+
+@pytest.mark.parametrize("frame", [Frame(48), Frame(48, 1.5), Frame(48, 1.1), Frame(32, 2.5)])
+def test_labels_go_into_the_frame_and_come_back_where_they_were(frame):
+    label, spacing = blob(), (1.5, 1.25)
+    square = frame.labels(label, spacing)
+    assert square.shape == (1, frame.size, frame.size)
+    back = frame.labels_back(square, label.shape[1:], spacing)
+    soft = torch.nn.functional.one_hot(square.long(), 2).permute(0, 3, 1, 2).float()
+    smooth = frame.probabilities_back(soft, label.shape[1:], spacing).argmax(1)
+    for found in (back, smooth):
+        dice = 2 * ((found == 1) & (label == 1)).sum() / ((found == 1).sum() + (label == 1).sum())
+        assert dice > 0.93
+        where = [(m == 1).nonzero().float().mean(0) for m in (found, label)]
+        assert (where[0] - where[1]).abs().max() < 0.6  # pixels; the nearest of two may lie half of one aside
+
+
+def test_a_frame_keeps_pixel_size_cuts_the_middle_and_pads_with_black_and_background():
+    frame, image = Frame(40, 2.0), torch.ones(1, 60, 20)
+    found = frame.images(image, (2.0, 2.0))[0]
+    assert found[:, 10:30].min() == 1
+    assert found[:, :10].max() == found[:, 30:].max() == 0
+    outside = frame.probabilities_back(torch.full((1, 3, 40, 40), 1 / 3), (60, 20), (2.0, 2.0))
+    assert torch.equal(outside[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))  # beyond the crop
+
+
+def spots():
+    labels = np.zeros((3, 20, 20), np.uint8)
+    labels[:, 4:10, 4:10] = 1
+    labels[:, 10:13, 4:10] = 2  # touches the first
+    labels[0, 16, 16] = 2
+    labels[1:, 16:18, 0:2] = 1
+    return labels
+
+
+def test_the_largest_part_stays_of_each_class_or_of_all_together():
+    labels = spots()
+    of_class, of_all = (KeepLargest(of)(labels, (1, 1, 1)) for of in ("class", "foreground"))
+    expected = labels.copy()
+    expected[0, 16, 16] = expected[1:, 16:18, 0:2] = 0
+    assert np.array_equal(of_class, expected)
+    assert np.array_equal(of_all, expected)
+    assert np.array_equal(KeepLargest(classes=[2])(labels, (1, 1, 1))[1:], labels[1:])
+    apart = labels.copy()
+    apart[:, 10] = 0  # the classes no longer touch: as a foreground, only the larger stays
+    assert (KeepLargest("foreground")(apart, (1, 1, 1)) == 2).sum() == 0
+    assert (KeepLargest("class")(apart, (1, 1, 1)) == 2).sum() == 3 * 2 * 6
+    assert (KeepLargest()(np.zeros_like(labels), (1, 1, 1)) == 0).all()
+
+
+def test_small_parts_are_measured_in_cubic_millimetres():
+    labels = spots()
+    assert RemoveSmall(15)(labels, (10, 1, 1.5))[0, 16, 16] == 2  # one voxel of 15 mm³ is not smaller
+    assert RemoveSmall(15.1)(labels, (10, 1, 1.5))[0, 16, 16] == 0
+    assert (RemoveSmall(15.1)(labels, (10, 1, 1.5)) == 1).sum() == (labels == 1).sum()
+
+
+def test_holes_are_filled_and_other_classes_within_stay():
+    labels = np.zeros((1, 20, 20), np.uint8)
+    labels[0, 4:14, 4:14] = 1
+    labels[0, 6:10, 6:10] = 2
+    labels[0, 7, 7] = labels[0, 12, 12] = 0
+    found = FillHoles()(labels, (1, 1, 1))
+    assert (found[0, 7, 7], found[0, 12, 12]) == (1, 1)  # ring 1 encloses both, and is asked first
+    assert (found == 2).sum() == 15
+    assert FillHoles(classes=[2])(labels, (1, 1, 1))[0, 7, 7] == 2
+
+
+def test_slices_are_smoothed_by_their_neighbours():
+    p = torch.zeros(4, 2, 1, 1)
+    p[1, 1] = 1.0
+    found = SmoothSlices(0.5).soften(p)[:, 1, 0, 0]
+    torch.testing.assert_close(found, torch.tensor([1 / 3, 0.5, 0.25, 0.0]))
+
+
+@pytest.mark.parametrize("wrong", [dict(type="KeepLargest", of="organ"), dict(type="RemoveSmall", mm3=-1)])
+def test_a_clean_up_that_cannot_be_is_refused(wrong, tiny_config, tmp_path):
+    with pytest.raises(InputError, match=wrong["type"]):
+        train(tiny_config(extra=f"model['prediction'] = dict(clean=[{wrong}])\n"), str(tmp_path / "w"))
+
+
+def test_a_validation_and_a_test_show_the_networks_and_what_is_cleaned(tiny_config, tmp_path):
+    extra = "model['prediction'] = dict(resize='probabilities', averaged=True, clean=[dict(type='KeepLargest')])\n"
+    config = tiny_config(extra=extra)
+    runner = train(config, str(tmp_path / "w"))
+    metrics = test(config, str(tmp_path / "w" / "last.pth"), split="val")
+    assert {"network_1/DSC", "network_2/DSC", "ensemble/DSC", "cleaned/DSC"} <= set(metrics)
+    ema = runner.model.teachers["ema"].parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(ema, runner.model.networks.parameters(), strict=True))
+    assert list(runner.model.predictors.parameters())[0] is next(runner.model.teachers["ema"].parameters())
+
+
+def test_volumes_keep_their_grid_when_training_slices_are_cut_to_one_pixel_size(raw_acdc, tiny_config, tmp_path):
+    data = prepare(READERS.get("acdc")(raw_acdc), tmp_path / "data", size=32, workers=1, pixel=1.5)
+    assert data.frame == Frame(32, 1.5)
+    whole = prepare(READERS.get("acdc")(raw_acdc), tmp_path / "whole", size=40, workers=1)  # 40 pixels of 1.5 mm
+    assert np.array_equal(data.train_images(), whole.train_images()[:, 4:36, 4:36])
+    config = tiny_config(data=str(tmp_path / "data"))
+    train(config, str(tmp_path / "w"))
+    assert 0 <= test(config, str(tmp_path / "w" / "last.pth"), split="val")["ensemble/DSC"] <= 1
+
+
+STATIC = """
+train_dataloader["static"] = dict(type="StaticLabels", batch_size=2, folder={folder!r})
+model["objectives"] = [dict(type="Supervised", source="static", view="strong")]
+"""
+
+
+def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw_acdc, tmp_path):
+    first = tiny_config()
+    second = tiny_config(extra=STATIC.format(folder=""), name="second.py")
+    checkpoint = train_rounds([first, second], str(tmp_path / "rounds"))
+    assert checkpoint == tmp_path / "rounds" / "round_2" / "last.pth"
+    masks = sorted(p.name for p in (tmp_path / "rounds" / "labels_1").iterdir())
+    assert masks == [f"patient00{p}_frame0{f}.nii.gz" for p in (1, 2) for f in (1, 2)]
+    with pytest.raises(InputError, match="StaticLabels"):
+        train_rounds([first, first], str(tmp_path / "again"))
+
+
+def test_labels_of_training_scans_lie_on_the_scans(tiny_config, raw_acdc, tmp_path):
+    """So the next round may have another frame: here one that would take its slices at another size."""
+    config = tiny_config()
+    runner = train(config, str(tmp_path / "w"))
+    masks = label_training_scans(config, str(tmp_path / "w" / "last.pth"), str(tmp_path / "labels"))
+    mask = nib.load(masks.paths["patient001_frame01"])
+    scan = nib.load(raw_acdc / "training/patient001/patient001_frame01.nii.gz")
+    assert mask.shape == scan.shape
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+    data = PreparedDataset(runner.train_loop.data.prepared.root)
+    squares = torch.from_numpy(np.array(data.train_images()[:3])).float().unsqueeze(1)
+    expected = runner.model.eval().probabilities(squares).mean(0).argmax(1).to(torch.uint8)
+    expected = Frame(32).labels_back(expected, (40, 40), (1.5, 1.5))
+    assert (np.asarray(mask.dataobj).transpose(2, 1, 0) == expected.numpy()).mean() > 0.99
+    other = prepare(READERS.get("acdc")(raw_acdc), tmp_path / "data", size=48, workers=1, pixel=1.0)
+    static = dict(type="StaticLabels", batch_size=1, folder=str(tmp_path / "labels"))
+    assert TrainData(other.root, static=static)(Draws(0, 0))["static"]["labels"].shape == (1, 48, 48)
+
+
+def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_acdc, tmp_path):
+    data, folder, source = PreparedDataset(prepared_acdc), tmp_path / "masks", raw_acdc / "training/patient001"
+    folder.mkdir()
+    (folder / "patient001_frame02.nii.gz").write_bytes((source / "patient001_frame02_gt.nii.gz").read_bytes())
+    partly = nib.load(source / "patient001_frame01_gt.nii.gz")
+    voxels = np.array(partly.dataobj)
+    voxels[..., 0] = 255
+    nib.save(nib.Nifti1Image(voxels, partly.affine), folder / "patient001_frame01.nii")
+    serve = TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=64, folder=str(folder)))
+    batch = serve(Draws(0, 0))["static"]
+    assert batch["partial"]
+    store, rows = serve.store[torch.arange(len(serve.store))], set()
+    for image, label in zip(batch["images"], batch["labels"], strict=True):
+        (row,) = (store == image).flatten(1).all(1).nonzero()[0].tolist()
+        rows.add(row)
+        expected = torch.from_numpy(np.array(data.train_labels()[row]))
+        assert torch.equal(label, torch.full_like(expected, 255) if row == 0 else expected)
+    assert rows == set(range(6))  # of two cases, three slices each
+    nib.save(nib.Nifti1Image(np.zeros((5, 5, 3), np.uint8), np.eye(4)), folder / "patient002_frame01.nii")
+    nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.uint8), np.eye(4)), folder / "patient002_frame02.nii")
+    with pytest.raises(InputError) as error:
+        TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=1, folder=str(folder)))
+    assert "patient002_frame01.nii: expected shape (3, 40, 40)" in str(error.value)
+    assert "patient002_frame02.nii: expected labels 0 to 3, got 7" in str(error.value)

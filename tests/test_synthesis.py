@@ -1,0 +1,164 @@
+"""The parts of Ω, and what they leave unknown."""
+
+import math
+
+import pytest
+import torch
+
+from cmems.datasets.synthesis import (
+    AmplitudeMix,
+    ClassGain,
+    ExemplarPaste,
+    MatchQuantiles,
+    RadialShape,
+    RandomAffine,
+    WarpedExemplar,
+)
+from cmems.datasets.synthesis.geometric import centroid, mean_distance
+from cmems.geometry import warp_labels
+from cmems.seeding import Stream, keyed_stream
+
+STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
+SAME = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
+SIZE = 64
+
+
+def discs(*radii, size=SIZE, center=(0.0, 0.0)):
+    """Concentric discs, the innermost last: label k within ``radii[k-1]``, the side being 2."""
+    axis = (torch.arange(size) * 2 + 1) / size - 1
+    distance = torch.hypot(axis[None] - center[0], axis[:, None] - center[1])
+    label = torch.zeros(size, size, dtype=torch.uint8)
+    for k, radius in enumerate(radii, 1):
+        label[distance < radius] = k
+    return label
+
+
+def unmoved(n):
+    part = RandomAffine(0, (1, 1), 0, 0)
+    return part.grid(part.draw(Stream(0), n), (SIZE, SIZE))
+
+
+def test_a_mask_has_its_centroid_and_mean_distance():
+    masks = torch.stack([discs(0.5, center=(0.2, -0.1)) == 1, torch.zeros(SIZE, SIZE, dtype=torch.bool)])
+    centers = centroid(masks)
+    torch.testing.assert_close(centers, torch.tensor([[0.2, -0.1], [0.0, 0.0]]), atol=0.01, rtol=0)
+    # The mean distance of a disc from its centre is two thirds of its radius.
+    torch.testing.assert_close(mean_distance(masks, centers), torch.tensor([1 / 3, 0.0]), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
+def test_a_radial_shape_moves_a_border_by_its_power_law(exponent):
+    """What lies at R (ρ/R)^g appears at ρ: a border at a appears at R (a/R)^(1/g); beyond R nothing moves."""
+    label = discs(0.8, 0.3)[None]
+    part = RadialShape(classes=(2,), reach=3.0)
+    which = torch.zeros(1, dtype=torch.int64)
+    still = unmoved(1)
+    parameters = dict(choice=torch.zeros(1), factor=torch.ones(1), exponent=torch.tensor([exponent]))
+    moved = warp_labels(label, part.bend(still, parameters, label, which))
+    reach = 3.0 * float(mean_distance(label == 2, centroid(label == 2)))
+    expected = reach * (0.3 / reach) ** (1 / exponent)
+    area = (moved == 2).sum() * (2 / SIZE) ** 2
+    assert math.sqrt(area / math.pi) == pytest.approx(expected, abs=0.02)
+    assert torch.equal(moved > 0, label > 0)  # the outer border lies beyond R
+
+
+def test_a_radial_shape_passes_over_classes_that_an_exemplar_lacks():
+    labels = torch.stack([discs(0.8, 0.3), discs(0.5, center=(0.3, 0.0))])
+    part, which = RadialShape(classes=(1, 2), probability=1.0), torch.tensor([0, 1] * 16)
+    moved = warp_labels(labels[which], part.bend(unmoved(32), part.draw(Stream(3), 32), labels, which))
+    assert set(moved[1::2].unique().tolist()) == {0, 1}
+    assert (moved[0::2] == 2).sum((1, 2)).float().std() > 20  # the inner border moves about either centre
+
+
+def test_each_class_has_a_gain_of_its_own_and_the_background_none():
+    labels = discs(0.8, 0.3).expand(6, -1, -1)
+    images = torch.full((6, 1, SIZE, SIZE), 0.4)
+    found = ClassGain(width=0.5)(images, labels, images, Stream(1)).squeeze(1)
+    assert torch.equal(found[labels == 0], images.squeeze(1)[labels == 0])
+    pairs = list(zip(found, labels, strict=True))
+    gains = torch.stack([torch.stack([f[label == k].unique()[0] for k in (1, 2)]) for f, label in pairs])
+    assert all(len(f[label == 2].unique()) == 1 for f, label in pairs)
+    assert ((gains / 0.4).log().abs() <= 0.5 + 1e-5).all()
+    assert gains.std(0).min() > 0.02
+
+
+def test_matched_quantiles_are_the_backgrounds_and_share_zero_changes_nothing():
+    torch.manual_seed(0)
+    images, backgrounds = torch.rand(3, 1, 32, 32) * 0.5, torch.rand(3, 1, 32, 32) ** 2
+    labels = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    matched = MatchQuantiles(share=(1, 1), quantiles=65)(images, labels, backgrounds, Stream(1))
+    points = torch.linspace(0.05, 0.95, 7)
+    expected, found = (torch.quantile(each.flatten(1), points, dim=1) for each in (backgrounds, matched))
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    kept = MatchQuantiles(share=(0, 0))(images, labels, backgrounds, Stream(1))
+    torch.testing.assert_close(kept, images)
+    constant = MatchQuantiles(share=(1, 1))(torch.full_like(images, 0.3), labels, backgrounds, Stream(1))
+    assert constant.isfinite().all()
+
+
+def test_amplitude_mixing_takes_the_backgrounds_low_frequencies_and_the_exemplars_rest():
+    torch.manual_seed(0)
+    images, backgrounds = 0.4 + 0.1 * torch.rand(2, 1, 32, 32), 0.6 + 0.1 * torch.rand(2, 1, 32, 32)
+    labels = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    part = AmplitudeMix(window=0.0, strength=(1, 1), probability=1.0)  # the mean alone
+    found = part(images, labels, backgrounds, Stream(1))
+    means = backgrounds.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(found, images - images.mean((1, 2, 3), keepdim=True) + means, atol=1e-5, rtol=0)
+    never = AmplitudeMix(probability=0.0)(images, labels, backgrounds, Stream(1))
+    torch.testing.assert_close(never, images, atol=1e-5, rtol=0)
+
+
+def paste(**change):
+    make = ExemplarPaste(**{**dict(geometric=STILL, intensity=SAME), **change})
+    label = discs(0.5)[None]
+    return label[0], *make(label.float()[None], label, torch.zeros(3, 1, SIZE, SIZE), keyed_stream(5, torch.arange(3)))
+
+
+def test_a_margin_is_pasted_along_but_labelled_background():
+    label = discs(0.5)[None]
+    make = ExemplarPaste(geometric=STILL, intensity=SAME, margin=3)
+    images, labels = make(torch.full((1, 1, SIZE, SIZE), 0.7), label, torch.zeros(1, 1, SIZE, SIZE), Stream(1))
+    assert torch.equal(labels, label)
+    pasted = images[0, 0] > 0.5
+    assert (pasted & (label[0] == 0)).sum() > 150
+    assert pasted[SIZE // 2].sum() == (label[0, SIZE // 2] > 0).sum() + 6
+
+
+def test_an_organ_is_left_out_of_a_share_of_the_images():
+    label = discs(0.6, 0.3)[None]
+    make = ExemplarPaste(geometric=STILL, intensity=SAME, drop={1: 0.5})
+    images, labels = make((label > 0).float()[None], label, torch.zeros(40, 1, SIZE, SIZE), Stream(3))
+    there = (labels == 1).flatten(1).any(1)
+    assert 10 < there.sum() < 30
+    assert (labels == 2).flatten(1).any(1).all()
+    assert torch.equal(images[:, 0] > 0.5, labels > 0)
+
+
+def test_beyond_the_ring_the_background_is_unknown():
+    label, _, labels = paste(background="unknown", ring=4)
+    assert torch.equal(labels[0] == 1, label == 1)
+    row = labels[0, SIZE // 2]
+    assert (row == 0).sum() == 8  # four pixels on each side
+    assert (row == 255).sum() == SIZE - 8 - (row == 1).sum()
+    assert (paste()[2] < 2).all()  # Eq. 1 read literally knows every pixel
+
+
+def test_copies_of_the_exemplar_move_with_their_labels_and_some_stay_plain():
+    label = discs(0.5, center=(0.2, 0.0))[None]
+    image = (label > 0).float()[None]
+    make = WarpedExemplar(geometric=dict(type="RandomAffine", degrees=90, scale=(0.6, 1.5)), intensity=SAME, plain=0.5)
+    images, labels = make(image, label, torch.zeros(40, dtype=torch.int64), Stream(2))
+    assert ((images[:, 0] > 0.5) != (labels > 0)).float().mean() < 0.01
+    plain = (labels == label).flatten(1).all(1).float().mean()
+    assert 0.3 < plain < 0.7
+
+
+def test_of_several_exemplars_each_background_draws_one():
+    labels = torch.stack([discs(0.5), 2 * discs(0.3)])
+    images = torch.stack([torch.full((1, SIZE, SIZE), 0.9), torch.full((1, SIZE, SIZE), 0.5)])
+    make = ExemplarPaste(geometric=STILL, intensity=SAME)
+    found, drawn = make(images, labels, torch.zeros(20, 1, SIZE, SIZE), Stream(4))
+    first = (drawn == 1).flatten(1).any(1)
+    assert 4 < first.sum() < 16
+    assert (found.amax((1, 2, 3))[first] == 0.9).all()
+    assert (found.amax((1, 2, 3))[~first] == 0.5).all()
