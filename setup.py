@@ -32,6 +32,7 @@ setup(
         "matplotlib>=3.8",
         "pillow>=10",
         "rich>=13",
+        "filelock>=3.12",
         "setuptools<81",
     ],
     extras_require={
