@@ -4,13 +4,15 @@ import errno
 import functools
 import sys
 
+from cmems.engine.signals import Stopped
 from cmems.errors import InputError
 
 
 def main_guard(main):
     """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130.
 
-    So does what the file system refuses: no permission, no space, a file where a folder must be.
+    So does what the file system refuses: no permission, no space, a file where a folder must be. A training that a
+    signal ended exits with 128 and the signal's number.
     """
 
     @functools.wraps(main)
@@ -22,12 +24,15 @@ def main_guard(main):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if error.filename is None and error.errno != errno.ENOSPC:
+            if error.filename is None and error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT):
                 raise
             sys.stdout.flush()
             where = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {where}{error.strerror}", file=sys.stderr)
             sys.exit(2)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(128 + stopped.signum)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -45,6 +45,15 @@ class TrainData:
         """Return ``{source: dict(images=(B, 1, S, S) float32[, labels=(B, S, S) uint8])}``."""
         return {name: source(draws) for name, source in self.sources.items()}
 
+    def cases(self, draws):
+        """Name what the sources draw at a step: ``{source: ["case slice", ...]}``; sources that cannot tell are out."""
+        bounds = [(name, *self.prepared.case(name)["slices"]) for name in self.prepared.cases("train")]
+        return {
+            source: [f"{c} {row - start}" for row in made.drawn(draws).tolist() for c, start, end in bounds
+                     if start <= row < end]
+            for source, made in self.sources.items() if hasattr(made, "drawn")
+        }  # fmt: skip
+
 
 def load_exemplar(prepared, case, slice, device="cpu"):
     """Read the labelled slice, and nothing else of the labels.
@@ -88,6 +97,10 @@ class _Source:
         """Draw row indices below ``count``, with replacement."""
         return draws.stream("rows", type(self).__name__).integers(self.batch_size, count)
 
+    def drawn(self, draws):
+        """Return the rows ``(B,)`` of the slices that the step shows."""
+        return self.rows(draws, len(self.data.store))
+
 
 @DATASETS.register_module()
 class ExemplarSource(_Source):
@@ -96,6 +109,10 @@ class ExemplarSource(_Source):
     def __init__(self, data, batch_size):
         super().__init__(data, batch_size)
         _need_exemplar(self)
+
+    def drawn(self, draws):
+        """Return no rows: it is one slice, which the config names."""
+        return torch.empty(0, dtype=torch.int64)
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
@@ -124,6 +141,10 @@ class SyntheticSource(_Source):
 
     def __len__(self):
         return len(self.data.store) * (self.per_background or 1)
+
+    def drawn(self, draws):
+        """Return the rows ``(B,)`` of the backgrounds."""
+        return self.rows(draws, len(self)) // (self.per_background or 1)
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""

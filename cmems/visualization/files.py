@@ -11,6 +11,9 @@ def whole_file(path):
 
     Args:
         path (str | Path): Final name; missing folders are made.
+
+    Raises:
+        OSError: What the system refused; it names a file even where the system does not, as for a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,5 +23,9 @@ def whole_file(path):
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
