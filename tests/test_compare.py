@@ -232,7 +232,8 @@ def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_p
     folder = tmp_path / "cmems-0" / "A-seed0"
     folder.mkdir(parents=True)
     child = (
-        f"import fcntl, pathlib, time; h = open({str(folder / '.lock')!r}, 'w'); fcntl.flock(h, fcntl.LOCK_EX)\n"
+        f"import fcntl, pathlib, time; h = open({str(folder / '.compare.lock')!r}, 'w')\n"
+        "fcntl.flock(h, fcntl.LOCK_EX)\n"
         "print('held', flush=True); time.sleep(0.7)\n"
         f"p = pathlib.Path({str(folder / 'test_val')!r}); p.mkdir(); (p / 'metrics.json').write_text('{{}}')\n"
     )

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import sys
 
 from cmems.engine.signals import Stopped
@@ -23,6 +24,9 @@ def main_guard(main):
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:  # `| head`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + 13)
         except OSError as error:
             if error.filename is None and error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT):
                 raise

@@ -91,6 +91,7 @@ class SegmentationRunner(Runner):
         """Build MMEngine's logger and keep everything below a warning off the terminal."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
+            handler.handleError = lambda record: None  # a full disk or a closed terminal: a log is not worth a run
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
                 handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # MMEngine's own calls
