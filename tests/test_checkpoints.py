@@ -119,7 +119,7 @@ def test_a_resume_goes_on_from_the_newest_whole_checkpoint_and_says_so(made, wor
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     for name in ("last.pth", "previous.pth"):
         (work / name).write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"2 problems:.*last\.pth.*\n.*previous\.pth"):
+    with pytest.raises(InputError, match=r"2 problems:\n.*last\.pth.*\n.*previous\.pth"):
         resume(made[0], work)
 
 

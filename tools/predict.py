@@ -1,4 +1,4 @@
-"""Segment scans: python tools/predict.py configs/cmems/unet_acdc.py work_dirs/unet_acdc/best.pth SCANS OUT."""
+"""Segment scans: python tools/predict.py configs/cmems/unet_acdc.py work_dirs/cmems/unet_acdc/best.pth SCANS OUT."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Measure a checkpoint: python tools/test.py configs/cmems/unet_acdc.py work_dirs/unet_acdc/best.pth."""
+"""Measure a checkpoint: python tools/test.py configs/cmems/unet_acdc.py work_dirs/cmems/unet_acdc/best.pth."""
 
 import argparse
 

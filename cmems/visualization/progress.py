@@ -47,7 +47,7 @@ class _Lasting:
 class _Console(Console):
     @property
     def file(self):
-        return _Lasting(Console.file.fget(self))
+        return _Lasting(super().file)
 
     @file.setter
     def file(self, new):
