@@ -202,6 +202,19 @@ def test_a_work_directory_is_one_run_s(made, work, tmp_path, monkeypatch):
     assert default_work_dir("configs/cps/unet_acdc.py") == str(Path("work_dirs", "cps", "unet_acdc"))
 
 
+def test_a_run_is_made_longer_and_its_schedule_stays(made, work, tmp_path, capsys):
+    for options in ({"param_scheduler.end": 6}, {"param_scheduler.end": 100, "train_cfg.max_iters": 6}):
+        if "train_cfg.max_iters" in options:
+            assert resume(made[0], work, **options).iter == 6
+            assert "laid out for 2 steps and goes on to 6" in capsys.readouterr().out
+        else:
+            with pytest.raises(InputError, match=r"param_scheduler\.end: 100 there, 6 here"):
+                resume(made[0], work, **options)
+    ends = {"param_scheduler": dict(_delete_=True, type="PolyLR", by_epoch=False)}
+    train(made[0], str(tmp_path / "own_end"), cfg_options={**ends, "train_cfg.max_iters": 1})
+    assert resume(made[0], tmp_path / "own_end", **ends, **{"train_cfg.max_iters": 2}).iter == 2
+
+
 def test_what_was_made_already_is_said(made, work, capsys):
     resume(made[0], work, **{"train_cfg.max_iters": 2})
     assert "all steps are made already (2 of 2)" in capsys.readouterr().out

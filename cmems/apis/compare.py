@@ -146,7 +146,7 @@ def _resolve(row, path, base, dataset, exemplar, steps):
     if steps is not None:
         options["train_cfg.max_iters"] = steps
     config = copy.deepcopy(base)
-    return set_options(config, copy.deepcopy(options)), config
+    return set_options(config, options), config
 
 
 def _run(resolved, dataset, exemplar, seed, row, work_dir):

@@ -1,6 +1,7 @@
 """Reading a config, with every mistake in one readable line."""
 
 import argparse
+import copy
 import difflib
 import inspect
 import json
@@ -109,7 +110,7 @@ def set_options(config, options):
         understood[key] = value
     if "data_root" in understood:
         understood = {**{k: understood["data_root"] for k in _DATA_PLACES if _has(config, k)}, **understood}
-    config.merge_from_dict(understood)
+    config.merge_from_dict(copy.deepcopy(understood))  # which takes words out of what it merges
     for place in _DATA_PLACES if config.get("data_root") else ():
         section = _has(config, place)
         if section is not None:

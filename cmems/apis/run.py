@@ -61,9 +61,9 @@ def train(
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         cfg.pop(key, None)
     data = PreparedDataset(cfg.train_dataloader.data_root)
-    settings = run_settings(cfg, content_of(data))
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
+    settings = run_settings(cfg, content_of(data))
     _check_validation(cfg)
     with _alone(cfg.work_dir, launcher):
         if resume:
