@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, TINY
+from mmengine.runner import CheckpointLoader
 
 from cmems.apis import test as run_test
 from cmems.apis import train
@@ -75,6 +77,16 @@ def test_a_text_in_a_checkpoint_is_never_run(made, work, tmp_path):
     change(work / "previous.pth", poison)
     train(made[0], str(tmp_path / "other"), cfg_options=other)
     assert not ran.exists()
+
+
+def test_weights_that_a_config_names_are_data_too(tmp_path):
+    class Door:
+        def __reduce__(self):
+            return exec, ("raise SystemExit('ran')",)
+
+    torch.save(dict(state_dict=Door()), tmp_path / "x.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("times", [1, 64])

@@ -257,6 +257,10 @@ MISTAKES = {
     "no interval": ("default_hooks.checkpoint.interval=0", "interval: expected a positive number of steps, got 0"),
     "negative seed": ("randomness.seed=-1", "seed: expected an integer from 0 to 4294967295, got -1"),
     "data elsewhere": ("data_root=nowhere", "nowhere: no such folder"),
+    "metric to keep": (
+        "default_hooks.checkpoint.save_best=ensemble/DCS",
+        "DCS is not measured by val_evaluator; near: ",
+    ),
     "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
 }

@@ -16,6 +16,7 @@ from cmems.apis.config import count_steps, load_config, run_settings
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
 from cmems.engine.runner import told
+from cmems.engine.signals import Stopped
 from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
@@ -74,13 +75,21 @@ def train(
             torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
         runner = build_runner(cfg)
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
-        runner.train()
+        try:
+            runner.train()
+        except Stopped:
+            _leave_group(runner, launcher)
+            raise
+    _leave_group(runner, launcher)
+    return runner
+
+
+def _leave_group(runner, launcher):
+    """Leave the process group: one that outlives the interpreter may abort it, and the model's wrapper holds one."""
     if launcher != "none":
-        # A process group that outlives the interpreter may abort it; the wrapper holds one.
         runner.model = runner.model.module
         gc.collect()
         torch.distributed.destroy_process_group()
-    return runner
 
 
 def default_work_dir(config):

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader
 
 from cmems.errors import InputError
 from cmems.registry import HOOKS
@@ -300,6 +301,12 @@ def summarise(model):
     return f"{len(networks)} network(s): {kinds}"
 
 
+@CheckpointLoader.register_scheme(prefixes="", force=True)
+def _load_local(filename, map_location=None):
+    """Read what a config's ``init_cfg`` names, as plain data too: MMEngine's own leaves that to torch's version."""
+    return torch.load(filename, map_location=map_location, weights_only=True)
+
+
 @HOOKS.register_module()
 class LastBestCheckpointHook(Hook):
     """Keeps ``last.pth`` with the one before it, ``previous.pth``, and, by a validation metric, ``best.pth``.
@@ -314,6 +321,29 @@ class LastBestCheckpointHook(Hook):
     def __init__(self, interval=500, save_best="auto"):
         self.interval, self.save_best = interval, save_best
         self.best = None
+
+    def before_train(self, runner):
+        """Refuse a metric that no validation will have, before the first step.
+
+        Raises:
+            InputError: Naming those near it.
+        """
+        names = [
+            getattr(metric, "name", None) for metric in (runner.val_loop.evaluator.metrics if runner.val_loop else ())
+        ]
+        if not names or not all(names):  # a metric of one's own is known once it was computed
+            return
+        networks = len(runner.model.module.networks if is_model_wrapper(runner.model) else runner.model.networks)
+        models = ["ensemble"] * (networks > 1) + [f"network_{m}" for m in range(1, networks + 1)]
+        each = ["", *(f"_{c}" for c in runner.train_loop.data.prepared.classes)]
+        known = [f"{model}/{name}{c}" for model in models for name in names for c in each]
+        wanted = f"{models[0]}/DSC" if self.save_best == "auto" else self.save_best
+        if wanted not in known:
+            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0)
+            raise InputError(
+                f"default_hooks.checkpoint.save_best: {wanted} is not measured by val_evaluator; "
+                f"near: {', '.join(near)}"
+            )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Write ``last.pth`` where due; where a validation follows, it is written after that."""
