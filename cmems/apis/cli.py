@@ -28,7 +28,7 @@ def main_guard(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + 13)
         except OSError as error:
-            if error.filename is None and error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT):
+            if error.filename is None and error.errno != errno.ENOSPC:
                 raise
             sys.stdout.flush()
             where = "" if error.filename is None else f"{error.filename}: "

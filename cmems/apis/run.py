@@ -21,6 +21,7 @@ from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
 from cmems.visualization import say
+from cmems.visualization.files import naming
 
 
 def train(
@@ -66,7 +67,7 @@ def train(
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     settings = run_settings(cfg, content_of(data))
     _check_validation(cfg)
-    with _alone(cfg.work_dir, launcher):
+    with _alone(cfg.work_dir, launcher), naming(cfg.work_dir):
         if resume:
             _find_checkpoint(cfg)
         elif not overwrite and _rank(launcher) == 0:
@@ -211,7 +212,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
                 "val_evaluator"):  # fmt: skip
         cfg.pop(key, None)
-    with folder_lock(cfg.work_dir, "testing"):
+    with folder_lock(cfg.work_dir, "testing"), naming(cfg.work_dir):
         return build_runner(cfg).test()
 
 

@@ -147,13 +147,8 @@ class SegmentationRunner(Runner):
         super().register_default_hooks({k: hook for k, hook in hooks.items() if hook is not None or k in own})
 
     def call_hook(self, fn_name, **kwargs):
-        """Call the hooks; where a file cannot be written, the error names a path. A validation may be stopped."""
-        try:
-            super().call_hook(fn_name, **kwargs)
-        except OSError as error:
-            if error.filename is not None or error.errno is None:
-                raise
-            raise OSError(error.errno, error.strerror, self.work_dir) from error
+        """Call the hooks; between the volumes of a validation a signal may end the training."""
+        super().call_hook(fn_name, **kwargs)
         if fn_name == "after_val_iter" and hasattr(self._train_loop, "stop_if_asked"):
             self._train_loop.stop_if_asked()
 
