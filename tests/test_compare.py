@@ -4,8 +4,10 @@ import contextlib
 import copy
 import csv
 import io
+import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +199,23 @@ def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_
     assert again["failed"] == 0
     assert lines == ["tiny: 2 runs, 2 of them done"]
     assert stamp == {p: p.stat().st_mtime_ns for p in work.rglob("metrics.json")}
+
+
+def test_a_run_is_known_by_what_its_data_holds(tiny_config, prepared_acdc, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(prepared_acdc, data)
+    suite = get_suite(dict(name="x", rows=[dict(label="one", config=tiny_config(data=data))]))
+
+    def folder():
+        return plan_runs(suite, ["acdc"], [0], ["A"], tmp_path)[0]["runs"][0]["folder"]
+
+    first, manifest = folder(), json.loads((data / "manifest.json").read_text())
+    manifest["fingerprint"] = "of a second preparation of the same scans"
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert folder() == first
+    next(iter(manifest["files"].values()))["sha256"] = "of another array"
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert folder() != first
 
 
 def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
