@@ -6,6 +6,21 @@ from pathlib import Path
 
 
 @contextmanager
+def naming(path):
+    """Name a path in what the system refuses in the block, where it names none itself, as for a full disk.
+
+    Raises:
+        OSError: With a ``filename``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def whole_file(path):
     """Give a path to write to aside; when the block ends well, flush the file and give it its final name.
 
@@ -13,19 +28,16 @@ def whole_file(path):
         path (str | Path): Final name; missing folders are made.
 
     Raises:
-        OSError: What the system refused; it names a file even where the system does not, as for a full disk.
+        OSError: What the system refused; it names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        with open(part, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path):
+            yield part
+            with open(part, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

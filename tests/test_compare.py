@@ -4,8 +4,10 @@ import contextlib
 import copy
 import csv
 import io
+import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +201,23 @@ def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_
     assert stamp == {p: p.stat().st_mtime_ns for p in work.rglob("metrics.json")}
 
 
+def test_a_run_is_known_by_what_its_data_holds(tiny_config, prepared_acdc, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(prepared_acdc, data)
+    suite = get_suite(dict(name="x", rows=[dict(label="one", config=tiny_config(data=data))]))
+
+    def folder():
+        return plan_runs(suite, ["acdc"], [0], ["A"], tmp_path)[0]["runs"][0]["folder"]
+
+    first, manifest = folder(), json.loads((data / "manifest.json").read_text())
+    manifest["fingerprint"] = "of a second preparation of the same scans"
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert folder() == first
+    next(iter(manifest["files"].values()))["sha256"] = "of another array"
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert folder() != first
+
+
 def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
     config = tiny_config(
         "unet/unet_acdc.py",
@@ -232,7 +251,8 @@ def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_p
     folder = tmp_path / "cmems-0" / "A-seed0"
     folder.mkdir(parents=True)
     child = (
-        f"import fcntl, pathlib, time; h = open({str(folder / '.lock')!r}, 'w'); fcntl.flock(h, fcntl.LOCK_EX)\n"
+        f"import fcntl, pathlib, time; h = open({str(folder / '.compare.lock')!r}, 'w')\n"
+        "fcntl.flock(h, fcntl.LOCK_EX)\n"
         "print('held', flush=True); time.sleep(0.7)\n"
         f"p = pathlib.Path({str(folder / 'test_val')!r}); p.mkdir(); (p / 'metrics.json').write_text('{{}}')\n"
     )

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import os
+import sys
 from types import SimpleNamespace
 
 from rich.console import Console
@@ -129,6 +131,24 @@ def test_a_validation_line_stays_whole_beside_a_live_bar(monkeypatch):
     assert "validate" in text.getvalue()
     assert "40/40" in text.getvalue()
     assert "val DSC 0.612" in text.getvalue()
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal of ASCII, over a pipe that may lose its reader."""
+
+    def __init__(self, descriptor):
+        super().__init__(os.fdopen(descriptor, "wb", buffering=0), encoding="ascii")
+
+
+def test_a_reader_that_leaves_and_letters_that_a_terminal_lacks_end_nothing(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(sys, "stdout", Terminal(writer))
+    progress.say("first … line")
+    assert os.read(reader, 100) == b"first ? line\n"
+    os.close(reader)
+    for _ in range(3):
+        progress.say("nobody reads")
+    sys.stdout.close()
 
 
 def test_steps_per_second_do_not_count_the_validation(monkeypatch):

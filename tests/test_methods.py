@@ -76,7 +76,7 @@ def test_methods_share_data_perturbations_and_training(dataset):
         "optim_wrapper",
         "param_scheduler",
         "randomness",
-        "custom_hooks",
+        "default_hooks",
         "val_dataloader",
         "test_evaluator",
     )
@@ -153,7 +153,7 @@ def test_every_config_trains_three_steps_on_a_phantom(path, phantoms, tmp_path):
         + (f"train_dataloader['static'] = dict(folder={str(masks(data))!r})\n" if "round2" in path.stem else "")
         + "train_cfg = dict(max_iters=3)\n"
         "val_dataloader = val_cfg = val_evaluator = None\n"
-        "custom_hooks = []\n"
+        "default_hooks = dict(curves=None, panels=None, progress=None)\n"
     )
     train(str(config), str(tmp_path / "w"))
     checkpoint = torch.load(tmp_path / "w/last.pth", weights_only=True)

@@ -18,13 +18,14 @@ from cmems import ops
 from cmems.apis import budget, load_config, train
 from cmems.apis import test as run_test
 from cmems.apis.budget import fit_to_hours, fit_to_steps
-from cmems.apis.config import count_steps
+from cmems.apis.config import Texts, count_steps
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 from cmems.registry import READERS
 
 REPO = Path(__file__).parents[1]
+NO_VALIDATION = "val_dataloader = val_cfg = val_evaluator = None\n"
 
 
 def weights(path):
@@ -231,11 +232,36 @@ MISTAKES = {
         "model.objectives.2.student=weird",
         "expected one of weak, strong, strong2, feature, got 'weird'",
     ),
-    "unknown argument": ("model.backbone.depth=3", "unexpected keyword argument 'depth'"),
+    "unknown argument": ("model.backbone.depth=3", "model.backbone.depth: UNet has no such setting; did you mean"),
     "misspelt key": ("train_cgf.max_iters=3", "no 'train_cgf'; did you mean train_cfg"),
     "lonely network": ("model.num_networks=1", "needs num_networks of 2 or more"),
     "wrong classes": ("model.backbone.num_classes=9", "num_classes=9, but the data has 4: background, RV, Myo, LV"),
     "bad steps": ("train_cfg.max_iters=0", "train_cfg.max_iters: expected a positive integer, got 0"),
+    "misspelt last key": ("train_cfg.max_itres=3", "train_cfg.max_itres: MutualLearningLoop has no such setting; did"),
+    "a variable of the file": ("objectives.0.weight=2", "nothing reads it; did you mean model.objectives.0.weight?"),
+    "unknown at the top": ("data_rot=x", "--cfg-options data_rot: nothing reads it; did you mean data_root"),
+    "key of a list": ("val_evaluator.preset=nan", "'val_evaluator' is a list; expected val_evaluator.N, N from 0 to 0"),
+    "text for settings": (
+        "train_dataloader.exemplar_slice=a",
+        "expected settings, as key.name=value, or None, got 'a'",
+    ),
+    "unknown source": (
+        "train_dataloader.unlabelled=3",
+        "expected a source (a dict with a type); did you mean unlabeled",
+    ),
+    "late component": ("train_dataloader.synthetic.synthesizer.geometric.degree=1", "did you mean degrees?"),
+    "late value": ("val_dataloader.num_workers=-1", "val_dataloader or val_evaluator: num_workers"),
+    "schedule": ("param_scheduler.powr=3", "PolyLR has no such setting; did you mean power?"),
+    "text for a number": ("optim_wrapper.optimizer.lr=abc", "optimizer.lr: expected a number, got 'abc'"),
+    "negative rate": ("optim_wrapper.optimizer.lr=-1", "optim_wrapper: Invalid learning rate: -1"),
+    "text for a switch": ("model.predict_flips=yes", "model.predict_flips: expected True or False, got 'yes'"),
+    "no interval": ("default_hooks.checkpoint.interval=0", "interval: expected a positive number of steps, got 0"),
+    "negative seed": ("randomness.seed=-1", "seed: expected an integer from 0 to 4294967295, got -1"),
+    "data elsewhere": ("data_root=nowhere", "nowhere: no such folder"),
+    "metric to keep": (
+        "default_hooks.checkpoint.save_best=ensemble/DCS",
+        "DCS is not measured by val_evaluator; near: ",
+    ),
     "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
 }
@@ -244,12 +270,64 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_config_ends_in_one_message_before_any_step(mistake, tiny_config, tmp_path):
     option, expected = MISTAKES[mistake]
-    key, value = option.split("=")
-    value = int(value) if value.isdigit() else value
     with pytest.raises(InputError) as caught:
-        train(tiny_config(), str(tmp_path / "w"), cfg_options={key: value})
+        train(tiny_config(), str(tmp_path / "w"), cfg_options=Texts([option.split("=")]))
     assert expected in str(caught.value)
     assert not list((tmp_path / "w").glob("*.pth"))
+
+
+def test_what_is_typed_is_read_as_what_it_replaces():
+    typed = {
+        "val_evaluator.0.preset": "nan",
+        "train_dataloader.exemplar_slice.case": "005",
+        "data_root": "my data",
+        "model.strong": "None",
+        "optim_wrapper.optimizer.lr": "1e-4",
+        "train_dataloader.synthetic.synthesizer.intensity.gamma": "(0.5, 2)",
+    }
+    config = load_config(REPO / "configs/cmems/unet_acdc_128.py", Texts(typed))
+    assert config.val_evaluator[0].preset == "nan"
+    assert config.train_dataloader.exemplar_slice.case == "005"
+    assert config.train_dataloader.data_root == config.test_dataloader.dataset.data_root == "my data"
+    assert config.val_dataloader.dataset.data_root == "my data"
+    assert config.model.strong is None
+    assert config.optim_wrapper.optimizer.lr == 1e-4
+    assert config.train_dataloader.synthetic.synthesizer.intensity.gamma == (0.5, 2)
+
+
+def test_a_misspelt_section_of_a_config_file_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("train_cgf = dict(max_iters=3)\nmy_width = 3\n")
+    with pytest.raises(InputError, match=r"mine\.py: nothing reads 'train_cgf'; did you mean train_cfg\?"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_hooks_of_one_s_own_come_beside_those_that_training_needs(tiny_config, tmp_path):
+    runner = train(
+        tiny_config(extra='custom_hooks = [dict(type="EmptyCacheHook")]\n' + NO_VALIDATION),
+        str(tmp_path / "w"),
+        cfg_options={"train_cfg.max_iters": 1},
+    )
+    names = [type(hook).__name__ for hook in runner.hooks]
+    for name in ("EmptyCacheHook", "PreciseNormHook", "LastBestCheckpointHook", "TrainLogHook", "ProgressHook"):
+        assert name in names
+
+
+def test_validation_cases_without_labels_are_told_of_before_the_first_step(
+    tiny_config, prepared_acdc, tmp_path, capsys
+):
+    bare = tmp_path / "bare"
+    shutil.copytree(prepared_acdc, bare)
+    manifest = json.loads((bare / "manifest.json").read_text())
+    val = manifest["splits"]["val"]
+    manifest["cases"][val[0]]["labelled"] = False
+    (bare / "manifest.json").write_text(json.dumps(manifest))
+    train(tiny_config(data=bare), str(tmp_path / "a"), cfg_options={"train_cfg.max_iters": 1})
+    assert f"left out of the scores, having no label: {val[0]}\n" in capsys.readouterr().out
+    for case in val:
+        manifest["cases"][case]["labelled"] = False
+    (bare / "manifest.json").write_text(json.dumps(manifest))
+    train(tiny_config(data=bare), str(tmp_path / "b"), cfg_options={"train_cfg.max_iters": 1})
+    assert "split 'val' holds no labelled case: no validation" in capsys.readouterr().out
 
 
 def test_the_command_prints_the_message_without_a_traceback(tiny_config, tmp_path):
@@ -425,6 +503,7 @@ def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypat
     config = load_config(tiny_config())
     config.train_cfg.update(max_iters=30, val_interval=10)
     found = fit_to_hours(config, 0.05, tmp_path)
+    budget.keep_budget(found, tmp_path)
     assert found["steps"] == config.train_cfg.max_iters == (180 - 3 * 3) // 2
     monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: (1.0, 3.0))
     assert fit_to_hours(config, 0.05, tmp_path, resume=True) == found

@@ -1,9 +1,7 @@
-"""Segment scans: python tools/predict.py configs/cmems/unet_acdc.py work_dirs/unet_acdc/best.pth SCANS OUT."""
+"""Segment scans: python tools/predict.py configs/cmems/unet_acdc.py work_dirs/cmems/unet_acdc/best.pth SCANS OUT."""
 
 import argparse
 import sys
-
-from mmengine.config import DictAction
 
 from cmems.apis import predict
 from cmems.apis.cli import main_guard, said
@@ -18,7 +16,7 @@ def main():
     parser.add_argument("checkpoint", help="best.pth or last.pth")
     parser.add_argument("scans", help="a NIfTI file, or a folder of them")
     parser.add_argument("out", help="folder of the masks; those of the same names are replaced")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE")
     args = parser.parse_args()
     with counting("segmenting") as progress:
         masks = predict(args.config, args.checkpoint, args.scans, args.out, args.cfg_options, progress)

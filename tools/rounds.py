@@ -2,10 +2,9 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from cmems.apis import train_rounds
 from cmems.apis.cli import main_guard
+from cmems.apis.config import OptionsAction
 from cmems.visualization import say
 
 
@@ -16,13 +15,14 @@ def main():
         description="Train configs one after the other; each labels the training scans for the next."
     )
     parser.add_argument("configs", nargs="+", metavar="config", help="Python-file configs, the first round's first")
-    parser.add_argument("--work-dir", help="where rounds and labels go; default work_dirs/<name of the last config>")
+    parser.add_argument("--work-dir", help="where rounds and labels go; default that of the last config")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run of the same rounds was")
+    parser.add_argument("--overwrite", action="store_true", help="replace the rounds that the work directory holds")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 where the machine computes in it")
     parser.add_argument("--steps", type=int, help="train each round so many steps")
     parser.add_argument("--hours", type=float, help="give each round as many steps as fit in that time")
     parser.add_argument("--seed", type=int, help="overrides the configs'")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="of every config")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE", help="of every config")
     args = parser.parse_args()
     checkpoint = train_rounds(
         args.configs,
@@ -30,6 +30,7 @@ def main():
         lambda k, of, what: say(f"round {k} of {of}: {what}"),
         args.cfg_options,
         resume=args.resume,
+        overwrite=args.overwrite,
         amp=args.amp,
         seed=args.seed,
         steps=args.steps,

@@ -1,11 +1,10 @@
-"""Measure a checkpoint: python tools/test.py configs/cmems/unet_acdc.py work_dirs/unet_acdc/best.pth."""
+"""Measure a checkpoint: python tools/test.py configs/cmems/unet_acdc.py work_dirs/cmems/unet_acdc/best.pth."""
 
 import argparse
 
-from mmengine.config import DictAction
-
 from cmems.apis import test
 from cmems.apis.cli import main_guard
+from cmems.apis.config import OptionsAction
 
 
 @main_guard
@@ -19,7 +18,7 @@ def main():
     parser.add_argument("--show-dir", help="write overlay panels (image, reference, networks, ensemble) there")
     parser.add_argument("--out", help="folder of metrics.json and metrics.csv; default the work directory")
     parser.add_argument("--work-dir", help="where the log goes; default test_<split> beside the checkpoint")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE")
     args = parser.parse_args()
     test(
         args.config,

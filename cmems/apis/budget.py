@@ -45,13 +45,13 @@ def fit_to_steps(cfg, steps):
 def fit_to_hours(cfg, hours, work_dir, resume=False):
     """Set a config's number of steps to what this machine makes in a time, validations included.
 
-    A few steps and a validation volume are timed. What was found is kept in ``budget.json`` of the work directory; a
-    run that goes on keeps its number of steps.
+    A few steps and a validation volume are timed. A run that goes on keeps its number of steps, which
+    :func:`keep_budget` wrote.
 
     Args:
         cfg (Config): Changed in place.
         hours (float): Of training.
-        work_dir (str): Where ``budget.json`` goes.
+        work_dir (str): Where ``budget.json`` is, if any.
         resume (bool): Take what an earlier run found there.
 
     Returns:
@@ -80,9 +80,13 @@ def fit_to_hours(cfg, hours, work_dir, resume=False):
         )
     fit_to_steps(cfg, steps)
     found = dict(hours=hours, steps=steps, seconds_per_step=step, seconds_per_validation=validation)
-    with whole_file(path) as part:
-        part.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
+
+
+def keep_budget(found, work_dir):
+    """Write what :func:`fit_to_hours` found to ``budget.json``, for a run that goes on."""
+    with whole_file(Path(work_dir, "budget.json")) as part:
+        part.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _seconds(cfg):

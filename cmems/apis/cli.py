@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import os
 import sys
 
+from cmems.engine.signals import Stopped
 from cmems.errors import InputError
 
 _REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT}
@@ -12,7 +14,8 @@ _REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, er
 def main_guard(main):
     """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130.
 
-    So does what the file system refuses: no permission, no space, a file where a folder must be.
+    So does what the file system refuses: no permission, no space, a file where a folder must be. A training that a
+    signal ended exits with 128 and the signal's number.
     """
 
     @functools.wraps(main)
@@ -26,6 +29,9 @@ def main_guard(main):
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:  # `| head`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + 13)
         except OSError as error:
             if error.filename is None and error.errno not in _REFUSALS:
                 raise
@@ -33,6 +39,9 @@ def main_guard(main):
             where = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {where}{error.strerror}", file=sys.stderr)
             sys.exit(2)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(128 + stopped.signum)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

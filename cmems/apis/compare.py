@@ -1,7 +1,7 @@
 """Comparing configs: every run of a suite trained and tested as the tools do, then one report.
 
-All state is in files: a run's folder is named after what its config says, so that suites share runs, finished ones are
-skipped, killed ones go on, and a changed config is another run.
+All state is in files: a run's folder is named after what its config says and what its data holds, so that suites share
+runs, finished ones are skipped, killed ones go on, and a changed config or data set is another run.
 """
 
 import copy
@@ -20,8 +20,10 @@ from pathlib import Path
 
 from cmems.apis.config import load_config, set_options
 from cmems.apis.report import write_report
+from cmems.apis.run import content_of
 from cmems.apis.suites import exemplar_slice, get_suite
 from cmems.datasets.prepared import PreparedDataset
+from cmems.engine.checkpoint import LAST, PREVIOUS
 from cmems.errors import InputError
 from cmems.files import whole_file
 
@@ -79,7 +81,7 @@ def compare(
     plan = plan_runs(suite, datasets, seeds, exemplars, work_dir, steps)
     runs = list({run["folder"]: run for entry in plan for run in entry["runs"]}.values())
     waiting = [run for run in runs if not is_done(run)]
-    halves = [run["folder"] for run in waiting if Path(run["folder"], "last.pth").is_file()]
+    halves = [r["folder"] for r in waiting if any(Path(r["folder"], name).is_file() for name in (LAST, PREVIOUS))]
     if halves and not resume:
         raise InputError(
             f"{len(halves)} run(s) were interrupted, e.g. {halves[0]}: add --resume to go on from their last.pth, or "
@@ -144,14 +146,14 @@ def _resolve(row, path, base, dataset, exemplar, steps):
     if steps is not None:
         options["train_cfg.max_iters"] = steps
     config = copy.deepcopy(base)
-    set_options(config, copy.deepcopy(options))
-    return options, config
+    return set_options(config, options), config
 
 
 def _run(resolved, dataset, exemplar, seed, row, work_dir):
     path, base, options, config = resolved
     content = config._cfg_dict.to_dict()
-    decisive = json.dumps({k: content.get(k) for k in _DECISIVE}, sort_keys=True, default=str)
+    decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=_data_of(config))
+    decisive = json.dumps(decisive, sort_keys=True, default=str)
     digest = hashlib.sha1(decisive.encode()).hexdigest()[:8]
     mark = re.sub(r"\W+", "-", exemplar)
     folder = Path(work_dir, "runs", dataset, f"{Path(path).parent.name}-{digest}", f"{mark}-seed{seed}")
@@ -164,6 +166,17 @@ def _run(resolved, dataset, exemplar, seed, row, work_dir):
         exemplar=exemplar if row.one_slice else "-",
         seed=seed,
     )
+
+
+def _data_of(config):
+    """Return what a config's data sets hold, None for one that is not there: its run will say so."""
+    found = []
+    for root in (config.train_dataloader.get("data_root"), config.test_dataloader.dataset.get("data_root")):
+        try:
+            found.append(content_of(PreparedDataset(root)))
+        except InputError:
+            found.append(None)
+    return found
 
 
 def config_text(path, base, options, config):
@@ -253,6 +266,7 @@ def _tool(words, log, environment, lock, stop):
     command = [sys.executable, str(TOOLS / words[0]), *map(str, words[1:])]
     with open(log, "ab") as out:
         start = out.tell()
+        asked = False
         inherited = (lock,) if lock is not None and os.name == "posix" else ()
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, pass_fds=inherited)
         while True:
@@ -260,8 +274,9 @@ def _tool(words, log, environment, lock, stop):
                 code = process.wait(0.2)
                 break
             except subprocess.TimeoutExpired:
-                if stop.is_set():
-                    process.terminate()
+                if stop.is_set() and not asked:
+                    process.terminate()  # once: a training ends its step first, unless it is asked again
+                    asked = True
     if code == 0:
         return None
     with open(log, "rb") as written:
@@ -278,7 +293,7 @@ def _alone(folder, stop):
     if fcntl is None:
         yield None
         return
-    with open(folder / ".lock", "w") as handle:
+    with open(folder / ".compare.lock", "w") as handle:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

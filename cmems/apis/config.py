@@ -1,11 +1,65 @@
 """Reading a config, with every mistake in one readable line."""
 
+import argparse
+import copy
 import difflib
+import inspect
+import json
 from pathlib import Path
 
-from mmengine.config import Config
+import mmengine.registry
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
+import cmems.registry as registries
 from cmems.errors import InputError
+
+# What is read of a config once its file was: other names at its top are variables of the file.
+_READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}
+_READ |= {"find_unused_parameters", "compile", "activation_checkpointing", "efficient_conv_bn_eval", "launcher"}
+_READ -= {"cfg"}
+# Where data_root acts, unless something else is set there.
+_DATA_PLACES = ("train_dataloader.data_root", "val_dataloader.dataset.data_root", "test_dataloader.dataset.data_root")
+# Sections that are not built by a type.
+_PLAIN = {
+    "env_cfg": ("compiled_kernels", "keep_memory", "cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
+    "randomness": ("seed", "diff_rank_seed", "deterministic"),
+    "train_dataloader.exemplar_slice": ("case", "slice"),
+}
+_LOADER = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
+# What builders take for themselves, by the kind of what they build.
+_TAKEN = ((Hook, {"priority"}), (OptimWrapper, {"constructor", "paramwise_cfg"}),
+          (_ParamScheduler, {"convert_to_iter_based", "epoch_length"}))  # fmt: skip
+_MAPS = (dict, list, tuple)
+# What may stand where a value of a kind stood.
+_KINDS = (
+    (bool, bool, "True or False"),
+    ((int, float), (int, float, list, tuple), "a number"),
+    (str, (str, list, tuple), "a text"),
+    (dict, _MAPS, "settings, as key.name=value, or None"),
+    ((list, tuple), _MAPS, "a list"),
+)
+
+
+class Texts(dict):
+    """Options as they were typed: a text is read as what the config has under its key."""
+
+
+class OptionsAction(argparse.Action):
+    """Collects ``KEY=VALUE`` arguments as :class:`Texts`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Add the arguments to those before."""
+        options = Texts(getattr(namespace, self.dest, None) or {})
+        for argument in values:
+            key, equals, text = argument.partition("=")
+            if not equals or not key:
+                raise InputError(f"{option_string} {argument}: expected KEY=VALUE, e.g. train_cfg.max_iters=100")
+            options[key] = text
+        setattr(namespace, self.dest, options)
 
 
 def load_config(path, options=None):
@@ -16,7 +70,7 @@ def load_config(path, options=None):
         options (dict | None): Values to set, keys dotted: ``{"train_cfg.max_iters": 100}``.
 
     Raises:
-        InputError: No such file, a mistake in it, or an option that names no key near one that exists.
+        InputError: No such file, a mistake in it, or an option or a setting that nothing reads.
     """
     path = Path(path)
     if not path.is_file():
@@ -29,19 +83,40 @@ def load_config(path, options=None):
         raise
     except Exception as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
+    for name in config:
+        near = difflib.get_close_matches(name, _READ, n=1, cutoff=0.8)
+        if name not in _READ and near:
+            raise InputError(f"config {path}: nothing reads '{name}'; did you mean {near[0]}?")
     set_options(config, options or {})
     return config
 
 
 def set_options(config, options):
-    """Set dotted keys of a config that was read.
+    """Set dotted keys of a config that was read; ``data_root`` sets that of training, validation and test.
+
+    Returns:
+        dict: The options as they were understood, with what ``data_root`` set.
 
     Raises:
-        InputError: An option names no key near one that exists.
+        InputError: An option that nothing reads, or of another kind than what it replaces; or a setting of a component
+            that does not have it.
     """
-    for key in options:
-        _check_option(config, key)
-    config.merge_from_dict(options)
+    understood = {}
+    for key, value in options.items():
+        old = _look_up(config, key)
+        value = _read_text(value, old) if isinstance(options, Texts) else value
+        if _wanted(old, value):
+            raise InputError(f"--cfg-options {key}: expected {_wanted(old, value)}, got {value!r}")
+        understood[key] = value
+    if "data_root" in understood:
+        understood = {**{k: understood["data_root"] for k in _DATA_PLACES if _has(config, k)}, **understood}
+    config.merge_from_dict(copy.deepcopy(understood))  # which takes words out of what it merges
+    for place in _DATA_PLACES if config.get("data_root") else ():
+        section = _has(config, place)
+        if section is not None:
+            section.setdefault("data_root", config.data_root)
+    check_components(config)
+    return understood
 
 
 def count_steps(config):
@@ -62,24 +137,179 @@ def count_steps(config):
                 objective[key] = round(objective[key] * steps)
 
 
-def _check_option(config, dotted):
-    """Refuse an option whose parent does not exist: a misspelt section would be set and never read."""
+def run_settings(config, data):
+    """Return what makes a run the run it is, in plain values: networks, batches, optimiser, schedule, seed and data.
+
+    Where the data lies, how long training goes, and what watches it are left out.
+
+    Args:
+        config (Config): After :func:`count_steps`.
+        data (str): What the data set's content is known by.
+    """
+    content = config._cfg_dict.to_dict()
+    settings = {k: content.get(k) for k in ("model", "train_dataloader", "optim_wrapper", "param_scheduler")}
+    settings["train_dataloader"] = {k: v for k, v in settings["train_dataloader"].items() if k != "data_root"}
+    settings.update(seed=(content.get("randomness") or {}).get("seed"), data=data)
+    return json.loads(json.dumps(settings, default=str))
+
+
+def check_components(config):
+    """Refuse settings that no component reads.
+
+    Raises:
+        InputError: One line per setting, with the nearest that there is.
+    """
+    problems = []
+    for name, section in config.items():
+        if name in _READ and isinstance(section, _MAPS):
+            problems += _walk(name, section)
+    if problems:
+        raise InputError(problems)
+
+
+def _walk(path, node):
+    """Yield the problems of a section and of all below it."""
+    if isinstance(node, (list, tuple)):
+        for index, part in enumerate(node):
+            if isinstance(part, _MAPS):
+                yield from _walk(f"{path}.{index}", part)
+        return
+    known, what = _settings_of(path, node)
+    for key, value in node.items():
+        if known is not None and key not in known and key not in ("type", "_scope_", "_delete_"):
+            yield f"{path}.{key}: {what} has no such setting; {_nearest(key, known)}"
+        elif path == "train_dataloader" and key not in ("data_root", "exemplar_slice") and not _typed(value):
+            near = _nearest(key, {*node, "exemplar_slice"} - {key})
+            yield f"{path}.{key}: expected a source (a dict with a type); {near}"
+        elif path == "default_hooks" and value is not None and not _typed(value):
+            yield f"{path}.{key}: expected a hook (a dict with a type) or None; {_nearest(key, set(node) - {key})}"
+        elif key == "interval" and ("hooks" in path) and not (type(value) is int and value > 0):
+            yield f"{path}.interval: expected a positive number of steps, got {value!r}"
+        elif known and _wanted(known.get(key), value):
+            yield f"{path}.{key}: expected {_wanted(known[key], value)}, got {value!r}"
+        elif isinstance(value, _MAPS) and not key.endswith("_cfg"):  # what layers of mmcv take
+            yield from _walk(f"{path}.{key}", value)
+
+
+def _typed(value):
+    return isinstance(value, dict) and "type" in value
+
+
+def _settings_of(path, node):
+    """Return the names that a section may hold, with their defaults, and what it is; None where any may."""
+    if path in _PLAIN:
+        return dict.fromkeys(_PLAIN[path]), path
+    if path in ("val_dataloader", "test_dataloader"):
+        return dict.fromkeys(_LOADER), "a data loader"
+    kind = "LogProcessor" if path == "log_processor" else node.get("type")
+    if not isinstance(kind, str):
+        return None, None
+    names = [_arguments(component) for component in _components(kind.removeprefix("cmems."))]
+    if not names or None in names:
+        return None, kind
+    return {k: v for each in names for k, v in each.items()}, kind
+
+
+def _components(kind):
+    """Return what is registered under a name, in whichever registries."""
+    found = {}
+    for registry in [*vars(registries).values(), *vars(mmengine.registry).values()]:
+        if isinstance(registry, mmengine.registry.Registry):
+            registry.import_from_location()
+            found[registry.module_dict.get(kind)] = None
+    return [component for component in found if component is not None]
+
+
+def _arguments(component):
+    """Return the names that a class or function takes, with the defaults of ours, or None where it takes any."""
+    names = {}
+    for cls in inspect.getmro(component) if inspect.isclass(component) else (component,):
+        if inspect.isclass(cls) and "__init__" not in vars(cls):
+            continue
+        try:
+            parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        ours = cls.__module__.startswith("cmems.")
+        for p in parameters:
+            names.setdefault(p.name, p.default if ours and p.default is not p.empty else None)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+        # Else the rest is its parent's, as far as is known of ours and MMEngine's.
+        if not ours and not cls.__module__.startswith("mmengine."):
+            return None
+    else:
+        return None
+    names.pop("self", None)
+    for base, more in _TAKEN:
+        if inspect.isclass(component) and issubclass(component, base):
+            names.update(dict.fromkeys(more))
+    return names
+
+
+def _look_up(config, dotted):
+    """Return what a dotted key holds, or None; refuse one whose sections do not exist, or that nothing reads."""
     node, parts = config, dotted.split(".")
-    for depth, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            found = part.isdigit() and int(part) < len(node)
-            node = node[int(part)] if found else None
-            known = [str(i) for i in range(len(node or []))]
+    name = parts[0]
+    if name not in _READ and (name in config or len(parts) == 1):
+        places = [f"{k}.{dotted}" for k, v in config.items() if isinstance(v, dict) and name in v and k in _READ]
+        hint = f"did you mean {' or '.join(places)}?" if places else _nearest(dotted, _READ)
+        raise InputError(f"--cfg-options {dotted}: nothing reads it; {hint}")
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[: depth + 1])
+        if isinstance(node, (list, tuple)):
+            if not (part.isdigit() and int(part) < len(node)):
+                start = ".".join(parts[:depth])
+                raise InputError(
+                    f"--cfg-options {dotted}: '{start}' is a list; expected {start}.N, N from 0 to {len(node) - 1}"
+                )
+            node = node[int(part)]
+        elif not hasattr(node, "keys"):
+            raise InputError(f"--cfg-options {dotted}: '{'.'.join(parts[:depth])}' is {node!r}, which has no keys")
+        elif part in node:
+            node = node[part]
+        elif depth == len(parts) - 1:
+            return None
         else:
-            found = part in node
-            known = list(node)
-            node = node[part] if found else None
-        if not found:
-            near = difflib.get_close_matches(part, known, n=3)
-            where = ".".join(parts[: depth + 1])
+            near = difflib.get_close_matches(part, list(node), n=3)
             raise InputError(
                 f"--cfg-options {dotted}: the config has no '{where}'"
-                + (f"; did you mean {' or '.join(near)}?" if near else f"; it has: {', '.join(known)}")
+                + (f"; did you mean {' or '.join(near)}?" if near else f"; it has: {', '.join(node)}")
             )
-        if not hasattr(node, "__contains__") or isinstance(node, str):
-            raise InputError(f"--cfg-options {dotted}: '{'.'.join(parts[: depth + 1])}' is {node!r}, which has no keys")
+    return node
+
+
+def _has(config, dotted):
+    """Return the section that holds the last of a dotted key, if it is one that reads data, else None."""
+    node = config
+    for part in dotted.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, dict) or node is config else None
+        if node is None:
+            return None
+    reads = dotted.startswith("train") or "data_root" in node or node.get("type") == "VolumeDataset"
+    return node if reads else None
+
+
+def _read_text(text, old):
+    """Read what was typed: where the config has a text, it is one, be it ``nan``, ``005`` or a path with spaces."""
+    bare = text.strip("'\"")
+    if isinstance(old, str) and bare != "None" and not bare.startswith(("[", "(")):
+        return bare
+    try:
+        return DictAction._parse_iterable(text)
+    except AssertionError as error:
+        raise InputError(f"--cfg-options: {error}") from error
+
+
+def _wanted(old, new):
+    """Return what was expected where a value is of another kind than the one that it replaces, else None."""
+    for kind, allowed, name in _KINDS:
+        if isinstance(old, kind):
+            fits = isinstance(new, allowed) and (kind is bool or not isinstance(new, bool))
+            return None if new is None or fits else name
+    return None
+
+
+def _nearest(name, known):
+    near = difflib.get_close_matches(str(name), map(str, known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(sorted(map(str, known)))}"

@@ -1,10 +1,11 @@
 """Training in rounds: what one round's networks say of the training scans, cleaned up, labels them for the next."""
 
+import copy
 from pathlib import Path
 
 from cmems.apis.config import load_config
 from cmems.apis.predict import label_training_scans
-from cmems.apis.run import train
+from cmems.apis.run import default_work_dir, train
 from cmems.errors import InputError
 
 
@@ -14,8 +15,8 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
     Args:
         configs (sequence[str]): Paths; every config but the first has a source ``static`` (``StaticLabels``), whose
             folder is set here.
-        work_dir (str | None): Round k trains in ``round_<k>`` of it and labels into ``labels_<k>``. Default:
-            ``work_dirs/<name of the last config>``.
+        work_dir (str | None): Round k trains in ``round_<k>`` of it and labels into ``labels_<k>``. Default: that of
+            the last config.
         progress (callable | None): Called with (round, rounds, what is done) before each part.
         cfg_options (dict | None): Dotted keys to set in every config.
         **options: Of :func:`cmems.apis.train`; with ``resume`` a round goes on where it was.
@@ -31,8 +32,8 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
         static = cfg.train_dataloader.get("static")
         if not static or static.get("type") != "StaticLabels":
             raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
-    root = Path(work_dir or Path("work_dirs", Path(configs[-1]).stem))
-    given = dict(cfg_options or {})
+    root = Path(work_dir or default_work_dir(configs[-1]))
+    given = cfg_options
     for k, config in enumerate(configs, 1):
         folder = root / f"round_{k}"
         if progress:
@@ -43,5 +44,6 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
                 progress(k, len(configs), "labelling the training scans")
             labels = root / f"labels_{k}"
             label_training_scans(config, str(folder / "last.pth"), str(labels), given)
-            given = dict(cfg_options or {}, **{"train_dataloader.static.folder": str(labels)})
+            given = copy.copy(cfg_options or {})  # of its own kind: options as typed stay so
+            given["train_dataloader.static.folder"] = str(labels)
     return root / f"round_{len(configs)}" / "last.pth"

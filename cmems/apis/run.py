@@ -1,18 +1,26 @@
 """Training and testing a config."""
 
 import gc
+import hashlib
+import json
 import logging
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
 
 from cmems import ops
-from cmems.apis.budget import fit_to_hours, fit_to_steps
-from cmems.apis.config import count_steps, load_config
+from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
+from cmems.apis.config import count_steps, load_config, run_settings
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import read_checkpoint
+from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
+from cmems.engine.runner import told
+from cmems.engine.signals import Stopped
 from cmems.errors import InputError
+from cmems.files import naming
+from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
 from cmems.visualization import say
 
@@ -25,6 +33,7 @@ def train(
     seed=None,
     cfg_options=None,
     launcher="none",
+    overwrite=False,
     steps=None,
     hours=None,
 ):
@@ -32,12 +41,14 @@ def train(
 
     Args:
         config (str): Path of the config.
-        work_dir (str | None): Where logs and checkpoints go. Default: the config's, or ``work_dirs/<config name>``.
-        resume (bool): Go on from ``last.pth`` of the work directory, if there is one.
+        work_dir (str | None): Where logs and checkpoints go. Default: the config's, or
+            ``work_dirs/<folder of the config>/<name of the config>``.
+        resume (bool): Go on from the newest whole checkpoint of the work directory, if there is one.
         amp (bool): Train in bfloat16.
         seed (int | None): Overrides the config's.
         cfg_options (dict | None): Dotted keys to set.
         launcher (str): As MMEngine's: ``none``, ``pytorch``, ``slurm``, ``mpi``.
+        overwrite (bool): Replace the run that the work directory holds.
         steps (int | None): Train so many steps: validations and learning rate are fitted, see
             :func:`cmems.apis.budget.fit_to_steps`.
         hours (float | None): Train as many steps as this machine makes in that time.
@@ -46,10 +57,14 @@ def train(
         Runner: After training.
 
     Raises:
-        InputError: Something in the config, the data or the checkpoint is wrong.
+        InputError: Something in the config, the data or the checkpoint is wrong; the work directory holds a run that is
+            neither resumed nor overwritten, or another process trains there; or a number was not finite.
+        Stopped: A signal ended it, after its checkpoint was written.
     """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite: expected one of them")
     cfg = load_config(config, cfg_options)
-    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(config).stem))
+    cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
     if steps is not None and hours is not None:
         raise InputError("--steps and --hours: expected one of them, got both")
@@ -61,31 +76,120 @@ def train(
     count_steps(cfg)
     if seed is not None:
         cfg.setdefault("randomness", {})["seed"] = seed
+    _check_seed(cfg)
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
-    if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
-    for scheduler in _as_list(cfg.get("param_scheduler")):
-        scheduler.setdefault("end", cfg.train_cfg.max_iters)
-    last = Path(cfg.work_dir, "last.pth")
-    if resume and last.is_file():
-        read_checkpoint(last)
-        cfg.resume, cfg.load_from = True, str(last)
     # The test split is for tools/test.py alone: nothing of a training run may touch it.
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         cfg.pop(key, None)
-    volumes = cfg.val_dataloader.dataset if cfg.get("val_dataloader") else None
-    if volumes and volumes.type == "VolumeDataset" and not PreparedDataset(volumes.data_root).cases(volumes.split):
-        say(f"{volumes.data_root}: split '{volumes.split}' holds no case: no validation, and last.pth alone is kept")
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    runner = build_runner(cfg)
-    runner.train()
+    data = PreparedDataset(cfg.train_dataloader.data_root)
+    for scheduler in _as_list(cfg.get("param_scheduler")):
+        scheduler.setdefault("end", cfg.train_cfg.max_iters)
+    settings = run_settings(cfg, content_of(data))
+    _check_validation(cfg)
+    with _alone(cfg.work_dir, launcher), naming(cfg.work_dir):
+        if resume:
+            _find_checkpoint(cfg)
+        elif not overwrite and _rank(launcher) == 0:
+            _refuse_other_run(cfg.work_dir)
+        if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
+        if hours is not None and _rank(launcher) == 0:
+            keep_budget(found, cfg.work_dir)
+        runner = build_runner(cfg)
+        runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
+        try:
+            runner.train()
+        except Stopped:
+            _leave_group(runner, launcher)
+            raise
+    _leave_group(runner, launcher)
+    return runner
+
+
+def _leave_group(runner, launcher):
+    """Leave the process group: one that outlives the interpreter may abort it, and the model's wrapper holds one."""
     if launcher != "none":
-        # A process group that outlives the interpreter may abort it; the wrapper holds one.
         runner.model = runner.model.module
         gc.collect()
         torch.distributed.destroy_process_group()
-    return runner
+
+
+def default_work_dir(config):
+    """Return where a config trains by default: methods have files of one name, in folders of their own."""
+    path = Path(config).resolve()
+    return str(Path("work_dirs", path.parent.name, path.stem))
+
+
+def _check_seed(cfg):
+    seed = (cfg.get("randomness") or {}).get("seed")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 32):
+        raise InputError(f"seed: expected an integer from 0 to {(1 << 32) - 1}, got {seed!r}")
+
+
+def _check_validation(cfg):
+    """Find before the first step what the first validation would end at; where it cannot be, train without one."""
+    volumes = cfg.val_dataloader.dataset if cfg.get("val_dataloader") else None
+    if not volumes or volumes.type != "VolumeDataset":
+        return
+    data = PreparedDataset(volumes.data_root)
+    cases = data.cases(volumes.split)
+    bare = [case for case in cases if not data.case(case)["labelled"]]
+    where = f"{volumes.data_root}: split '{volumes.split}'"
+    if len(bare) == len(cases):
+        why = "no labelled case" if cases else "no case"
+        say(f"{where} holds {why}: no validation, and {LAST} alone is kept")
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    elif bare:
+        say(f"{where}: left out of the scores, having no label: {', '.join(bare[:5])}{' …' * (len(bare) > 5)}")
+
+
+@contextmanager
+def _alone(work_dir, launcher):
+    """Keep the work directory to this run, and free of what a killed one was writing."""
+    if _rank(launcher) != 0:
+        yield
+        return
+    with folder_lock(work_dir, "training"):
+        for part in Path(work_dir).glob(".*.pth.*.part"):
+            part.unlink(missing_ok=True)
+        yield
+
+
+def _rank(launcher):
+    """Return which of a training's processes this is, before they know each other."""
+    names = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
+    return int(os.environ.get(names.get(launcher, ""), 0))
+
+
+def _refuse_other_run(work_dir):
+    held = [name for name in (LAST, PREVIOUS, BEST) if Path(work_dir, name).is_file()]
+    if held:
+        raise InputError(
+            f"{work_dir} holds a run ({', '.join(held)}): --resume goes on with it, --overwrite replaces it, "
+            "--work-dir names another folder"
+        )
+
+
+def _find_checkpoint(cfg):
+    """Set what a resumed run goes on from, and say what is not as usual."""
+    path, problem = newest_whole(cfg.work_dir)
+    if path is None:
+        say(f"{cfg.work_dir} holds no checkpoint: training starts at step 0")
+        return
+    cfg.resume, cfg.load_from = True, str(path)
+    meta = read_checkpoint(path)["meta"]
+    steps, total = meta.get("iter"), cfg.train_cfg.max_iters
+    if path.name != LAST:
+        say(f"{problem or f'{cfg.work_dir} holds no {LAST}'}; going on from {path}, step {steps}")
+    if isinstance(steps, int) and isinstance(total, int) and steps >= total:
+        say(f"{path}: all steps are made already ({steps} of {total}); nothing is left to train")
+    laid_out = meta.get("steps", total)
+    if laid_out != total:
+        say(
+            f"{path}: the run was laid out for {laid_out} steps and goes on to {total}: the learning rate keeps the "
+            "schedule of before"
+        )
 
 
 def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, work_dir=None, cfg_options=None):
@@ -116,17 +220,28 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     if preset:
         for metric in _as_list(cfg.test_evaluator):
             metric["preset"] = preset
-    hooks = cfg.setdefault("custom_hooks", [])
-    for hook in hooks:
-        if hook["type"] == "MetricTableHook" and out:
-            hook["out"] = out
+    hooks = cfg.setdefault("default_hooks", {})
+    if out:
+        hooks["table"] = dict(hooks.get("table") or dict(type="MetricTableHook"), out=out)
     if show_dir:
-        hooks[:] = [h for h in hooks if h["type"] != "PanelHook"] + [dict(type="PanelHook", out_dir=show_dir)]
+        hooks["panels"] = dict(hooks.get("panels") or dict(type="PanelHook"), out_dir=show_dir)
+    _check_seed(cfg)
+    data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
+    cases = data.cases(split)
+    if cases and not any(data.case(case)["labelled"] for case in cases):
+        raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")
     cfg.load_from, cfg.resume = checkpoint, False
     for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
                 "val_evaluator"):  # fmt: skip
         cfg.pop(key, None)
-    return build_runner(cfg).test()
+    with folder_lock(cfg.work_dir, "testing"), naming(cfg.work_dir):
+        return build_runner(cfg).test()
+
+
+def content_of(data):
+    """Return what a prepared data set's content is known by: equal for equal slices, volumes, classes and splits."""
+    parts = {k: data.manifest[k] for k in ("files", "splits", "classes", "size")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def build_runner(cfg):
@@ -138,10 +253,8 @@ def build_runner(cfg):
     cfg.setdefault("runner_type", "SegmentationRunner")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the bits
-    try:
+    with told("config"):
         runner = RUNNERS.get(cfg.runner_type).from_cfg(cfg)
-    except TypeError as error:
-        raise InputError(f"config: {error}") from error
     print_log(f"torch {torch.__version__}, {torch.get_num_threads()} threads", "current", logging.INFO)
     if not torch.cuda.is_available():
         print_log(f"compiled kernels: {ops.why_not() or 'on'}", "current", logging.INFO)

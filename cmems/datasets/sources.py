@@ -81,6 +81,15 @@ class TrainData:
         distance = (place[:, None] - place[self.exemplar_rows]).abs().min(1).values
         return (distance <= levels + 1e-9).nonzero().squeeze(1)
 
+    def cases(self, draws):
+        """Name what the sources draw at a step: ``{source: ["case slice", ...]}``; sources that cannot tell are out."""
+        bounds = [(name, *self.prepared.case(name)["slices"]) for name in self.prepared.cases("train")]
+        return {
+            source: [f"{c} {row - start}" for row in made.drawn(draws).tolist() for c, start, end in bounds
+                     if start <= row < end]
+            for source, made in self.sources.items() if hasattr(made, "drawn")
+        }  # fmt: skip
+
 
 def load_exemplars(prepared, slices, device="cpu"):
     """Read the labelled slices, and nothing else of the labels.
@@ -141,6 +150,10 @@ class _Source:
         """Draw row indices below ``count``, with replacement."""
         return draws.stream("rows", type(self).__name__).integers(self.batch_size, count)
 
+    def drawn(self, draws):
+        """Return the rows ``(B,)`` of the slices that the step shows."""
+        return self.rows(draws, len(self.data.store))
+
 
 @DATASETS.register_module()
 class ExemplarSource(_Source):
@@ -158,6 +171,10 @@ class ExemplarSource(_Source):
         _need_exemplar(self)
         self.copies = copies and SYNTHESIZERS.build(copies)
         self.partial = bool((data.exemplars[1] == UNLABELED).any())
+
+    def drawn(self, draws):
+        """Return no rows: it is one slice, which the config names."""
+        return torch.empty(0, dtype=torch.int64)
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
@@ -194,6 +211,10 @@ class SyntheticSource(_Source):
     def __len__(self):
         backgrounds = len(self.data.store) if self.backgrounds is None else len(self.backgrounds)
         return backgrounds * (self.per_background or 1)
+
+    def drawn(self, draws):
+        """Return the rows ``(B,)`` of the backgrounds."""
+        return self.rows(draws, len(self)) // (self.per_background or 1)
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""

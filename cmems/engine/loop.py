@@ -4,7 +4,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 
 from cmems.datasets.sources import TrainData
+from cmems.engine.finite import FiniteGuard
 from cmems.engine.graph import StepGraph, why_not
+from cmems.engine.signals import Stopped, StopSignals
 from cmems.errors import InputError
 from cmems.registry import LOOPS
 from cmems.seeding import Draws
@@ -44,38 +46,69 @@ class MutualLearningLoop(IterBasedTrainLoop):
             raise InputError(problems)
         super().__init__(runner, _Batches(self), max_iters, val_begin, val_interval, dynamic_intervals)
         self.graph, self._graphed = graph, None
+        self.guard, self._signals, self._validated = FiniteGuard(runner, self.data), StopSignals(), True
 
     def batch(self, step):
         """Return what the model's ``forward`` takes at ``step``."""
         draws = Draws(self.runner.seed, step, self.runner.rank, self.data.device)
         return dict(batch=self.data(draws), draws=draws)
 
+    def go_on(self, step, validated=True):
+        """Start at ``step``, whose validation, if one is due, is ``validated`` already or comes first."""
+        self._iter, self._validated = step, validated
+
     def run(self):
-        """Train to ``max_iters`` and return the model."""
+        """Train to ``max_iters`` and return the model.
+
+        Raises:
+            InputError: A loss or a weight is not finite; the checkpoints are those of before.
+            Stopped: A signal asked for it; ``last.pth`` holds the steps that were made.
+        """
         runner = self.runner
         self._graphed = self._make_graph() if self.graph else None
-        runner.call_hook("before_train")
-        runner.call_hook("before_train_epoch")
-        while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
-            self.run_iter({} if self._graphed else self.batch(self._iter))
-            self._decide_current_val_interval()
-            if self.validation_due(self._iter):
-                runner.val_loop.run()
-        runner.call_hook("after_train_epoch")
-        runner.call_hook("after_train")
+        with self._signals:
+            runner.call_hook("before_train")
+            runner.call_hook("before_train_epoch")
+            if not self._validated and self.validation_due(self._iter):
+                self._validate()
+            while self._iter < self._max_iters and not self.stop_training:
+                runner.model.train()
+                self.run_iter({} if self._graphed else self.batch(self._iter))
+                self._decide_current_val_interval()
+                self.stop_if_asked()
+                if self.validation_due(self._iter):
+                    self._validate()
+            runner.call_hook("after_train_epoch")
+            runner.call_hook("after_train")
         return runner.model
 
     def run_iter(self, data_batch):
         """Make one step: of ``data_batch``, or captured, with what hooks put into ``data_batch``."""
-        if not self._graphed:
-            super().run_iter(data_batch)
-            return
         hook = dict(batch_idx=self._iter, data_batch=data_batch)
         self.runner.call_hook("before_train_iter", **hook)
-        outputs = self._graphed(self._iter, **data_batch)
+        if self._graphed:
+            outputs = self._graphed(self._iter, **data_batch)
+        else:
+            outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.guard.note(self._iter, outputs)
         self.runner.call_hook("after_train_iter", outputs=outputs, **hook)
         self._iter += 1
+
+    def stop_if_asked(self):
+        """End the training where a signal came, between steps or between the volumes of a validation.
+
+        Raises:
+            Stopped: After ``last.pth`` was written.
+        """
+        signum = self._signals.received
+        if signum is None:
+            return
+        self.runner.save_last(self._iter, validated=not self.validation_due(self._iter))
+        raise Stopped(signum, f"stopped after step {self._iter}; --resume goes on from {self.runner.work_dir}")
+
+    def _validate(self):
+        self.guard.check()
+        self.runner.val_loop.run()
 
     def _make_graph(self):
         reason = why_not(self.runner, self.data)

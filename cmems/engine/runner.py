@@ -1,16 +1,40 @@
 """MMEngine's Runner with a quiet terminal and checkpoints that are data."""
 
+import json
 import logging
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from mmengine.dist import master_only
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 
 from cmems import ops
-from cmems.engine.checkpoint import load_weights, read_checkpoint, replace_atomically
+from cmems.engine.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    differing,
+    load_optimizer,
+    load_schedulers,
+    load_weights,
+    read_checkpoint,
+    seal,
+)
+from cmems.engine.finite import REPORT
 from cmems.engine.memory import keep_freed_memory
+from cmems.errors import InputError
+from cmems.files import whole_file
 from cmems.registry import RUNNERS
+
+# What training needs is there whatever lists of hooks a config sets; a name set to None is left out.
+_NEEDED = dict(
+    runtime_info=dict(type="TrainLogHook"),
+    checkpoint=dict(type="LastBestCheckpointHook"),
+    precise_norm=dict(type="PreciseNormHook"),
+)
 
 
 def set_up_cpu(env_cfg):
@@ -20,13 +44,48 @@ def set_up_cpu(env_cfg):
         keep_freed_memory()
 
 
+def remove_run(work_dir, keep):
+    """Remove the checkpoints and logs of a run, all but the folder ``keep``."""
+    for name in (LAST, PREVIOUS, BEST, REPORT, "curves.png"):
+        Path(work_dir, name).unlink(missing_ok=True)
+    for folder in {path.parent for path in Path(work_dir).glob("*/vis_data")} - {Path(keep)}:
+        shutil.rmtree(folder)
+
+
+def _schedules(settings):
+    found = settings.get("param_scheduler") or []
+    return [each for each in (found if isinstance(found, list) else [found]) if isinstance(each, dict)]
+
+
+@contextmanager
+def told(section):
+    """Say what building a section of a config raises as the config's mistake, which it nearly always is.
+
+    Raises:
+        InputError: In the place of what was raised.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, ImportError,
+            NotImplementedError) as error:  # fmt: skip
+        text = (str(error).strip() or "no reason given").splitlines()[-1]
+        raise InputError(f"{section}: {text} ({type(error).__name__})") from error
+
+
 @RUNNERS.register_module()
 class SegmentationRunner(Runner):
     """A Runner whose log goes to the file, warnings alone to the terminal, and whose checkpoints load safely.
 
     ``env_cfg`` takes, besides MMEngine's keys, ``compiled_kernels`` (see :mod:`cmems.ops`) and ``keep_memory`` (see
     :func:`cmems.engine.memory.keep_freed_memory`); both are on unless they are False, and matter on CPUs alone.
+
+    Attributes:
+        settings (dict | None): What the run is made of, in plain values; kept in checkpoints, and compared with where
+            a run goes on. None: not compared.
+        starts_over (bool): Remove what an earlier run left in the work directory, right before the first step.
     """
+
+    settings, starts_over = None, False
 
     def setup_env(self, env_cfg):
         """Set up what MMEngine does, the compiled kernels and the memory."""
@@ -37,6 +96,7 @@ class SegmentationRunner(Runner):
         """Build MMEngine's logger and keep everything below a warning off the terminal."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
+            handler.handleError = lambda record: None  # a full disk or a closed terminal: a log is not worth a run
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
                 handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # MMEngine's own calls
@@ -55,12 +115,80 @@ class SegmentationRunner(Runner):
         unused = self.cfg.find_unused_parameters
         return MMDistributedDataParallel(module=model, broadcast_buffers=False, find_unused_parameters=unused)
 
-    def save_checkpoint(self, out_dir, filename, *args, **kwargs):
-        """Write a checkpoint aside, flush it, then rename it: under its name there is always a whole one."""
-        part = f".{filename}.part"
-        super().save_checkpoint(out_dir, part, *args, **kwargs)
-        if self.rank == 0:
-            replace_atomically(Path(out_dir, part), Path(out_dir, filename))
+    def build_train_loop(self, loop):
+        """Build the loop, and with it the data; raises InputError."""
+        with told("train_cfg or train_dataloader"):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop):
+        """Build the validation; raises InputError."""
+        with told("val_cfg, val_dataloader or val_evaluator"):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop):
+        """Build the test; raises InputError."""
+        with told("test_cfg, test_dataloader or test_evaluator"):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build the optimiser; raises InputError."""
+        with told("optim_wrapper"):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler):
+        """Build the schedules; raises InputError."""
+        with told("param_scheduler"):
+            return super().build_param_scheduler(scheduler)
+
+    def register_default_hooks(self, hooks=None):
+        """Register MMEngine's hooks, those that training needs, and the config's, which replace those of their name."""
+        hooks = {**_NEEDED, **(hooks or {})}
+        own = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+        super().register_default_hooks({k: hook for k, hook in hooks.items() if hook is not None or k in own})
+
+    def call_hook(self, fn_name, **kwargs):
+        """Call the hooks; between the volumes of a validation a signal may end the training."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == "after_val_iter" and hasattr(self._train_loop, "stop_if_asked"):
+            self._train_loop.stop_if_asked()
+
+    @master_only
+    def save_checkpoint(self, out_dir, filename, *args, meta=None, keep=None, **kwargs):
+        """Write a checkpoint aside, seal and flush it, then rename it: under its name there is always a whole one.
+
+        Args:
+            out_dir, filename (str): Where to.
+            meta (dict | None): Kept beside what MMEngine says of the run.
+            keep (str | None): Name for the file that it replaces.
+            *args, **kwargs: MMEngine's.
+
+        Raises:
+            InputError: A loss or a weight is not a finite number; nothing is written.
+            OSError: It cannot be written; the one before it stays.
+        """
+        guard = getattr(self.train_loop, "guard", None)
+        if guard is not None:
+            guard.check()
+        kwargs.setdefault("save_param_scheduler", self.param_schedulers is not None)
+        meta = dict(meta or {}, settings=json.dumps(self.settings), world_size=self.world_size, steps=self.max_iters)
+        if hasattr(self.optim_wrapper, "optimizer"):
+            meta["optimizer"] = type(self.optim_wrapper.optimizer).__name__
+        path = Path(out_dir, filename)
+        with whole_file(path) as part:
+            super().save_checkpoint(str(part.parent), part.name, *args, meta=meta, **kwargs)
+            seal(part)
+            if keep and path.is_file():
+                path.replace(path.with_name(keep))
+
+    def save_last(self, steps, validated=True):
+        """Write ``last.pth``, and keep the one before it as ``previous.pth``.
+
+        Args:
+            steps (int): Steps done.
+            validated (bool): Whether the validation that is due after them, if any, is done too.
+        """
+        meta = dict(epoch=0, iter=steps, validated=validated)
+        self.save_checkpoint(self.work_dir, LAST, meta=meta, keep=PREVIOUS)
 
     def load_checkpoint(self, filename, map_location="cpu", **kwargs):
         """Load all weights of a checkpoint with ``weights_only=True``.
@@ -68,9 +196,72 @@ class SegmentationRunner(Runner):
         Raises:
             InputError: The file is unusable or belongs to another config.
         """
-        checkpoint = read_checkpoint(filename, map_location)
+        return self._load(read_checkpoint(filename), filename)
+
+    def _load(self, checkpoint, path):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_weights(self.model.module if is_model_wrapper(self.model) else self.model, checkpoint, filename)
+        load_weights(self.model.module if is_model_wrapper(self.model) else self.model, checkpoint, path)
         self._has_loaded = True
-        self.logger.info(f"loaded {filename}")
+        self.logger.info(f"loaded {path}")
         return checkpoint
+
+    def resume(self, filename, resume_optimizer=True, resume_param_scheduler=True, map_location="default"):
+        """Go on from a checkpoint.
+
+        MMEngine's own evaluates the text of the config that a checkpoint carries; here a checkpoint is data.
+
+        Args:
+            filename (str): The checkpoint.
+            resume_optimizer (bool): Take the optimiser's state too.
+            resume_param_scheduler (bool): Take the schedules' states too.
+            map_location (str): Not used: everything is read to the CPU and copied from there.
+
+        Raises:
+            InputError: The file is unusable, was made by another config or from other data, or lacks a part.
+        """
+        checkpoint = read_checkpoint(filename)
+        meta = checkpoint["meta"]
+        self._check_origin(meta, filename)
+        self._load(checkpoint, filename)
+        self.train_loop.go_on(meta["iter"], bool(meta.get("validated", True)))
+        if self._randomness_cfg.get("seed") is None and isinstance(meta.get("seed"), int):
+            self._randomness_cfg["seed"] = meta["seed"]
+            self.set_randomness(**self._randomness_cfg)
+        if resume_optimizer:
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            load_optimizer(self.optim_wrapper, checkpoint, filename)
+        if resume_param_scheduler and self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            load_schedulers(self.param_schedulers, checkpoint, filename)
+        self.logger.info(f"resumed from {filename} at step {meta['iter']}")
+
+    def load_or_resume(self):
+        """Load or resume as MMEngine does; everything is built, and the first step is next."""
+        super().load_or_resume()
+        if self.starts_over:
+            remove_run(self.work_dir, keep=self.log_dir)
+
+    def _check_origin(self, meta, path):
+        """Refuse a checkpoint whose run is not the one that would go on."""
+        if not isinstance(meta.get("iter"), int) or meta["iter"] < 0:
+            raise InputError(f"checkpoint {path}: it does not tell how many steps it was made with")
+        try:
+            made = json.loads(meta.get("settings", "null"))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"checkpoint {path}: its settings are not JSON ({error})") from error
+        found = []
+        if isinstance(made, dict) and self.settings is not None:
+            for old, new in zip(_schedules(made), _schedules(self.settings), strict=False):
+                if old.get("end") == meta.get("steps") and new.get("end") == self.max_iters:
+                    old["end"] = new["end"]  # each ends with its run, which may be made longer
+            found = differing(made, self.settings)
+        if meta.get("world_size", self.world_size) != self.world_size:
+            found.append(f"processes: {meta['world_size']} there, {self.world_size} here")
+        if made is None and self._randomness_cfg.get("seed") not in (None, meta.get("seed")):
+            found.append(f"randomness.seed: {meta.get('seed')} there, {self._randomness_cfg['seed']} here")
+        if found:
+            more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+            raise InputError(
+                f"{path} was made by another config or from other data: {'; '.join(found[:4])}{more}. Go on with what "
+                "it was made with, or train into another --work-dir"
+            )

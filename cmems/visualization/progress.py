@@ -1,8 +1,9 @@
 """One console for all that CMEMS says, and the live progress on it."""
 
 import atexit
+import contextlib
+import os
 import time
-from contextlib import contextmanager
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -11,7 +12,49 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cmems.registry import HOOKS
 
-console = Console()
+
+class _Lasting:
+    """A stream that outlives its reader: after ``| head`` or a closed terminal, what is written goes nowhere.
+
+    What its encoding lacks is written as ``?``.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:
+            self._stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
+        except OSError:
+            self._let_go()
+
+    def flush(self):
+        try:
+            self._stream.flush()
+        except OSError:
+            self._let_go()
+
+    def _let_go(self):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+class _Console(Console):
+    @property
+    def file(self):
+        return _Lasting(super().file)
+
+    @file.setter
+    def file(self, new):
+        Console.file.fset(self, new)
+
+
+console = _Console()
 _REFRESH = 0.2  # seconds between redraws
 
 
@@ -20,14 +63,14 @@ def say(text):
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def counting(label):
     """Give a function of (done, total, name of the last) that draws a bar on the standard error, if that is a terminal.
 
     Args:
         label (str): What is being done.
     """
-    errors = Console(stderr=True)
+    errors = _Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                TextColumn("{task.description}", markup=False))  # fmt: skip
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:

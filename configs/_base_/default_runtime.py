@@ -10,13 +10,11 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
     checkpoint=dict(type="LastBestCheckpointHook", interval=500),
     sampler_seed=None,
+    precise_norm=dict(type="PreciseNormHook", slices=256),
+    progress=dict(type="ProgressHook"),
+    table=dict(type="MetricTableHook"),
+    panels=dict(type="PanelHook"),
+    curves=dict(type="CurvesHook"),
+    collapse=dict(type="CollapseHook"),
 )
-custom_hooks = [
-    dict(type="PreciseNormHook", slices=256),
-    dict(type="ProgressHook"),
-    dict(type="MetricTableHook"),
-    dict(type="PanelHook"),
-    dict(type="CurvesHook"),
-    dict(type="CollapseHook"),
-]
 visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])

@@ -4,12 +4,9 @@
 _base_ = "./one_slice.py"
 data_root = "data/acdc_224"
 train_dataloader = dict(
-    data_root=data_root,
     exemplar_slice=dict(case="patient005_frame01", slice=2),
     synthetic=dict(
         per_background=15,
         synthesizer=dict(geometric=dict(degrees=180, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.02)),
     ),
 )
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))

@@ -3,7 +3,6 @@
 _base_ = "./one_slice.py"
 data_root = "data/phantom_abdomen"
 train_dataloader = dict(
-    data_root=data_root,
     exemplar_slice=dict(case="case0006", slice=12),
     exemplar=dict(batch_size=4),
     synthetic=dict(
@@ -13,5 +12,3 @@ train_dataloader = dict(
     ),
     unlabeled=dict(batch_size=4),
 )
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))

@@ -4,7 +4,6 @@
 _base_ = "./one_slice.py"
 data_root = "data/phantom_cardiac"
 train_dataloader = dict(
-    data_root=data_root,
     exemplar_slice=dict(case="patient004_frame01", slice=2),
     exemplar=dict(batch_size=4),
     synthetic=dict(
@@ -17,5 +16,3 @@ train_dataloader = dict(
     ),
     unlabeled=dict(batch_size=4),
 )
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))

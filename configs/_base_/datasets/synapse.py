@@ -4,12 +4,9 @@
 _base_ = "./one_slice.py"
 data_root = "data/synapse_224"
 train_dataloader = dict(
-    data_root=data_root,
     exemplar_slice=dict(case="case0033", slice=70),
     synthetic=dict(
         per_background=10,
         synthesizer=dict(geometric=dict(degrees=20, scale=(0.8, 1.25), shift=0.05, flip=0.0, elastic=0.02)),
     ),
 )
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))

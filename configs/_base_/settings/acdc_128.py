@@ -1,10 +1,6 @@
 # CPU-sized: 128x128, six images of each source a step, bfloat16 where the machine computes in it, 1,500 steps.
 _base_ = "./acdc.py"
 data_root = "data/acdc_128"
-train_dataloader = dict(
-    data_root=data_root, exemplar=dict(batch_size=6), synthetic=dict(batch_size=6), unlabeled=dict(batch_size=6)
-)
-val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))
+train_dataloader = dict(exemplar=dict(batch_size=6), synthetic=dict(batch_size=6), unlabeled=dict(batch_size=6))
 optim_wrapper = dict(type="AutocastOptimWrapper")
 train_cfg = dict(max_iters=1500, val_interval=250)
