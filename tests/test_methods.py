@@ -132,9 +132,10 @@ def masks(data):
     folder = data.parent / f"{data.name}_masks"
     folder.mkdir(exist_ok=True)
     for case in PreparedDataset(data).cases("train"):
-        mask = np.zeros(PreparedDataset(data).case(case)["shape"][::-1], np.uint8)
+        entry = PreparedDataset(data).case(case)
+        mask = np.zeros(entry["shape"][::-1], np.uint8)
         mask[10:20, 10:20] = 1
-        nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / f"{case}.nii.gz")
+        nib.save(nib.Nifti1Image(mask, np.asarray(entry["affine"])), folder / f"{case}.nii.gz")
     return folder
 
 

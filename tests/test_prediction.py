@@ -178,7 +178,7 @@ def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_ac
         assert torch.equal(label, torch.full_like(expected, 255) if row == 0 else expected)
     assert rows == set(range(6))  # of two cases, three slices each
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 3), np.uint8), np.eye(4)), folder / "patient002_frame01.nii")
-    nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.uint8), np.eye(4)), folder / "patient002_frame02.nii")
+    nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.uint8), partly.affine), folder / "patient002_frame02.nii")
     with pytest.raises(InputError) as error:
         TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=1, folder=str(folder)))
     assert "patient002_frame01.nii: expected shape (3, 40, 40)" in str(error.value)

@@ -5,6 +5,7 @@ import sys
 
 from cmems.apis import predict
 from cmems.apis.cli import main_guard, said
+from cmems.apis.config import OptionsAction
 from cmems.visualization.progress import counting
 
 

@@ -1,5 +1,5 @@
-# CPU-sized: 64x64 pixels of 3.25 mm (prepare_data.py acdc RAW data/acdc_plus_64 --spacing 3.25 --crop 64), four images of
-# each of two sources a step, bfloat16 where the machine computes in it.
+# CPU-sized: 64x64 pixels of 3.25 mm (prepare_data.py acdc RAW data/acdc_plus_64 --spacing 3.25 --crop 64), four images
+# of each of two sources a step, bfloat16 where the machine computes in it.
 _base_ = "./acdc_plus.py"
 data_root = "data/acdc_plus_64"
 train_dataloader = dict(
