@@ -14,6 +14,7 @@ import torch
 from conftest import REPO, TINY
 from mmengine.runner import CheckpointLoader
 
+from cmems import files
 from cmems.apis import test as run_test
 from cmems.apis import train
 from cmems.apis.cli import main_guard
@@ -24,7 +25,6 @@ from cmems.engine.loop import MutualLearningLoop
 from cmems.engine.signals import Stopped
 from cmems.errors import InputError
 from cmems.locks import folder_lock
-from cmems.visualization import files
 
 NO_VALIDATION = "val_dataloader = val_cfg = val_evaluator = None\n"
 

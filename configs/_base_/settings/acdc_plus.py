@@ -4,7 +4,7 @@
 _base_ = "./acdc.py"
 data_root = "data/acdc_plus"
 affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
-radial = dict(type="RadialShape", classes=(1, 2, 2), exponent=(0.22, 1.8), reach=1.3, spread=(0.85, 1.5))
+radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.22, 1.8), reach=1.3, spread=(0.85, 1.5))
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
 train_dataloader = dict(
     data_root=data_root,
