@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -89,3 +90,12 @@ def tiny_config(tmp_path, prepared_acdc):
         return str(path)
 
     return write
+
+
+def unlabel(root, cases):
+    """Make volumes of a prepared data set unlabelled."""
+    manifest = json.loads((root / "manifest.json").read_text())
+    for case in cases:
+        manifest["cases"][case]["labelled"] = False
+        manifest["files"].pop(f"volumes/{case}_label.npy", None)
+    (root / "manifest.json").write_text(json.dumps(manifest))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, TINY
+from conftest import REPO, TINY, unlabel
 from mmengine.runner import CheckpointLoader
 
 from cmems import files
@@ -19,6 +19,7 @@ from cmems.apis import test as run_test
 from cmems.apis import train
 from cmems.apis.cli import main_guard
 from cmems.apis.run import default_work_dir
+from cmems.datasets.prepared import PreparedDataset
 from cmems.engine import checkpoint as checkpoints
 from cmems.engine.checkpoint import newest_whole, read_checkpoint, seal
 from cmems.engine.loop import MutualLearningLoop
@@ -345,10 +346,7 @@ def test_testing_refuses_weights_that_are_none_and_a_split_without_labels(made, 
         run_test(made[0], str(work / "last.pth"))
     bare = tmp_path / "bare"
     shutil.copytree(prepared_acdc, bare)
-    manifest = json.loads((bare / "manifest.json").read_text())
-    for case in manifest["cases"].values():
-        case["labelled"] = case["labelled"] and case["split"] == "train"
-    (bare / "manifest.json").write_text(json.dumps(manifest))
+    unlabel(bare, [*PreparedDataset(bare).cases("val"), *PreparedDataset(bare).cases("test")])
     with pytest.raises(InputError, match="no case of split 'test' is labelled"):
         run_test(made[0], str(made[1] / "last.pth"), cfg_options={"data_root": str(bare)})
 

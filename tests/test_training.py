@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import unlabel
 
 from cmems import ops
 from cmems.apis import budget, load_config, train
@@ -254,7 +255,7 @@ MISTAKES = {
     "schedule": ("param_scheduler.powr=3", "PolyLR has no such setting; did you mean power?"),
     "text for a number": ("optim_wrapper.optimizer.lr=abc", "optimizer.lr: expected a number, got 'abc'"),
     "negative rate": ("optim_wrapper.optimizer.lr=-1", "optim_wrapper: Invalid learning rate: -1"),
-    "text for a switch": ("model.predict_flips=yes", "model.predict_flips: expected True or False, got 'yes'"),
+    "text for a switch": ("model.batch_views=yes", "model.batch_views: expected True or False, got 'yes'"),
     "no interval": ("default_hooks.checkpoint.interval=0", "interval: expected a positive number of steps, got 0"),
     "negative seed": ("randomness.seed=-1", "seed: expected an integer from 0 to 4294967295, got -1"),
     "data elsewhere": ("data_root=nowhere", "nowhere: no such folder"),
@@ -317,15 +318,11 @@ def test_validation_cases_without_labels_are_told_of_before_the_first_step(
 ):
     bare = tmp_path / "bare"
     shutil.copytree(prepared_acdc, bare)
-    manifest = json.loads((bare / "manifest.json").read_text())
-    val = manifest["splits"]["val"]
-    manifest["cases"][val[0]]["labelled"] = False
-    (bare / "manifest.json").write_text(json.dumps(manifest))
+    val = PreparedDataset(bare).cases("val")
+    unlabel(bare, val[:1])
     train(tiny_config(data=bare), str(tmp_path / "a"), cfg_options={"train_cfg.max_iters": 1})
     assert f"left out of the scores, having no label: {val[0]}\n" in capsys.readouterr().out
-    for case in val:
-        manifest["cases"][case]["labelled"] = False
-    (bare / "manifest.json").write_text(json.dumps(manifest))
+    unlabel(bare, val)
     train(tiny_config(data=bare), str(tmp_path / "b"), cfg_options={"train_cfg.max_iters": 1})
     assert "split 'val' holds no labelled case: no validation" in capsys.readouterr().out
 
@@ -428,7 +425,8 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(20_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print([faults() for _ in range(4)][-1])
+torch.zeros(40_000_000)  # freed, it holds what follows wherever small allocations fall
+print(min(faults() for _ in range(6)))  # the system may take idle pages by itself
 """
     kept, returned = (run("-c", code, mode).stdout.strip() for mode in ("keep", "return"))
     if kept == "no glibc":

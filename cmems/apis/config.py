@@ -167,6 +167,10 @@ def check_components(config):
         raise InputError(problems)
 
 
+# What a train_dataloader has beside its sources.
+_DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases")
+
+
 def _walk(path, node):
     """Yield the problems of a section and of all below it."""
     if isinstance(node, (list, tuple)):
@@ -178,8 +182,8 @@ def _walk(path, node):
     for key, value in node.items():
         if known is not None and key not in known and key not in ("type", "_scope_", "_delete_"):
             yield f"{path}.{key}: {what} has no such setting; {_nearest(key, known)}"
-        elif path == "train_dataloader" and key not in ("data_root", "exemplar_slice") and not _typed(value):
-            near = _nearest(key, {*node, "exemplar_slice"} - {key})
+        elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
+            near = _nearest(key, {*node, *_DATA_SETTINGS} - {key})
             yield f"{path}.{key}: expected a source (a dict with a type); {near}"
         elif path == "default_hooks" and value is not None and not _typed(value):
             yield f"{path}.{key}: expected a hook (a dict with a type) or None; {_nearest(key, set(node) - {key})}"
