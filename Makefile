@@ -8,7 +8,7 @@ demo: .venv/ready
 	@$(BIN)/python tools/demo.py
 
 test: .venv/ready
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # The compiled operators under AddressSanitizer and UndefinedBehaviorSanitizer; torch throws, so that libstdc++ must be
 # there before the first of them. The cache keeps this library apart by its flags.
