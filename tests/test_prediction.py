@@ -177,9 +177,30 @@ def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_ac
         expected = torch.from_numpy(np.array(data.train_labels()[row]))
         assert torch.equal(label, torch.full_like(expected, 255) if row == 0 else expected)
     assert rows == set(range(6))  # of two cases, three slices each
+    drawn = serve.sources["static"].drawn(Draws(0, 0))
+    assert torch.equal(serve.store[drawn], batch["images"])  # what a report names is what was shown
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 3), np.uint8), np.eye(4)), folder / "patient002_frame01.nii")
     nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.uint8), partly.affine), folder / "patient002_frame02.nii")
     with pytest.raises(InputError) as error:
         TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=1, folder=str(folder)))
     assert "patient002_frame01.nii: expected shape (3, 40, 40)" in str(error.value)
     assert "patient002_frame02.nii: expected labels 0 to 3, got 7" in str(error.value)
+
+
+def test_unknown_labels_are_refused_where_an_objective_would_take_them_for_a_class(tiny_config, tmp_path):
+    extra = (
+        'train_dataloader["synthetic"]["synthesizer"] = dict(background="unknown")\n'
+        'model["objectives"] = [dict(type="PrototypeContrast", source="synthetic")]\n'
+    )
+    with pytest.raises(InputError, match="PrototypeContrast: some labels of source 'synthetic' are unknown"):
+        train(tiny_config(extra=extra), str(tmp_path / "w"))
+
+
+def test_a_report_names_the_backgrounds_that_were_shown(prepared_acdc):
+    case, index = PreparedDataset(prepared_acdc).eligible_exemplars(1)[0]
+    paste = dict(type="ExemplarPaste", geometric=dict(type="RandomAffine"), intensity=dict(type="RandomGammaGain"))
+    synthetic = dict(type="SyntheticSource", batch_size=8, synthesizer=paste, levels=0.1)
+    data = TrainData(prepared_acdc, dict(case=case, slice=index), synthetic=synthetic)
+    allowed = set(data.near_exemplars(0.1).tolist())
+    assert 0 < len(allowed) < len(data.store)
+    assert set(data.sources["synthetic"].drawn(Draws(0, 3)).tolist()) <= allowed

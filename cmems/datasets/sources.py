@@ -173,13 +173,17 @@ class ExemplarSource(_Source):
         self.partial = bool((data.exemplars[1] == UNLABELED).any())
 
     def drawn(self, draws):
-        """Return no rows: it is one slice, which the config names."""
-        return torch.empty(0, dtype=torch.int64)
+        """Return the rows ``(B,)`` of the exemplars, of several; one is named by the config, and gives no rows."""
+        rows = torch.tensor(self.data.exemplar_rows)
+        return rows[self._which(draws).cpu()] if len(rows) > 1 else rows[:0]
+
+    def _which(self, draws):
+        return choose(draws.stream("exemplars"), self.batch_size, len(self.data.exemplar_rows))
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
         images, labels = self.data.exemplars
-        which = choose(draws.stream("exemplars"), self.batch_size, len(images))
+        which = self._which(draws)
         if self.copies:
             images, labels = self.copies(images, labels, which, draws.stream("copies"))
             return dict(images=images, labels=labels)
@@ -214,7 +218,7 @@ class SyntheticSource(_Source):
 
     def drawn(self, draws):
         """Return the rows ``(B,)`` of the backgrounds."""
-        return self.rows(draws, len(self)) // (self.per_background or 1)
+        return self._store_rows(self.rows(draws, len(self)) // (self.per_background or 1))
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
@@ -225,9 +229,12 @@ class SyntheticSource(_Source):
 
     def make(self, backgrounds, stream):
         """Synthesise on the given backgrounds, ``(B,)`` int64."""
-        rows = backgrounds if self.backgrounds is None else self.backgrounds[backgrounds]
+        rows = self._store_rows(backgrounds)
         images, labels = self.synthesizer(*self.data.exemplars, self.data.store[rows], stream)
         return dict(images=images, labels=labels)
+
+    def _store_rows(self, backgrounds):
+        return backgrounds if self.backgrounds is None else self.backgrounds[backgrounds]
 
 
 @DATASETS.register_module()
@@ -262,6 +269,10 @@ class StaticLabels(_Source):
         super().__init__(data, batch_size)
         rows, labels = read_static_labels(data.prepared, folder)
         self.labelled, self.labels = rows.to(data.device), labels.to(data.device)
+
+    def drawn(self, draws):
+        """Return the rows ``(B,)`` of the slices that the step shows."""
+        return self.labelled[self.rows(draws, len(self.labelled))]
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""

@@ -25,10 +25,12 @@ class Objective(nn.Module):
     Attributes:
         teacher (str | None): ``cross``, ``self``, ``ema`` or ``static``: whose pseudo-label it answers to.
         needs_levels (bool): It reads the decoder's feature maps.
+        takes_unknown (bool): It knows what to do with labels of 255, unknown.
     """
 
     teacher = None
     needs_levels = False
+    takes_unknown = False
 
     def __init__(self, name, source, weight=1.0, ramp_up=0, begin=0, end=None):
         super().__init__()
@@ -53,7 +55,11 @@ class Objective(nn.Module):
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
         kind, known = type(self).__name__, ", ".join(sources) or "none"
+        unknown = [n for n in self.sources if getattr(sources.get(n), "partial", False) and not self.takes_unknown]
         return [
+            f"{kind}: some labels of source '{name}' are unknown (255), which this objective would take for a class"
+            for name in unknown
+        ] + [
             f"{kind}: source '{name}' is not in train_dataloader, which has: {known}"
             for name in self.sources
             if name not in sources
@@ -102,6 +108,8 @@ class Supervised(Objective):
         name (str | None): Key in the log. Default ``loss_<source>``.
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
+
+    takes_unknown = True
 
     def __init__(self, source, loss=None, view="weak", unknown=0.0, mixup=False, name=None, **schedule):
         super().__init__(name or f"loss_{source}", source, **schedule)
@@ -157,6 +165,8 @@ class Consistency(Objective):
         name (str | None): Key in the log. Default ``loss_cmip``, ``loss_cmfp``, or ``loss_<student>_<teacher>``.
         **schedule: ``weight`` (λ), ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """
+
+    takes_unknown = True
 
     def __init__(self, student, teacher, source="unlabeled", unknown=False, loss=None, mix=None, name=None, **schedule):
         name = name or (f"loss_{source}_unknown" if unknown else _NAMES.get((student, teacher)))
