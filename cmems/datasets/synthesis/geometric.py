@@ -98,8 +98,7 @@ class RadialShape(Perturbation):
 
     def bend(self, sampling, parameters, labels, which):
         """Move ``(n, H, W, 2)`` sampling positions in the frames of the exemplars, ``(E, H, W)`` labels."""
-        classes = torch.tensor(self.classes, dtype=labels.dtype, device=labels.device)
-        masks = labels[:, None] == classes[:, None, None]
+        masks = torch.stack([labels == k for k in self.classes], 1)
         # The place of each drawn class among those that the exemplar holds.
         there = masks.flatten(2).any(2)[which]
         rank = (parameters["choice"] * there.sum(1)).long() + 1
