@@ -71,6 +71,19 @@ def test_the_largest_part_stays_of_each_class_or_of_all_together():
     assert (KeepLargest()(np.zeros_like(labels), (1, 1, 1)) == 0).all()
 
 
+def test_the_part_beside_another_class_is_kept_though_a_larger_one_touches_its_tip():
+    labels = np.zeros((4, 12, 12), np.uint8)
+    labels[:, 2:6, 4:6] = 2  # a wall of 32 voxels
+    labels[:, 2:6, 3] = 1  # along it: 16 voxels
+    labels[1:, 6:, 4:] = 1  # larger, touches its end alone
+    kept = KeepLargest(classes=[1], beside=2)(labels, (1, 1, 1))
+    assert (kept[:, 2:6, 3] == 1).all() and (kept == 1).sum() == 16 and (kept == 2).sum() == 32
+    assert (KeepLargest(classes=[1])(labels, (1, 1, 1))[:, 2:6, 3] == 0).all()
+    assert ((KeepLargest(beside=2)(labels, (1, 1, 1)) == 2) == (labels == 2)).all()
+    apart = np.where(labels == 2, 0, labels)
+    assert np.array_equal(KeepLargest(classes=[1], beside=2)(apart, (1, 1, 1)), KeepLargest()(apart, (1, 1, 1)))
+
+
 def test_small_parts_are_measured_in_cubic_millimetres():
     labels = spots()
     assert RemoveSmall(15)(labels, (10, 1, 1.5))[0, 16, 16] == 2  # one voxel of 15 mm³ is not smaller

@@ -35,22 +35,28 @@ class KeepLargest(PostProcessor):
         of (str): ``"foreground"``: of all classes together, where they touch each other (a heart); ``"class"``: of
             each class.
         classes (sequence[int] | None): Labels to look at; the others stay. Default: all.
+        beside (int | None): A label: the largest part is the one with most voxels next to it, wherever some touch it.
+            A right ventricle lies along the myocardium; a liver taken for one may be larger, and touches its tip.
     """
 
-    def __init__(self, of="class", classes=None):
+    def __init__(self, of="class", classes=None, beside=None):
         if of not in ("foreground", "class"):
             raise InputError(f"KeepLargest: of: expected 'foreground' or 'class', got {of!r}")
-        self.of, self.classes = of, classes
+        self.of, self.classes, self.beside = of, classes, beside
 
     def __call__(self, labels, spacing):
         """Keep the part with most voxels; face neighbours are connected."""
         labels = labels.copy()
-        wanted = _present(labels, self.classes)
+        near = None if self.beside is None else ndimage.binary_dilation(labels == self.beside)
+        wanted = [k for k in _present(labels, self.classes) if k != self.beside]
         for group in [wanted] if self.of == "foreground" else [[k] for k in wanted]:
             parts, count = ndimage.label(np.isin(labels, group))
             if count > 1:
-                largest = np.bincount(parts.ravel())[1:].argmax() + 1
-                labels[(parts > 0) & (parts != largest)] = 0
+                counted = parts if near is None else parts[near]
+                sizes = np.bincount(counted[counted > 0], minlength=count + 1)
+                if not sizes.any():
+                    sizes = np.bincount(parts[parts > 0])
+                labels[(parts > 0) & (parts != sizes.argmax())] = 0
         return labels
 
 
