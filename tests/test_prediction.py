@@ -77,7 +77,9 @@ def test_the_part_beside_another_class_is_kept_though_a_larger_one_touches_its_t
     labels[:, 2:6, 3] = 1  # along it: 16 voxels
     labels[1:, 6:, 4:] = 1  # larger, touches its end alone
     kept = KeepLargest(classes=[1], beside=2)(labels, (1, 1, 1))
-    assert (kept[:, 2:6, 3] == 1).all() and (kept == 1).sum() == 16 and (kept == 2).sum() == 32
+    assert (kept[:, 2:6, 3] == 1).all()
+    assert (kept == 1).sum() == 16
+    assert (kept == 2).sum() == 32
     assert (KeepLargest(classes=[1])(labels, (1, 1, 1))[:, 2:6, 3] == 0).all()
     assert ((KeepLargest(beside=2)(labels, (1, 1, 1)) == 2) == (labels == 2)).all()
     apart = np.where(labels == 2, 0, labels)

@@ -10,6 +10,7 @@ from cmems.datasets.synthesis import (
     ClassGain,
     ExemplarPaste,
     MatchQuantiles,
+    OrganJitter,
     RadialShape,
     RandomAffine,
     WarpedExemplar,
@@ -132,6 +133,43 @@ def test_an_organ_is_left_out_of_a_share_of_the_images():
     assert 10 < there.sum() < 30
     assert (labels == 2).flatten(1).any(1).all()
     assert torch.equal(images[:, 0] > 0.5, labels > 0)
+
+
+def two_organs():
+    left, right = discs(0.3, center=(-0.5, 0.0)), discs(0.2, center=(0.5, 0.0))
+    return (left + 2 * right)[None]
+
+
+def test_organs_grow_and_turn_about_their_own_centroids_each_by_itself():
+    label = two_organs().expand(16, -1, -1)
+    images = torch.where(label > 0, label * 0.4, 0.1).unsqueeze(1)
+    jitter = OrganJitter(classes=(1, 2), degrees=30, scale=(0.6, 1.6), shift=0.0)
+    moved, labels = jitter(images, label, unmoved(16), Stream(4))
+    for k in (1, 2):
+        torch.testing.assert_close(centroid(labels == k), centroid(label == k), atol=0.02, rtol=0)
+        inside = moved[:, 0][labels == k]
+        assert (inside - 0.4 * k).abs().median() < 1e-3
+    factors = torch.stack([(labels == k).sum((1, 2)) / (label == k).sum((1, 2)) for k in (1, 2)])
+    assert factors.min() > 0.6**2 * 0.9
+    assert factors.max() < 1.6**2 * 1.1
+    assert factors.std(1).min() > 0.2
+    assert torch.corrcoef(factors)[0, 1].abs() < 0.6  # draws of their own
+
+
+def test_organs_that_do_not_move_by_themselves_are_pasted_as_they_are_and_the_last_lies_on_top():
+    label = two_organs()
+    still = dict(type="OrganJitter", classes=(2, 1), degrees=0, scale=(1, 1), shift=0)
+    backgrounds = torch.rand(2, 1, SIZE, SIZE)
+    image = torch.rand(1, 1, SIZE, SIZE)
+    plain, apart = (
+        ExemplarPaste(geometric=STILL, intensity=SAME, apart=part)(image, label, backgrounds, Stream(2))
+        for part in (None, still)
+    )
+    torch.testing.assert_close(apart, plain)
+    large = OrganJitter(classes=(2, 1), degrees=0, scale=(4, 4), shift=0)(image, label, unmoved(1), Stream(0))[1]
+    assert (large == 1).sum() > (large == 2).sum() > 0
+    whole = discs(1.2, center=(-0.5, 0.0)) == 1
+    assert ((large == 1)[0] != whole).float().mean() < 0.03  # a border four times as coarse
 
 
 def test_beyond_the_ring_the_background_is_unknown():

@@ -1,6 +1,6 @@
 """Ω (Eq. 1) and its parts: G changes place and shape, I the look; all batched, on the device."""
 
-from cmems.datasets.synthesis.geometric import GeometricChain, RadialShape, RandomAffine
+from cmems.datasets.synthesis.geometric import GeometricChain, OrganJitter, RadialShape, RandomAffine
 from cmems.datasets.synthesis.intensity import AmplitudeMix, ClassGain, MatchQuantiles, RandomGammaGain
 from cmems.datasets.synthesis.paste import ExemplarPaste, WarpedExemplar
 
@@ -10,6 +10,7 @@ __all__ = [
     "ExemplarPaste",
     "GeometricChain",
     "MatchQuantiles",
+    "OrganJitter",
     "RadialShape",
     "RandomAffine",
     "RandomGammaGain",

@@ -113,6 +113,55 @@ class RadialShape(Perturbation):
         return center + offset * stretch.unsqueeze(-1)
 
 
+@SYNTHESIZERS.register_module()
+class OrganJitter(Perturbation):
+    """Each organ turned, grown and shifted by itself, about its own centroid, after the change that all share.
+
+    One slice cuts organs where it does, and shows some of them small; another patient's neighbours lie otherwise.
+
+    Args:
+        classes (sequence[int]): Labels of the organs, in the order in which they are laid down: where two meet, the
+            later one is on top.
+        degrees (float): Rotation, uniform in ± this many degrees.
+        scale (tuple[float, float]): Range of the enlargement, log-uniform.
+        shift (float): Shift along each axis, uniform in ± this share of the image's side.
+    """
+
+    def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
+        self.classes = tuple(classes)
+        self.degrees, self.scale, self.shift = degrees, scale, shift
+
+    def draw(self, stream, n):
+        """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)`` and ``shift`` ``(n, 2)``, the image's side being 2."""
+        return dict(
+            angle=geometry.degrees(stream, n, self.degrees),
+            scale=torch.exp(stream.uniform(n, math.log(self.scale[0]), math.log(self.scale[1]))),
+            shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
+        )
+
+    def __call__(self, images, labels, sampling, stream):
+        """Warp exemplars as ``sampling`` says, and each organ by itself besides.
+
+        Args:
+            images (Tensor): ``(n, 1, H, W)`` float32 in [0, 1].
+            labels (Tensor): ``(n, H, W)`` uint8; what is not among ``classes`` is background afterwards.
+            sampling (Tensor): ``(n, H, W, 2)`` positions in the exemplars.
+            stream (Stream): Where the parameters are drawn from.
+
+        Returns:
+            tuple[Tensor, Tensor]: Images and labels, of the same shapes.
+        """
+        moved, known = geometry.warp_images(images, sampling), torch.zeros_like(labels)
+        for k in self.classes:
+            mask = labels == k
+            matrices = geometry.affine_matrices(**self.draw(stream, len(images)), center=centroid(mask))[:, None, None]
+            place = (matrices[..., :2] @ sampling.unsqueeze(-1)).squeeze(-1) + matrices[..., 2]
+            there = geometry.warp_labels(mask.to(torch.uint8), place) > 0
+            moved = torch.where(there.unsqueeze(1), geometry.warp_images(images, place), moved)
+            known = known.masked_fill(there, k)
+        return moved, known
+
+
 class GeometricChain:
     """A G of several parts: the first makes the grid, each further one bends it.
 

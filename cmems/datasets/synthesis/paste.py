@@ -23,6 +23,8 @@ class ExemplarPaste:
         background_geometric (dict | None): G for the background. Default: the first part of ``geometric``.
         organs (sequence[dict]): Further parts of I, for the exemplar alone: see
             :class:`cmems.datasets.synthesis.intensity.OrganLook`.
+        apart (dict | None): What moves each organ by itself besides, e.g. ``OrganJitter``; where two meet, the one of
+            the higher label is on top.
         drop (dict[int, float]): Probability, by label, that an organ is not pasted: slices show fewer organs than an
             exemplar, which holds them all.
         margin (int): Pixels of the exemplar's own surroundings that are pasted along; their label is background.
@@ -40,6 +42,7 @@ class ExemplarPaste:
         intensity,
         background_geometric=None,
         organs=(),
+        apart=None,
         drop=None,
         margin=0,
         edge=0.0,
@@ -54,7 +57,7 @@ class ExemplarPaste:
         )
         self.intensity = SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
-        self.drop = dict(drop or {})
+        self.apart, self.drop = apart and SYNTHESIZERS.build(apart), dict(drop or {})
         self.margin, self.edge, self.ring = margin, edge, ring
         self.partial = background == "unknown"
 
@@ -77,8 +80,11 @@ class ExemplarPaste:
         place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
         background_look = self.intensity.draw(stream, n)
 
-        labels = geometry.warp_labels((labels * is_organ(labels))[which], organs)
-        pasted = geometry.warp_images(self.intensity.apply(exemplars[which], **look), organs)
+        labels, pasted = (labels * is_organ(labels))[which], self.intensity.apply(exemplars[which], **look)
+        if self.apart:
+            pasted, labels = self.apart(pasted, labels, organs, stream)
+        else:
+            pasted, labels = geometry.warp_images(pasted, organs), geometry.warp_labels(labels, organs)
         backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, place), **background_look)
         for k, probability in self.drop.items():
             gone = stream.bernoulli((n, 1, 1), probability)
