@@ -74,8 +74,8 @@ def test_the_largest_part_stays_of_each_class_or_of_all_together():
 def test_the_part_beside_another_class_is_kept_though_a_larger_one_touches_its_tip():
     labels = np.zeros((4, 12, 12), np.uint8)
     labels[:, 2:6, 4:6] = 2  # a wall of 32 voxels
-    labels[:, 2:6, 3] = 1  # along it: 16 voxels
-    labels[1:, 6:, 4:] = 1  # larger, touches its end alone
+    labels[:, 2:6, 3] = 1  # along it: 16 voxels, all of them beside it
+    labels[2:, 6:9, 4:] = 1  # 48 voxels, 4 of them at its end
     kept = KeepLargest(classes=[1], beside=2)(labels, (1, 1, 1))
     assert (kept[:, 2:6, 3] == 1).all()
     assert (kept == 1).sum() == 16

@@ -22,6 +22,7 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.config import Texts, count_steps
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
+from cmems.engine.graph import StepGraph
 from cmems.errors import InputError
 from cmems.registry import READERS
 
@@ -494,6 +495,16 @@ def test_a_number_of_steps_takes_validations_ramps_and_rate_along(tiny_config, t
     for steps, rate in ((1, 1e-2), (100, 1e-4)):
         fit_to_steps(config, steps)
         assert config.optim_wrapper.optimizer.lr == pytest.approx(rate)
+
+
+def test_where_steps_are_captured_a_captured_one_is_timed(tiny_config, monkeypatch):
+    replayed = []
+    monkeypatch.setattr("cmems.apis.budget.why_not", lambda run, data: None)
+    monkeypatch.setattr(StepGraph, "__call__", lambda self, step: replayed.append(step))
+    config = load_config(tiny_config())
+    config.val_dataloader = None
+    budget._seconds(config)
+    assert replayed == [config.train_cfg.max_iters - 1] * (StepGraph.warm_up + 1 + 4)
 
 
 def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ import json
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from mmengine.optim import build_optim_wrapper
 
 from cmems.datasets.sources import TrainData
 from cmems.datasets.volumes import VolumeDataset
+from cmems.engine.graph import StepGraph, why_not
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -96,20 +98,29 @@ def _seconds(cfg):
     model = MODELS.build(cfg.model).to(device).train()
     wanted = {source for objective in model.objectives for source in objective.sources}
     data = TrainData(device=device, wanted=wanted, **cfg.train_dataloader)
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    last = cfg.train_cfg.max_iters - 1  # where every ramp has ended
-    for k in range(_WARM_UP + _TIMED):
-        if k == _WARM_UP:
-            began = _now(device)
-        draws = Draws(0, last, 0, device)
-        model.train_step(dict(batch=data(draws), draws=draws), optim_wrapper=wrapper)
-    step = (_now(device) - began) / _TIMED
+    step = _seconds_per_step(model, data, build_optim_wrapper(model, cfg.optim_wrapper), cfg.train_cfg, device)
     if not cfg.get("val_dataloader"):
         return step, 0.0
     volumes, began = VolumeDataset(cfg.val_dataloader.dataset.data_root, "val"), _now(device)
     slices = [volumes.prepared.case(case)["shape"][0] for case in volumes.cases]
     model.eval().segment([volumes[0]])
     return step, _METRICS * (_now(device) - began) * sum(slices) / slices[0]
+
+
+def _seconds_per_step(model, data, wrapper, train_cfg, device):
+    """Time the last step, where every ramp has ended, as the loop makes it: captured, where it captures."""
+    run, last = SimpleNamespace(model=model, optim_wrapper=wrapper, seed=0, rank=0), train_cfg.max_iters - 1
+    graph = StepGraph(run, data) if train_cfg.get("graph", True) and why_not(run, data) is None else None
+    warm_up = StepGraph.warm_up + 1 if graph else _WARM_UP
+    for k in range(warm_up + _TIMED):
+        if k == warm_up:
+            began = _now(device)
+        if graph:
+            graph(last)
+        else:
+            draws = Draws(0, last, 0, device)
+            model.train_step(dict(batch=data(draws), draws=draws), optim_wrapper=wrapper)
+    return (_now(device) - began) / _TIMED
 
 
 def _now(device):

@@ -35,8 +35,9 @@ class KeepLargest(PostProcessor):
         of (str): ``"foreground"``: of all classes together, where they touch each other (a heart); ``"class"``: of
             each class.
         classes (sequence[int] | None): Labels to look at; the others stay. Default: all.
-        beside (int | None): A label: the largest part is the one with most voxels next to it, wherever some touch it.
-            A right ventricle lies along the myocardium; a liver taken for one may be larger, and touches its tip.
+        beside (int | None): A label that the wanted part lies along: the largest part is then the one with most voxels
+            times voxels next to that label, wherever some touch it. A right ventricle lies along the myocardium; a
+            liver taken for one may be larger, and touches its tip.
     """
 
     def __init__(self, of="class", classes=None, beside=None):
@@ -52,11 +53,10 @@ class KeepLargest(PostProcessor):
         for group in [wanted] if self.of == "foreground" else [[k] for k in wanted]:
             parts, count = ndimage.label(np.isin(labels, group))
             if count > 1:
-                counted = parts if near is None else parts[near]
-                sizes = np.bincount(counted[counted > 0], minlength=count + 1)
-                if not sizes.any():
-                    sizes = np.bincount(parts[parts > 0])
-                labels[(parts > 0) & (parts != sizes.argmax())] = 0
+                sizes = np.bincount(parts.ravel())
+                sizes[0] = 0
+                touching = sizes if near is None else sizes * np.bincount(parts[near], minlength=count + 1)
+                labels[(parts > 0) & (parts != (touching if touching.any() else sizes).argmax())] = 0
         return labels
 
 
