@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cmems.apis import paper
+from cmems.apis.config import load_config
 from cmems.errors import InputError
 
 # Which of the paper's two data sets a data set compares with, and the exemplars that have a letter. A is the config's.
@@ -151,6 +152,33 @@ def strong(*more):
     return options
 
 
+def shapes_unchanged(config):
+    """Return what leaves, of CMEMS+'s G, the first part: place, size and a slight bend."""
+    data = config.train_dataloader
+    return {
+        f"train_dataloader.{where}.geometric": [part.geometric[0].to_dict()]
+        for where, part in (
+            ("exemplar.copies", data.exemplar.copies),
+            ("synthetic.synthesizer", data.synthetic.synthesizer),
+        )
+    }
+
+
+def objectives_of(method):
+    """Return what makes, of CMEMS+'s config, another method with all that goes beside the objectives.
+
+    Args:
+        method (str): Folder of its configs.
+    """
+
+    def options(config):
+        model = load_config(f"configs/{method}/unet_acdc.py").model.to_dict()
+        changed = {f"model.pseudo_labeler.{key}": value for key, value in model["pseudo_labeler"].items()}
+        return {**changed, **{f"model.{key}": model[key] for key in ("num_networks", "objectives")}}
+
+    return options
+
+
 def _edit(student, **values):
     def options(config):
         return {
@@ -217,6 +245,24 @@ def _sweep(name, values, options, best):
     return tuple(Row(f"{name} = {v:g}", _CMEMS, options(v), paper.BEST if v == best else {}, (name, v)) for v in values)
 
 
+_PLUS = "configs/cmems_plus/unet_{dataset}.py"
+_PLUS_WITHOUT = {
+    "change of shape": shapes_unchanged,
+    "gain of each organ": {
+        "train_dataloader.synthetic.synthesizer.organs": [],
+        "train_dataloader.exemplar.copies.organs": [],
+    },
+    "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},
+    "missing organs": {"train_dataloader.synthetic.synthesizer.drop": None},
+    "warped copies of the exemplar": {"train_dataloader.exemplar.copies.plain": 1.0},
+    "uncertain pixels left out": {"model.pseudo_labeler.below": "background"},
+    "its rate: 3e-4, the paper's": {"optim_wrapper.optimizer.lr": 3e-4},
+    "its prediction: last weights, one view, labels resized": {
+        "model.prediction.averaged": False,
+        "model.prediction.views": 1,
+        "model.prediction.resize": "labels",
+    },
+}
 _NOTES = (paper.NOTES["fair"], paper.NOTES["fullysup"], paper.NOTES["hd95"])
 SUITES = {
     suite.name: suite
@@ -269,6 +315,29 @@ SUITES = {
                 Row(label, _CMEMS, {"model.pseudo_labeler.below": below})
                 for label, below in (("background, as printed", "background"), ("ignored", "ignore"))
             ),
+        ),
+        Suite(
+            "ablation_plus",
+            "CMEMS+: every part taken away in turn",
+            (
+                Row("CMEMS+, first round", _PLUS),
+                *(Row(f"without {part}", _PLUS, options) for part, options in _PLUS_WITHOUT.items()),
+            ),
+            ("acdc_cpu",),
+            ("A", "B", "C"),
+        ),
+        Suite(
+            "plus_methods",
+            "Other methods with all of CMEMS+ but the objectives",
+            (
+                Row("CMEMS+, first round", _PLUS),
+                *(
+                    Row(f"{label}, all else of CMEMS+", _PLUS, objectives_of(name))
+                    for name, label in (("fixmatch_sd", "FixMatch"), ("cps_sd", "CPS"), ("unimatch", "UniMatch"))
+                ),
+            ),
+            ("acdc_cpu",),
+            ("A", "B", "C"),
         ),
         Suite(
             "exemplars",
