@@ -22,6 +22,9 @@ ROWS = {
     "RandomAffine": dict(PASTE, geometric=G),
     "elastic=0.04, control_points=6": dict(PASTE, geometric=dict(STILL, elastic=0.04, control_points=6)),
     "RadialShape": dict(PASTE, geometric=[STILL, RADIAL]),
+    "OrganJitter": dict(
+        PASTE, apart=dict(type="OrganJitter", classes=(1, 2, 3), degrees=30, scale=(0.6, 1.6), shift=0.03)
+    ),
     "ClassGain": dict(PASTE, organs=[dict(type="ClassGain", width=0.5)]),
     "MatchQuantiles": dict(PASTE, organs=[dict(type="MatchQuantiles", share=(1, 1))]),
     "AmplitudeMix": dict(PASTE, organs=[dict(type="AmplitudeMix", strength=(1, 1), probability=1.0)]),
