@@ -1,10 +1,10 @@
 # ACDC at one pixel size, and what one end-diastolic slice lacks of the heart: systole (a small cavity in a thick wall),
-# the small cuts near the apex, contrast of other patients, slices without right ventricle. 224x224 pixels of 1.25 mm:
+# contrast of other patients, slices without right ventricle. 224x224 pixels of 1.25 mm:
 # tools/prepare_data.py acdc RAW data/acdc_plus --spacing 1.25 --crop 224.
 _base_ = "./acdc.py"
 data_root = "data/acdc_plus"
 affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
-radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.1, 1.8), reach=1.3, spread=(0.85, 1.5))
+radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.15, 1.8), reach=1.3, spread=(0.85, 1.5))
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
 train_dataloader = dict(
     data_root=data_root,
@@ -12,7 +12,7 @@ train_dataloader = dict(
         batch_size=6,
         copies=dict(
             type="WarpedExemplar",
-            geometric=[dict(scale=(0.4, 1.3), shift=0.1, elastic=0.02, **affine), radial],
+            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), radial],
             intensity=look,
             organs=[dict(type="ClassGain", width=0.2)],
             plain=0.2,
@@ -23,7 +23,7 @@ train_dataloader = dict(
         synthesizer=dict(
             _delete_=True,
             type="ExemplarPaste",
-            geometric=[dict(scale=(0.4, 1.3), shift=0.12, elastic=0.025, **affine), radial],
+            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), radial],
             background_geometric=dict(type="RandomAffine", degrees=180, scale=(0.8, 1.25), shift=0.1, flip=0.5),
             intensity=look,
             organs=[dict(type="ClassGain", width=0.35)],
