@@ -3,13 +3,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 about = Path("cmems/__init__.py").read_text(encoding="utf-8")
-try:  # a full mmcv that is already there serves as well as mmcv-lite, and the two must not share a folder
-    import mmcv
-
-    layers = [] if hasattr(mmcv, "__version__") else ["mmcv-lite>=2.0"]
-except ImportError:
-    layers = ["mmcv-lite>=2.0"]
-
 setup(
     name="cmems",
     version=about.split('__version__ = "')[1].split('"')[0],
@@ -17,12 +10,20 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["cmems", "cmems.*"]),
-    package_data={"cmems.ops": ["*.cpp", "*.h"]},
+    # The folder of configs lies at the root of the repository; a link brings it to where MMEngine looks.
+    package_data={
+        "cmems": ["py.typed"],
+        "cmems.configs": [".mim/*.yml", ".mim/configs/**/*.py"],
+        "cmems.ops": ["*.cpp", "*.h"],
+    },
+    entry_points={"console_scripts": ["cmems = cmems.cli:main"]},
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     install_requires=[
         "torch>=2.4",
         "mmengine>=0.10.7,<0.11",
-        *layers,
+        "mmcv-lite>=2.0",
         "numpy>=1.26",
         "scipy>=1.11",
         "nibabel>=5.2",

@@ -1,8 +1,8 @@
-"""The one exception that means "the user can mend this"; the command line prints it without a traceback."""
+"""The exceptions that the command line prints without a traceback."""
 
 
 class InputError(Exception):
-    """Bad input: a file, a config value or an argument.
+    """Bad input, which the user can mend: a file, a config value or an argument.
 
     Args:
         problems (str | list[str]): One message per problem. Each names the file or key, what was expected and
@@ -13,3 +13,16 @@ class InputError(Exception):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n  - "
         super().__init__(head + "\n  - ".join(self.problems))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a training, after its checkpoint was written.
+
+    Args:
+        signum (int): The signal.
+        text (str): For people.
+    """
+
+    def __init__(self, signum, text):
+        super().__init__(text)
+        self.signum = signum

@@ -72,7 +72,8 @@ POST_PROCESSORS = Registry("post-processor", scope="cmems", locations=["cmems.mo
 
 METRICS = _child(roots.METRICS, "cmems.evaluation")
 
-# Registries that CMEMS adds nothing to: named here so that their unknown names get the same answer.
+# Registries that CMEMS adds nothing to: named here so that their unknown names get the same answer. Without a location
+# MMEngine looks for `cmems.utils`.
 for _root in (
     roots.OPTIMIZERS,
     roots.PARAM_SCHEDULERS,
@@ -86,4 +87,4 @@ for _root in (
     roots.WEIGHT_INITIALIZERS,
     roots.RUNNER_CONSTRUCTORS,
 ):
-    _child(_root)
+    _child(_root, "cmems.engine")

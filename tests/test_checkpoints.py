@@ -17,14 +17,13 @@ from mmengine.runner import CheckpointLoader
 from cmems import files
 from cmems.apis import test as run_test
 from cmems.apis import train
-from cmems.apis.cli import main_guard
 from cmems.apis.run import default_work_dir
+from cmems.cli.common import main_guard
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine import checkpoint as checkpoints
 from cmems.engine.checkpoint import newest_whole, read_checkpoint, seal
 from cmems.engine.loop import MutualLearningLoop
-from cmems.engine.signals import Stopped
-from cmems.errors import InputError
+from cmems.errors import InputError, Stopped
 from cmems.locks import folder_lock
 
 NO_VALIDATION = "val_dataloader = val_cfg = val_evaluator = None\n"

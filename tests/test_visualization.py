@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmems.apis.cli import main_guard
 from cmems.apis.report import escaped
+from cmems.cli.common import main_guard
 from cmems.visualization import (
     metric_rows,
     metric_table,

@@ -18,7 +18,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
-from cmems.apis.config import load_config, set_options
+from cmems.apis.config import find_config, load_config, set_options
+from cmems.apis.record import read_record
 from cmems.apis.report import write_report
 from cmems.apis.run import content_of
 from cmems.apis.suites import exemplar_slice, get_suite
@@ -32,7 +33,6 @@ try:
 except ImportError:  # where there is none, two commands must not share a work directory
     fcntl = None
 
-TOOLS = Path(__file__).parents[2] / "tools"
 # What makes two configs the same run; the rest is variables of config files and the seed.
 _DECISIVE = (
     *("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_imports", "custom_hooks"),
@@ -104,6 +104,28 @@ def compare(
     return dict(report, failed=len(failures))
 
 
+def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs/compare", steps=None):
+    """Report a suite's runs that are there; nothing is trained.
+
+    Args:
+        suite, datasets, seeds, exemplars, work_dir, steps: As for :func:`compare`.
+
+    Returns:
+        dict: What :func:`cmems.apis.report.write_report` makes.
+
+    Raises:
+        InputError: A config is missing or wrong, or no run is done.
+    """
+    suite = get_suite(suite)
+    datasets, exemplars = list(datasets or suite.datasets), list(exemplars or suite.exemplars)
+    plan = plan_runs(suite, datasets, seeds, exemplars, work_dir, steps)
+    if not any(is_done(run) for entry in plan for run in entry["runs"]):
+        raise InputError(
+            f"{work_dir}: no run of suite {suite.name} is done there; cmems compare {suite.name} makes them"
+        )
+    return write_report(suite, plan, {}, Path(work_dir, suite.name))
+
+
 def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
     """Read every config and list what is to run.
 
@@ -131,7 +153,14 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
 def missing_configs(suite, datasets):
     """Return the paths of configs that a suite names and that are not there."""
     paths = [row.config.format(dataset=dataset) for dataset in datasets for row in suite.rows]
-    return [path for path in dict.fromkeys(paths) if not Path(path).is_file()]
+    return [path for path in dict.fromkeys(paths) if not _there(path)]
+
+
+def _there(path):
+    try:
+        return bool(find_config(path))
+    except InputError:
+        return False
 
 
 def _resolve(row, path, base, dataset, exemplar, steps):
@@ -205,7 +234,7 @@ def config_text(path, base, options, config):
             if "_delete_" in place:  # a section that is already written whole
                 break
     lines = [f"{key} = {pprint.pformat(value, width=100, sort_dicts=False)}" for key, value in sections.items()]
-    return "\n".join(["# Written by tools/compare.py.", f"_base_ = {str(Path(path).resolve())!r}", *lines, ""])
+    return "\n".join(["# Written by cmems compare.", f"_base_ = {str(find_config(path).resolve())!r}", *lines, ""])
 
 
 def is_done(run):
@@ -239,17 +268,14 @@ def execute(run, threads=None, stop=None):
             return None
         with whole_file(config) as part:
             part.write_text(run["config"], encoding="utf-8")
-        record, began = folder / "run.json", time.monotonic()
-        if not record.is_file():
-            words = ("train.py", config, "--work-dir", folder, "--seed", run["seed"], "--resume")
+        record = read_record(folder)
+        if not (record and record.get("finished", True)):
+            words = ("train", config, "--work-dir", folder, "--seed", run["seed"], "--resume")
             failure = _tool(words, folder / "train.txt", environment, lock, stop)
             if failure:
                 return failure
-            facts = dict(_facts(folder), seconds=round(time.monotonic() - began, 1))
-            with whole_file(record) as part:
-                part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         split = _split(config)
-        words = ("test.py", config, folder / "last.pth", "--split", split)
+        words = ("evaluate", config, folder / "last.pth", "--split", split)
         failure = _tool(words, folder / "test.txt", environment, lock, stop)
         if failure is None and not is_done(run):
             failure = f"no metrics in {folder / f'test_{split}'}"
@@ -263,7 +289,7 @@ def cores():
 
 def _tool(words, log, environment, lock, stop):
     """Run one of the tools, its output to ``log``; return what went wrong, or None."""
-    command = [sys.executable, str(TOOLS / words[0]), *map(str, words[1:])]
+    command = [sys.executable, "-m", "cmems", *map(str, words)]
     with open(log, "ab") as out:
         start = out.tell()
         asked = False
@@ -308,25 +334,6 @@ def _split(config):
     """Return ``test`` where a test case is labelled, else ``val``."""
     data = PreparedDataset(load_config(config).test_dataloader.dataset.data_root)
     return "test" if any(data.case(case)["labelled"] for case in data.cases("test")) else "val"
-
-
-def _facts(folder):
-    """Return what the report says of a run: the code's commit, torch and threads as the run's log has them."""
-    logs = sorted(folder.glob("*/*.log"))
-    found = re.search(r"torch (\S+), (\d+) threads", logs[-1].read_text(errors="replace")) if logs else None
-    torch, threads = found.groups() if found else (None, None)
-    return dict(commit=_commit(), torch=torch, threads=threads)
-
-
-def _commit():
-    """Return the commit of the code, with ``+`` where files differ from it; None outside of git."""
-    git = ["git", "-C", str(TOOLS.parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + "+" * bool(changes.stdout.strip())
 
 
 def _timed(run, threads=None, stop=None):

@@ -1,21 +1,28 @@
 """Reading a config, with every mistake in one readable line."""
 
-import argparse
 import copy
 import difflib
 import inspect
 import json
+import warnings
 from pathlib import Path
 
 import mmengine.registry
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+import cmems.configs
 import cmems.registry as registries
 from cmems.errors import InputError
+
+# ``_base_ = "cmems::cmems/unet_acdc.py"``: the configs of this very package, whatever else is installed.
+MODULE2PACKAGE["cmems"] = cmems.configs.__name__
+CONFIGS = Path(cmems.configs.__file__).parent / ".mim" / "configs"
+BESIDE = "config.py"  # of a prepared data set
 
 # What is read of a config once its file was: other names at its top are variables of the file.
 _READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}
@@ -48,47 +55,83 @@ class Texts(dict):
     """Options as they were typed: a text is read as what the config has under its key."""
 
 
-class OptionsAction(argparse.Action):
-    """Collects ``KEY=VALUE`` arguments as :class:`Texts`."""
+def find_config(name):
+    """Return the path of a config.
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        """Add the arguments to those before."""
-        options = Texts(getattr(namespace, self.dest, None) or {})
-        for argument in values:
-            key, equals, text = argument.partition("=")
-            if not equals or not key:
-                raise InputError(f"{option_string} {argument}: expected KEY=VALUE, e.g. train_cfg.max_iters=100")
-            options[key] = text
-        setattr(namespace, self.dest, options)
+    Args:
+        name (str): A path; ``cmems::FOLDER/NAME``, with or without ``.py``, of the package's configs, as MMEngine names
+            them, and where there is no folder ``configs``, ``configs/FOLDER/NAME.py`` too; or a prepared data set's
+            folder, whose ``config.py`` is meant.
+
+    Raises:
+        InputError: There is none.
+    """
+    package, colons, inner = str(name).partition("::")
+    if colons and package == "cmems":
+        path = CONFIGS / (inner if inner.endswith(".py") else f"{inner}.py")
+        if path.is_file():
+            return path
+        near = difflib.get_close_matches(inner.removesuffix(".py"), known_configs(), n=3)
+        hint = f"; did you mean {' or '.join(f'cmems::{each}' for each in near)}?" if near else ""
+        raise InputError(f"config {name}: no such config comes with cmems{hint}")
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / BESIDE).is_file():
+            return path / BESIDE
+        raise InputError(f"{path}: a folder without a {BESIDE}; expected a config, or a data set of `cmems prepare`")
+    inner = path.as_posix().removeprefix("configs/")
+    near = difflib.get_close_matches(inner.removesuffix(".py"), known_configs(), n=3)
+    ours = path.parts[:1] == ("configs",)
+    if ours and not Path("configs").is_dir() and (CONFIGS / inner).is_file():
+        return CONFIGS / inner
+    there = "configs/{}.py" if ours else "cmems::{}"
+    hint = f"; did you mean {' or '.join(map(there.format, near))}?" if near else ""
+    raise InputError(f"config {path}: no such file{hint}")
+
+
+def known_configs():
+    """List the package's configs, as ``FOLDER/NAME``."""
+    found = (path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("[!_]*/*.py"))
+    return sorted(path.as_posix() for path in found)
 
 
 def load_config(path, options=None):
     """Read a Python-file config.
 
     Args:
-        path (str): The config.
+        path (str): The config, as :func:`find_config` takes it.
         options (dict | None): Values to set, keys dotted: ``{"train_cfg.max_iters": 100}``.
 
     Raises:
         InputError: No such file, a mistake in it, or an option or a setting that nothing reads.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = [str(p) for p in Path("configs").glob("*/*.py")] if Path("configs").is_dir() else []
-        near = difflib.get_close_matches(str(path), known, n=3)
-        raise InputError(f"config {path}: no such file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    path = find_config(path)
     try:
-        config = Config.fromfile(str(path), lazy_import=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by which MMEngine finds a package
+            config = Config.fromfile(str(path), lazy_import=False)
     except InputError:
         raise
     except Exception as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
+    _drop_scope(config._cfg_dict)
     for name in config:
         near = difflib.get_close_matches(name, _READ, n=1, cutoff=0.8)
         if name not in _READ and near:
             raise InputError(f"config {path}: nothing reads '{name}'; did you mean {near[0]}?")
     set_options(config, options or {})
     return config
+
+
+def _drop_scope(node):
+    """Drop the mark that MMEngine leaves on what ``cmems::`` brought: it is everyone's scope, and so says nothing."""
+    if isinstance(node, dict) and node.get("_scope_") == "cmems":
+        del node["_scope_"]
+    for part in node.values() if isinstance(node, dict) else node:
+        if isinstance(part, _MAPS):
+            _drop_scope(part)
 
 
 def set_options(config, options):

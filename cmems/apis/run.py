@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from mmengine.logging import print_log
 
 from cmems import ops
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import count_steps, load_config, run_settings
+from cmems.apis.config import count_steps, find_config, load_config, run_settings
+from cmems.apis.record import write_record
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
 from cmems.engine.runner import told
-from cmems.engine.signals import Stopped
-from cmems.errors import InputError
+from cmems.errors import InputError, Stopped
 from cmems.files import naming
 from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
@@ -79,7 +80,7 @@ def train(
     _check_seed(cfg)
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
-    # The test split is for tools/test.py alone: nothing of a training run may touch it.
+    # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         cfg.pop(key, None)
     data = PreparedDataset(cfg.train_dataloader.data_root)
@@ -99,12 +100,30 @@ def train(
         runner = build_runner(cfg)
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
         try:
-            runner.train()
+            with _recorded(runner, resume, dict(config=str(config), data=_known_by(data), amp=amp)):
+                runner.train()
         except Stopped:
             _leave_group(runner, launcher)
             raise
     _leave_group(runner, launcher)
     return runner
+
+
+@contextmanager
+def _recorded(runner, goes_on, facts):
+    """Write ``run.json`` of the training that the block is, however it ends, once a step was made."""
+    began, finished = time.time(), False
+    try:
+        yield
+        finished = True
+    finally:
+        if runner.rank == 0 and (finished or runner.iter):
+            facts.update(seed=runner.seed, steps=runner.iter, of=runner.max_iters, processes=runner.world_size)
+            write_record(runner.work_dir, began, finished, goes_on, **facts)
+
+
+def _known_by(data):
+    return dict(name=data.name, root=str(data.root.resolve()), content=content_of(data))
 
 
 def _leave_group(runner, launcher):
@@ -117,7 +136,7 @@ def _leave_group(runner, launcher):
 
 def default_work_dir(config):
     """Return where a config trains by default: methods have files of one name, in folders of their own."""
-    path = Path(config).resolve()
+    path = find_config(config) if "::" in str(config) else Path(config).resolve()
     return str(Path("work_dirs", path.parent.name, path.stem))
 
 

@@ -1,4 +1,4 @@
-"""A prepared data set on disk, as ``tools/prepare_data.py`` writes it."""
+"""A prepared data set on disk, as ``cmems prepare`` writes it."""
 
 import difflib
 import hashlib
@@ -44,7 +44,7 @@ class PreparedDataset:
         self.root = Path(root)
         path = self.root / MANIFEST
         if not path.is_file():
-            raise InputError(f"{self.root}: {_why_not(self.root)}; make one with tools/prepare_data.py")
+            raise InputError(f"{self.root}: {_why_not(self.root)}; make one with `cmems prepare`")
         try:
             self.manifest = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:

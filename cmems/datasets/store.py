@@ -50,5 +50,5 @@ class SliceStore:
         for target, row in zip(slices.numpy(), rows, strict=True):
             view = memoryview(target).cast("B")
             if os.preadv(self._file.fileno(), [view], self._images.offset + row * len(view)) != len(view):
-                raise InputError(f"{self._images.filename}: truncated; check with tools/prepare_data.py --check")
+                raise InputError(f"{self._images.filename}: truncated; check with `cmems check`")
         return slices

@@ -6,8 +6,8 @@ from mmengine.runner import IterBasedTrainLoop
 from cmems.datasets.sources import TrainData
 from cmems.engine.finite import FiniteGuard
 from cmems.engine.graph import StepGraph, why_not
-from cmems.engine.signals import Stopped, StopSignals
-from cmems.errors import InputError
+from cmems.engine.signals import StopSignals
+from cmems.errors import InputError, Stopped
 from cmems.registry import LOOPS
 from cmems.seeding import Draws
 

@@ -10,19 +10,6 @@ import time
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal ended a training, after its checkpoint was written.
-
-    Args:
-        signum (int): The signal.
-        text (str): For people.
-    """
-
-    def __init__(self, signum, text):
-        super().__init__(text)
-        self.signum = signum
-
-
 class StopSignals:
     """While the block runs, the first signal is only noted, in ``received``; a later one ends the process at once.
 

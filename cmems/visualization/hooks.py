@@ -50,6 +50,8 @@ class MetricTableHook(Hook):
             seed=getattr(runner, "seed", None),
         )
         write_metrics(Path(self.out or runner.work_dir, "metrics"), known, header)
+        if self.show:
+            say(f"{self.out or runner.work_dir}: metrics.json, metrics.csv")
 
 
 @HOOKS.register_module()

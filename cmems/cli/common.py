@@ -1,12 +1,12 @@
-"""How a command ends when the input is wrong: one message, no traceback."""
+"""What all commands share: how they end when the input is wrong, how they show help, the options of configs."""
 
+import argparse
 import errno
 import functools
 import os
 import sys
 
-from cmems.engine.signals import Stopped
-from cmems.errors import InputError
+from cmems.errors import InputError, Stopped
 
 _REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
@@ -47,6 +47,42 @@ def main_guard(main):
             sys.exit(130)
 
     return guarded
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the lines of examples, and adds a default where there is one to tell."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class _Pairs(argparse.Action):
+    """Collects ``KEY=VALUE`` arguments, of several such options too."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        pairs = dict(getattr(namespace, self.dest) or {})
+        for argument in values:
+            key, equals, text = argument.partition("=")
+            if not equals or not key:
+                raise InputError(f"{option_string} {argument}: expected KEY=VALUE, e.g. train_cfg.max_iters=100")
+            pairs[key] = text
+        setattr(namespace, self.dest, pairs)
+
+
+def add_config(parser, many=False):
+    """Add the config, or several, and ``--cfg-options``."""
+    text = "Python-file config, cmems::FOLDER/NAME of those that come along, or a folder that `cmems prepare` wrote"
+    parser.add_argument("configs" if many else "config", nargs="+" if many else None, metavar="config", help=text)
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=_Pairs, metavar="KEY=VALUE", help="e.g. train_cfg.max_iters=100"
+    )
+
+
+def cfg_options(args):
+    """Return what ``--cfg-options`` was given, as it was typed, or None."""
+    from cmems.apis.config import Texts
+
+    return None if args.cfg_options is None else Texts(args.cfg_options)
 
 
 def said(notes):

@@ -1,0 +1,89 @@
+"""What a run did, and on what: versions, device, data, seed and time, beside its checkpoints."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import cmems
+from cmems import ops
+from cmems.engine.runner import RECORD
+from cmems.files import whole_file
+from cmems.precision import computes_bfloat16
+
+_LIBRARIES = ("torch", "mmengine", "mmcv", "mmcv-lite", "numpy", "scipy", "nibabel", "h5py")
+
+
+def environment():
+    """Return versions and device, as plain values."""
+    found = dict(cmems=cmems.__version__, commit=commit(), python=platform.python_version())
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    device = device_name()
+    return dict(
+        found,
+        system=platform.platform(),
+        device=device,
+        bfloat16=computes_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=torch.get_num_threads(),
+        compiled_kernels="not used" if torch.cuda.is_available() else ops.why_not() or "on",
+        installed_in=str(Path(cmems.__file__).parent),
+    )
+
+
+def device_name():
+    """Name the device that trains and predicts."""
+    if torch.cuda.is_available():
+        return f"cuda, {torch.cuda.get_device_name()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"cpu, {platform.processor() or platform.machine()}, {cores} cores"
+
+
+def commit():
+    """Return the commit of the code, with ``+`` where files differ from it; None where git does not keep it."""
+    git = ["git", "-C", str(Path(cmems.__file__).parent)]
+    try:
+        found = []
+        for words in (("ls-files", "--error-unmatch", "__init__.py"), ("rev-parse", "--short", "HEAD"),
+                      ("status", "--porcelain", "-uno")):  # fmt: skip
+            done = subprocess.run([*git, *words], capture_output=True, text=True, check=True)
+            found.append(done.stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[1] + "+" * bool(found[2])
+
+
+def read_record(folder):
+    """Return what a run's folder says of it, empty where it says nothing."""
+    try:
+        found = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_record(folder, began, finished, goes_on, **facts):
+    """Write ``run.json``, what a run did, beside its checkpoints.
+
+    Args:
+        folder (str | Path): The work directory.
+        began (float): ``time.time()`` at its start.
+        finished (bool): Whether all its steps are made.
+        goes_on (bool): Add the time that is recorded there already.
+        **facts: Plain values, beside :func:`environment`, ``started``, ``seconds`` and ``finished``.
+    """
+    before = read_record(folder) if goes_on else {}
+    started = datetime.fromtimestamp(began, timezone.utc).isoformat(timespec="seconds")
+    seconds = round(before.get("seconds", 0) + time.time() - began, 1)
+    facts.update(started=before.get("started", started), seconds=seconds, finished=finished)
+    with whole_file(Path(folder, RECORD)) as part:
+        part.write_text(json.dumps(dict(facts, **environment()), indent=1, default=str) + "\n")

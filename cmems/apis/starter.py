@@ -1,0 +1,152 @@
+"""A config beside a prepared data set, so that ``cmems train DATA`` needs no other."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cmems.apis.config import BESIDE
+from cmems.datasets.prepared import UNLABELED
+from cmems.errors import InputError
+from cmems.files import whole_file
+
+
+class Anatomy(NamedTuple):
+    """What a config should know of the anatomy.
+
+    Attributes:
+        upright: Left differs from right, and up from down: nothing is mirrored or turned by quarters.
+        turn: Organs turn by ± this many degrees. Default: 180, upright 20.
+        radial: Classes whose shape changes about their middle, as a ventricle contracts.
+        one_piece: Each class is one connected part, the largest found.
+    """
+
+    upright: bool = False
+    turn: float | None = None
+    radial: tuple[str, ...] = ()
+    one_piece: bool = False
+
+    def check(self, classes):
+        """Raise InputError for an angle that is none, or a class that is not among ``classes``."""
+        if self.turn is not None and not 0 <= self.turn <= 180:
+            raise InputError(f"--turn: expected 0 to 180 degrees, got {self.turn:g}")
+        unknown = [name for name in self.radial if name not in classes]
+        if unknown:
+            raise InputError(f"--radial: expected classes of {', '.join(classes)}; got {', '.join(unknown)}")
+
+
+def find_exemplar(data):
+    """Choose the labelled slice to train on: one that holds every class, the least of them large.
+
+    Args:
+        data (PreparedDataset): With at least one labelled training case.
+
+    Returns:
+        tuple[str, int, list[str]]: Case, slice and the classes that it lacks, which no slice has all of.
+    """
+    complete = data.eligible_exemplars(limit=1)
+    if complete:
+        return (*complete[0], [])
+    best, labels = (-1, None), data.train_labels()
+    for case in data.cases("train"):
+        for index, row in enumerate(data.rows(case)):
+            held = np.setdiff1d(labels[row], [0, UNLABELED])
+            if len(held) > best[0]:
+                best = len(held), (case, index, [c for k, c in enumerate(data.classes, 1) if k not in held])
+    return best[1]
+
+
+def parse_exemplars(texts):
+    """Read ``CASE:SLICE`` texts as settings of ``exemplar_slice``.
+
+    Raises:
+        InputError: A text of another form.
+    """
+    found = []
+    for text in texts:
+        case, colon, index = text.rpartition(":")
+        if not (colon and case and index.isdecimal()):
+            raise InputError(f"--exemplar {text}: expected CASE:SLICE, slices counted from 0, e.g. patient01:12")
+        found.append(dict(case=case, slice=int(index)))
+    return found
+
+
+def write_config(data, exemplars, anatomy, replace=False):
+    """Write ``config.py`` into a prepared data set: CMEMS+ on its exemplar, to be trained as it is, or edited.
+
+    Args:
+        data (PreparedDataset): Where to.
+        exemplars (list[dict]): ``case`` and ``slice`` of each labelled slice.
+        anatomy (Anatomy): Choices.
+        replace (bool): Put another config of that name aside, as ``config.py.before``.
+
+    Returns:
+        tuple[Path, bool]: The config, and whether it says what was asked for: one that was there is kept, unless
+        ``replace``.
+
+    Raises:
+        InputError: No such slice.
+    """
+    for each in exemplars:
+        data.row(**each)
+    anatomy.check(data.classes)
+    path, text = data.root / BESIDE, config_text(data, exemplars, anatomy)
+    if path.is_file():
+        same = path.read_text(encoding="utf-8") == text
+        if same or not replace:
+            return path, same
+        path.replace(path.with_name(f"{BESIDE}.before"))
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return path, True
+
+
+def config_text(data, exemplars, anatomy):
+    """Return the text of :func:`write_config`'s file."""
+    classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes, 1))
+    first, *more = exemplars
+    degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
+    flip = 0.0 if anatomy.upright else 0.5
+    radial = tuple(data.classes.index(name) + 1 for name in anatomy.radial)
+    shape, largest = f'dict(type="RadialShape", classes={radial})', 'dict(type="KeepLargest", of="class")'
+    lines = [
+        f"# CMEMS+ on {data.name}, written by cmems prepare: edit what does not fit. Classes: {classes}.",
+        '_base_ = "cmems::cmems_plus/unet_nifti.py"',
+        'data_root = "{{ fileDirname }}"  # this folder',
+        f"work_dir = {'work_dirs/cmems_plus/' + data.root.resolve().name!r}",
+        "",
+        "# What the anatomy allows: how far organs turn, degrees; how often they are mirrored; changes of shape.",
+        f'affine = dict(type="RandomAffine", degrees={degrees:g}, flip={flip}, control_points=6)',
+        f"radial = [{shape if radial else ''}]",
+        "train_dataloader = dict(",
+        f"    exemplar_slice={first!r},  # slices are counted from 0, along the scan's last axis",
+        *([f"    exemplar_slices={more!r},"] if more else []),
+        "    exemplar=dict(",
+        "        copies=dict(geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *radial])",
+        "    ),",
+        "    synthetic=dict(",
+        "        synthesizer=dict(",
+        "            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *radial],",
+        f"            background_geometric=dict(degrees={degrees:g}, flip={flip}),",
+        f"            margin={max(1, round(data.size / 32))},  # pixels of the surroundings that come along",
+        "        )",
+        "    ),",
+        ")",
+        "del affine, radial",
+        "model = dict(",
+        f"    backbone=dict(num_classes={data.num_classes}),",
+        *(["    weak=dict(quarter_turns=False, flip=0.0),"] if anatomy.upright else []),
+        "    prediction=dict(",
+        f"        views={1 if anatomy.upright else 8},  # mirror images and quarter turns that are averaged",
+        f"        clean=[{largest if anatomy.one_piece else ''}],",
+        "    ),",
+        ")",
+        *_measured(data),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(data):
+    """Return the line that has validation cases tested where no test case is labelled."""
+    if any(data.case(case)["labelled"] for case in data.cases("test")) or not data.cases("val"):
+        return []
+    return ['test_dataloader = dict(dataset=dict(split="val"))  # no test case is labelled']

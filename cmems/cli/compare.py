@@ -1,0 +1,96 @@
+"""``cmems compare``."""
+
+import ast
+import signal
+import sys
+
+from cmems.errors import InputError
+
+ABOUT = "Train and test every row of a suite; report it beside the paper."
+EXAMPLE = "cmems compare paper_table2 --datasets acdc_128 --seeds 0 1 2 --jobs 2"
+
+
+def add_arguments(parser):
+    """Add what the command takes."""
+    add_suite(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="let interrupted runs go on; finished ones are kept anyway"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; they share the CPU cores")
+    parser.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where runs run")
+    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="of submitit: timeout_min=600 …")
+    parser.add_argument("--list", action="store_true", help="show the suites, or the rows of SUITE, and stop")
+
+
+def add_suite(parser):
+    """Add what says which runs are meant."""
+    parser.add_argument("suite", nargs="?", help="a name that `cmems compare --list` shows, or a .py file of rows")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="ends of the configs' names: acdc_128, …")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="of each row")
+    parser.add_argument("--exemplars", nargs="+", metavar="X", help="A (the config's), B, C, or case:slice")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps instead of the configs'")
+    parser.add_argument("--work-dir", default="work_dirs/compare", help="holds the runs and a report per suite")
+
+
+def run(args):
+    """Run the suite, print its tables; exit 1 where a run failed."""
+    from cmems.apis.compare import compare
+
+    if args.list or args.suite is None:
+        show(args.suite, args.datasets)
+        if not args.list:
+            raise InputError("which suite? Name one of those above, or a .py file that defines rows")
+        return
+    # A scheduler ends a command as Ctrl-C does: the runs' processes end too, and --resume goes on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = compare(
+        args.suite,
+        args.datasets,
+        args.seeds,
+        args.exemplars,
+        args.work_dir,
+        args.jobs,
+        args.resume,
+        args.steps,
+        args.launcher,
+        dict(map(parameter, args.slurm)),
+        say=lambda line: print(line, flush=True),
+    )
+    say_report(report)
+    if report["failed"]:
+        sys.exit(1)
+
+
+def say_report(report):
+    """Print a report's tables and where its files are."""
+    print(report["text"])
+    print("\n".join(f"  {path}" for path in report["files"]))
+
+
+def show(name, datasets):
+    """Print the suites, or a suite's rows with what is missing for them."""
+    from cmems.apis.compare import missing_configs
+    from cmems.apis.suites import SUITES, get_suite
+
+    if name is None:
+        for suite in SUITES.values():
+            print(f"{suite.name:20} {len(suite.rows):2} rows  {suite.title} (on {', '.join(suite.datasets)})")
+        return
+    suite = get_suite(name)
+    print(suite.title)
+    for dataset in datasets or suite.datasets:
+        missing = missing_configs(suite, [dataset])
+        for row in suite.rows:
+            path = row.config.format(dataset=dataset)
+            print(f"  {row.label:28} {path}{'  (missing)' if path in missing else ''}")
+
+
+def parameter(text):
+    """Read ``key=value``; a value that is a Python literal is that, any other is text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InputError(f"--slurm {text}: expected key=value, e.g. timeout_min=600")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value

@@ -1,0 +1,35 @@
+"""``cmems evaluate``, also ``cmems test``."""
+
+from cmems.cli.common import add_config, cfg_options
+
+ABOUT = "Print the metric table of a checkpoint."
+EXAMPLE = "cmems evaluate DATA WORK/last.pth --split val --show-dir pictures"
+
+
+def add_arguments(parser):
+    """Add what the command takes."""
+    add_config(parser)
+    parser.add_argument("checkpoint", help="best.pth or last.pth")
+    parser.add_argument("--split", help="train-time val or test; default the config's")
+    parser.add_argument(
+        "--metrics-preset", help="transunet (the paper's), ssl4mis, nan or strict; default the config's"
+    )
+    parser.add_argument("--show-dir", help="write overlay panels (image, reference, networks, ensemble) there")
+    parser.add_argument("--out", help="folder of metrics.json and metrics.csv; default the work directory")
+    parser.add_argument("--work-dir", help="where the log goes; default test_<split> beside the checkpoint")
+
+
+def run(args):
+    """Test."""
+    from cmems.apis import test
+
+    test(
+        args.config,
+        args.checkpoint,
+        args.split,
+        args.metrics_preset,
+        args.show_dir,
+        args.out,
+        args.work_dir,
+        cfg_options(args),
+    )

@@ -1,0 +1,254 @@
+"""The command ``cmems``: quick help, a config for one's own data, and an installed package that works from anywhere."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cmems.apis import load_config
+from cmems.apis.config import find_config, known_configs
+from cmems.apis.record import read_record
+from cmems.cli import main
+from cmems.cli.commands import COMMANDS
+from cmems.errors import InputError
+
+REPO = Path(__file__).parents[1]
+TOOLS = sorted((REPO / "tools").glob("*.py"))
+TINY = ("--cfg-options", "model.backbone.channels=(4,4,8,8,8)")
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run ``cmems`` in this process, in an empty folder; give its exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["cmems", *map(str, words)])
+        capsys.readouterr()
+        try:
+            code = main() or 0
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def own(raw_acdc, tmp_path):
+    """One's own scans: four, and one mask painted on slice 1 of one of them."""
+    root = tmp_path / "own"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    for p in (1, 2, 3, 4):
+        shutil.copy(raw_acdc / f"training/patient00{p}/patient00{p}_frame01.nii.gz", root / f"images/p{p}.nii.gz")
+    paint(root, raw_acdc)
+    return root
+
+
+def paint(root, raw_acdc, without=()):
+    whole = nib.load(raw_acdc / "training/patient001/patient001_frame01_gt.nii.gz")
+    mask = np.zeros(whole.shape, np.uint8)
+    mask[..., 1] = np.asarray(whole.dataobj)[..., 1]
+    mask[np.isin(mask, without)] = 0
+    nib.save(nib.Nifti1Image(mask, whole.affine), root / "labels/p1.nii.gz")
+
+
+def prepare(cli, own, *more):
+    return cli("prepare", "nifti", own, "DATA", "--classes", "RV,Myo,LV", "--size", 32, "--workers", 1, *more)
+
+
+def test_every_help_has_an_example_and_imports_nothing_heavy():
+    code = """
+import contextlib, io, sys
+from cmems.cli import main
+from cmems.cli.commands import COMMANDS
+for words in ([], *([name] for name in COMMANDS)):
+    sys.argv, out = ["cmems", *words, "--help"], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            main()
+    except SystemExit as end:
+        assert not end.code, (words, end.code)
+    assert "example:\\n  cmems " + " ".join(words) in out.getvalue(), (words, out.getvalue())
+    print(out.getvalue())
+print(sorted({"torch", "mmengine", "numpy", "rich", "cmems.apis"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "(default: 224)" in done.stdout
+    assert "None)" not in done.stdout
+    assert "False)" not in done.stdout
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda p: p.stem)
+def test_a_tool_is_one_of_the_commands(path, monkeypatch, capsys):
+    assert len(path.read_text().splitlines()) < 8
+    monkeypatch.setattr("sys.argv", [path.name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 0
+    assert sum(module.EXAMPLE in capsys.readouterr().out for module in [COMMANDS[_command_of(path)]]) == 1
+
+
+def _command_of(path):
+    renamed = dict(test="evaluate", prepare_data="prepare", make_phantom="phantom")
+    return renamed.get(path.stem, path.stem)
+
+
+def test_the_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(known_configs()) == len([p for p in (REPO / "configs").glob("*/*.py") if p.parent.name != "_base_"])
+    there = load_config(REPO / "configs/cmems_plus/unet_acdc_cpu.py")
+    for name in ("cmems::cmems_plus/unet_acdc_cpu", "cmems::cmems_plus/unet_acdc_cpu.py",
+                 "configs/cmems_plus/unet_acdc_cpu.py"):  # fmt: skip
+        assert load_config(name)._cfg_dict == there._cfg_dict
+    Path("mine.py").write_text('_base_ = "cmems::cmems_plus/unet_acdc_cpu.py"\ndata_root = "here"\n')
+    assert load_config("mine.py").train_dataloader.exemplar == there.train_dataloader.exemplar
+    with pytest.raises(InputError, match="no such config comes with cmems; did you mean cmems::cmems_plus/unet_nifti"):
+        find_config("cmems::cmems_plus/unet_nift")
+    with pytest.raises(InputError, match=r"a folder without a config\.py"):
+        find_config(tmp_path)
+
+
+def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, own):
+    done = prepare(cli, own)
+    assert done.code == 0, done.err
+    assert "modality mr, assumed" in done.out
+    assert "exemplar: p1 slice 1; slices are counted from 0" in done.out
+    assert done.out.splitlines()[-1].endswith("next: cmems train DATA")
+    config = load_config("DATA")
+    assert config.train_dataloader.data_root == str(Path("DATA").resolve())
+    assert config.train_dataloader.exemplar_slice == dict(case="p1", slice=1)
+    assert config.model.backbone.num_classes == 4
+    done = cli("train", "DATA", "--steps", 1, "--seed", 3, *TINY)
+    assert done.code == 0, done.err
+    assert not done.err
+    work = Path("work_dirs/cmems_plus/DATA")
+    assert f"next: cmems predict DATA {work.resolve()}/last.pth" in done.out.replace("\n", " ")
+    record = read_record(work)
+    manifest = json.loads(Path("DATA/manifest.json").read_text())
+    assert record["finished"] is True
+    assert (record["steps"], record["seed"], record["data"]["name"]) == (1, 3, manifest["dataset"])
+    assert {"torch", "device", "seconds", "started", "commit"} <= set(record)
+    done = cli("predict", "DATA", work / "last.pth", own / "images", "MASKS", *TINY)
+    assert done.code == 0, done.err
+    assert len(list(Path("MASKS").glob("*.nii.gz"))) == 4
+    done = cli("train", "DATA", "--steps", 1)
+    assert done.code == 2
+    assert "holds a run" in done.err
+    assert "step 1" in cli("check", work).out
+    (work / "last.pth").write_bytes(b"damaged")
+    assert cli("check", work / "last.pth").code == 2
+    assert "every file is as its manifest says" in cli("check", "DATA").out
+
+
+def test_a_class_that_the_only_mask_lacks_is_named(cli, own, raw_acdc):
+    paint(own, raw_acdc, without=[3])
+    done = prepare(cli, own)
+    assert done.code == 0, done.err
+    assert "The fullest, p1 slice 1, lacks LV: paint it there" in done.out
+    assert not Path("DATA/config.py").exists()
+    shutil.rmtree(own / "labels")
+    assert "no training case is labelled: paint one slice" in prepare(cli, own, "--overwrite").out
+
+
+def test_the_anatomy_is_a_flag_each(cli, own):
+    assert prepare(cli, own, "--upright", "--radial", "Myo,LV", "--one-piece").code == 0
+    config = load_config("DATA")
+    for part in (config.train_dataloader.exemplar.copies, config.train_dataloader.synthetic.synthesizer):
+        affine, radial = part.geometric
+        assert (affine.degrees, affine.flip) == (20, 0)
+        assert radial.classes == (2, 3)
+    around = config.train_dataloader.synthetic.synthesizer.background_geometric
+    assert (around.degrees, around.flip) == (20, 0)
+    assert (config.model.weak.quarter_turns, config.model.weak.flip, config.model.prediction.views) == (False, 0, 1)
+    assert [step.type for step in config.model.prediction.clean] == ["KeepLargest"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--radial", "Aorta"), "--radial: expected classes of RV, Myo, LV; got Aorta"),
+        (("--turn", "270"), "--turn: expected 0 to 180 degrees, got 270"),
+        (("--exemplar", "p1"), "--exemplar p1: expected CASE:SLICE"),
+    ],
+)
+def test_a_wrong_choice_is_told_before_anything_is_prepared(words, message, cli, own):
+    done = prepare(cli, own, *words)
+    assert done.code == 2
+    assert message in done.err
+    assert not Path("DATA").exists()
+
+
+def test_an_edited_config_is_kept(cli, own):
+    prepare(cli, own)
+    config = Path("DATA/config.py")
+    config.write_text(config.read_text() + "# mine\n")
+    assert "kept" in prepare(cli, own).out
+    assert config.read_text().endswith("# mine\n")
+    assert prepare(cli, own, "--overwrite", "--exemplar", "p1:1").code == 0
+    assert Path("DATA/config.py.before").read_text().endswith("# mine\n")
+    assert not config.read_text().endswith("# mine\n")
+
+
+def test_a_report_of_no_run_is_refused_in_a_line(cli, tmp_path):
+    (tmp_path / "mine.py").write_text('rows = [dict(label="one", config="cmems::unet/unet_phantom_cardiac")]\n')
+    done = cli("report", "mine.py", "--datasets", "phantom_cardiac")
+    assert done.code == 2
+    assert "no run of suite mine is done" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_the_wheel_brings_command_and_configs(tmp_path):
+    """Built from a copy, installed beside nothing, tried from an empty folder."""
+    source, target, empty = tmp_path / "source", tmp_path / "target", tmp_path / "empty"
+    empty.mkdir()
+    for name in ("cmems", "configs"):
+        shutil.copytree(REPO / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPO / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    alone = ["--no-deps", "--no-index"]
+    done = subprocess.run([*pip, "wheel", *alone, "--no-build-isolation", "-w", tmp_path, source], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("cmems-*-py3-none-any.whl")
+    held = zipfile.ZipFile(wheel)
+    names = set(held.namelist())
+    for path in (REPO / "configs").rglob("*.py"):
+        assert f"cmems/configs/.mim/configs/{path.relative_to(REPO / 'configs').as_posix()}" in names
+    assert {"cmems/py.typed", "cmems/configs/.mim/model-index.yml"} <= names
+    (metadata,) = (name for name in names if name.endswith("METADATA"))
+    needs = held.read(metadata).decode()
+    assert "Requires-Dist: mmcv-lite" in needs  # whatever is installed where it is built
+    assert "License: Apache-2.0" in needs
+    subprocess.run([*pip, "install", *alone, "--no-compile", "--target", target, wheel], check=True)
+    env = {**os.environ, "PYTHONPATH": str(target)}
+
+    def installed(*command):
+        return subprocess.run(
+            [sys.executable, *command], cwd=empty, env=env, capture_output=True, text=True, check=True
+        )
+
+    assert "prepare" in installed(target / "bin" / "cmems", "--help").stdout
+    Path(empty, "mine.py").write_text('_base_ = "cmems::cmems_plus/unet_acdc_cpu.py"\n')
+    code = (
+        "from cmems.apis import load_config\n"
+        "for name in ('cmems::cmems_plus/unet_acdc_cpu', 'mine.py'):\n"
+        "    print(load_config(name).train_cfg.max_iters)\n"
+        "import cmems; print(cmems.__file__)"
+    )
+    done = installed("-c", code)
+    assert done.stdout.split() == ["2400", "2400", str(target / "cmems" / "__init__.py")]
+    assert not done.stderr
