@@ -244,7 +244,7 @@ def test_monitors_say_how_much_is_confident_how_the_networks_agree_and_what_they
     everywhere = learner(pseudo_labeler=dict(type="ConfidenceThreshold", threshold=0.99))
     logs = everywhere(batch=batch(), draws=Draws(0, 0), monitor=("background", "RV", "Myo", "LV"))
     assert float(logs["share_confident"]) == 0  # nothing is that sure after no training …
-    assert float(logs["agreement"]) == 1  # … so Eq. 3 calls all of it background, and they agree
+    assert float(logs["agreement"]) == 0  # … so Eq. 3 calls all of it background, which is no agreement on organs
     assert float(logs["share_background"]) == 1
 
 
