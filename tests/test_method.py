@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
@@ -407,6 +408,31 @@ def test_views_average_the_images_of_the_square(views):
         expected = (expected + found.transpose(3, 4)) / 2
     model.prediction.views = views
     torch.testing.assert_close(model.probabilities(images), expected)
+
+
+@pytest.mark.parametrize("settings", [{}, dict(views=8), dict(resize="probabilities", views=4)])
+def test_doubt_changes_no_label_and_counts_what_members_share(settings):
+    model = learner(prediction=dict(bfloat16=False, batch=2, **settings)).eval()
+    volumes = [volume(torch.rand(3, 32, 32)), volume(torch.rand(2, 32, 32))]
+    labels, doubts = model.prediction.segment_with_doubt(model.networks, volumes, maps=True)
+    for each, found, expected, doubt in zip(volumes, labels, model.segment(volumes), doubts, strict=True):
+        assert all((found[name] == expected[name]).all() for name in expected)
+        images = torch.from_numpy(each["image"])[:, None]
+        p = model.probabilities(images)
+        views = model.prediction.views
+        assert doubt.shared.shape == (3, 2 * views, 2 * views)
+        model.prediction.views = 1
+        straight = model.probabilities(images).argmax(2)  # the first view's members come first
+        model.prediction.views = views
+        for k in (1, 2, 3):
+            first, second = straight == k
+            assert doubt.shared[k - 1, 0, 1] == (first & second).sum()
+            assert doubt.shared[k - 1, 1, 1] == second.sum()
+        best, where = p.mean(0).max(1)
+        for k in range(1, 4):
+            np.testing.assert_allclose(doubt.softmax[k - 1], best[where == k].double().mean(), rtol=1e-5)
+        entropy = torch.distributions.Categorical(p.mean(0).movedim(1, -1)).entropy() / np.log(4)
+        np.testing.assert_allclose(doubt.entropies, entropy, atol=1e-5)
 
 
 def volume(image, pixel=None, spacing=(8.0, 1.5, 1.5), size=32):
