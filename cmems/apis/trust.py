@@ -107,7 +107,7 @@ def trust_file(out, rows):
         yield
     finally:
         path, done = Path(out, "trust.csv"), {row["scan"] for row in rows}
-        kept = [r for r in _read(path) if r["scan"] not in done and Path(out, f"{r['scan']}.nii.gz").is_file()]
+        kept = [r for r in read_trust(path) if r["scan"] not in done and Path(out, f"{r['scan']}.nii.gz").is_file()]
         if rows:
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
@@ -122,7 +122,7 @@ def _cell(value):
     return csv_cell(value)
 
 
-def _read(path):
+def read_trust(path):
     """Return the rows of a file that :func:`trust_file` wrote; of any other, none."""
     try:
         with open(path, newline="", encoding="utf-8") as handle:
