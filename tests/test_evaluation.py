@@ -8,6 +8,7 @@ from mmengine.evaluator import Evaluator
 from cmems import ops
 from cmems.errors import InputError
 from cmems.evaluation import PRESETS, get_convention, hd95, score_volume
+from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.registry import METRICS
 
 kernels = pytest.mark.skipif(ops.why_not() is not None, reason=f"compiled kernels: {ops.why_not()}")
@@ -417,3 +418,14 @@ def test_a_second_evaluation_starts_afresh():
         values = evaluator.evaluate(1)
     assert {r["case"] for r in metric.cases} == {"b"}
     assert values["ensemble/DSC"] == 1
+
+
+@both_ways
+def test_agreement_is_the_mean_dice_of_pairs_of_which_any_finds_something():
+    a, b, c = (labels((5, 12, 12), 4, seed) for seed in (0, 1, 2))
+    shared = shared_voxels([a, b, c], 4)
+    pairs = [medpy.dc(x == 2, y == 2) for x, y in ((a, b), (a, c), (b, c))]
+    assert mean_dice(shared[1]) == pytest.approx(np.mean(pairs))
+    assert mean_dice(shared[1], np.eye(3, k=1, dtype=bool)) == pytest.approx((pairs[0] + pairs[2]) / 2)
+    assert mean_dice(shared_voxels([a, np.zeros_like(a)], 4)[0]) == 0  # one finds it, the other does not
+    assert math.isnan(mean_dice(shared_voxels([a * 0, a * 0], 4)[0]))  # nothing found is no agreement

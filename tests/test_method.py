@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
@@ -249,7 +250,7 @@ def test_monitors_say_how_much_is_confident_how_the_networks_agree_and_what_they
     everywhere = learner(pseudo_labeler=dict(type="ConfidenceThreshold", threshold=0.99))
     logs = everywhere(batch=batch(), draws=Draws(0, 0), monitor=("background", "RV", "Myo", "LV"))
     assert float(logs["share_confident"]) == 0  # nothing is that sure after no training …
-    assert float(logs["agreement"]) == 1  # … so Eq. 3 calls all of it background, and they agree
+    assert float(logs["agreement"]) == 0  # … so Eq. 3 calls all of it background, which is no agreement on organs
     assert float(logs["share_background"]) == 1
 
 
@@ -412,6 +413,31 @@ def test_views_average_the_images_of_the_square(views):
         expected = (expected + found.transpose(3, 4)) / 2
     model.prediction.views = views
     torch.testing.assert_close(model.probabilities(images), expected)
+
+
+@pytest.mark.parametrize("settings", [{}, dict(views=8), dict(resize="probabilities", views=4)])
+def test_doubt_changes_no_label_and_counts_what_members_share(settings):
+    model = learner(prediction=dict(bfloat16=False, batch=2, **settings)).eval()
+    volumes = [volume(torch.rand(3, 32, 32)), volume(torch.rand(2, 32, 32))]
+    labels, doubts = model.prediction.segment_with_doubt(model.networks, volumes, maps=True)
+    for each, found, expected, doubt in zip(volumes, labels, model.segment(volumes), doubts, strict=True):
+        assert all((found[name] == expected[name]).all() for name in expected)
+        images = torch.from_numpy(each["image"])[:, None]
+        p = model.probabilities(images)
+        views = model.prediction.views
+        assert doubt.shared.shape == (3, 2 * views, 2 * views)
+        model.prediction.views = 1
+        straight = model.probabilities(images).argmax(2)  # the first view's members come first
+        model.prediction.views = views
+        for k in (1, 2, 3):
+            first, second = straight == k
+            assert doubt.shared[k - 1, 0, 1] == (first & second).sum()
+            assert doubt.shared[k - 1, 1, 1] == second.sum()
+        best, where = p.mean(0).max(1)
+        for k in range(1, 4):
+            np.testing.assert_allclose(doubt.softmax[k - 1], best[where == k].double().mean(), rtol=1e-5)
+        entropy = torch.distributions.Categorical(p.mean(0).movedim(1, -1)).entropy() / np.log(4)
+        np.testing.assert_allclose(doubt.entropies, entropy, atol=1e-5)
 
 
 def volume(image, pixel=None, spacing=(8.0, 1.5, 1.5), size=32):

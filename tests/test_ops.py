@@ -655,9 +655,9 @@ def test_scores_are_scipy_s_whatever_the_labels_are_stored_as(fresh, seed):
         volumes[1][rng.random(shape) < 0.2] = -253
     if seed % 3 == 0:
         volumes = [np.asfortranarray(volumes[0]), volumes[1][::-1], volumes[2]]
-    ours = scores._measure(volumes[0], volumes[1:], 4, (3, 1, 0.7), True)
+    ours = scores.measure(volumes[0], volumes[1:], 4, (3, 1, 0.7), True)
     ops.enable(False)
-    theirs = scores._measure(
+    theirs = scores.measure(
         *[np.clip(v, -1, 9) for v in volumes[:1]], [np.clip(v, -1, 9) for v in volumes[1:]], 4, (3, 1, 0.7), True
     )
     assert np.array_equal(ours[0][..., 1:], theirs[0][..., 1:])

@@ -8,12 +8,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from cmems.apis import load_config, predict, train
+from cmems.apis.trust import by_doubt, trust_rows, trust_table
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.checkpoint import load_weights, read_checkpoint
 from cmems.errors import InputError
+from cmems.models.doubt import Doubt
 from cmems.registry import MODELS
 
 REPO = Path(__file__).parents[1]
@@ -111,19 +114,22 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "patient003_frame01.nii.gz",
         "patient003_frame02.nii.gz",
+        "trust.csv",
     ]
 
 
 def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, scans, tmp_path):
     done = command(*trained, scans, tmp_path / "masks")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'masks'}: 2 masks by the ensemble; 1 RV, 2 Myo, 3 LV\n"
+    said = "by the ensemble; 1 RV, 2 Myo, 3 LV; which to look at first: trust.csv\n"
+    assert done.stdout.endswith(f"\n{tmp_path / 'masks'}: 2 masks {said}")
+    assert "networks agree" in done.stdout
     assert "warning" not in done.stderr
     path = scans / "patient003_frame01.nii.gz"
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag([-1, 1, 1, 1])), path)
     done = command(*trained, path, tmp_path / "masks")
-    assert done.stdout == f"{tmp_path / 'masks'}: 1 mask by the ensemble; 1 RV, 2 Myo, 3 LV\n"
+    assert done.stdout.endswith(f"\n{tmp_path / 'masks'}: 1 mask {said}")
     assert "warning: patient003_frame01: its axes lie as LAS, as no case that was prepared" in done.stderr
     assert "turned to RAS as the prepared cases, and the mask back: patient003_frame01 (stored as LAS)" in done.stderr
 
@@ -170,3 +176,52 @@ def test_scans_are_scaled_as_the_training_slices_were(trained, scans, prepared_a
     (tmp_path / "unit" / MANIFEST).write_text(text.replace(seen, "by hand"))
     with pytest.raises(InputError, match="intensity: expected one of .*, got 'by hand'"):
         predict(*trained, str(scans), str(tmp_path / "masks"), options)
+
+
+def test_trust_is_kept_beside_the_masks_and_doubt_shown_on_the_scans_grid(tiny_config, scans, tmp_path):
+    config, checkpoint = tiny_config(extra='model["prediction"] = dict(views=4)\n'), str(tmp_path / "last.pth")
+    torch.manual_seed(0)
+    model = MODELS.build(load_config(config).model)
+    torch.nn.init.normal_(model.networks[0].head.weight, 0, 3)
+    model.networks[1].load_state_dict(model.networks[0].state_dict())  # its twin
+    torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
+    first, second = sorted(scans.iterdir())
+    masks = predict(config, checkpoint, str(first), str(tmp_path / "m"), doubt_maps=True)
+    found = [row for row in masks.trust if not row["note"]]
+    assert found
+    for row in found:
+        voxels = np.asarray(nib.load(masks.paths[row["scan"]]).dataobj) == 1 + masks.classes.index(row["class"])
+        assert row["agreement"] == 1
+        assert row["views_agreement"] < 1
+        assert row["ml"] == pytest.approx(voxels.sum() * 1.5 * 1.5 * 8 / 1000)
+        assert row["components"] == ndimage.label(voxels)[1]
+    doubt = {path.name: nib.load(path) for path in (tmp_path / "m" / "doubt").iterdir()}
+    entropy, differ = (doubt[f"patient003_frame01_{kind}.nii.gz"] for kind in ("entropy", "disagreement"))
+    assert np.array_equal(entropy.affine, nib.load(first).affine)
+    assert 0 < np.asarray(entropy.dataobj).max() <= 100
+    assert np.asarray(differ.dataobj).max() == 0
+    predict(config, checkpoint, str(second), str(tmp_path / "m"))
+    held = (tmp_path / "m" / "trust.csv").read_text()
+    assert held.count("patient003_frame01,") == held.count("patient003_frame02,") == 3
+    (tmp_path / "m" / "patient003_frame01.nii.gz").unlink()  # of masks that are gone nothing is said
+    predict(config, checkpoint, str(second), str(tmp_path / "m"))
+    assert "frame01" not in (tmp_path / "m" / "trust.csv").read_text()
+
+
+def test_the_most_doubtful_masks_come_first_and_what_nobody_found_gets_a_dash():
+    one = np.zeros((2, 8, 8), np.uint8)
+    one[:, 1:3, 1:3], one[:, 5:7, 1:3], one[0, 0, 7] = 1, 2, 1
+    two = np.where(one == 2, 0, one)
+    two[0, 0, 7] = 0
+    doubt = Doubt(np.ones((3, 2, 2), np.int64), 2, np.full(3, np.nan), None)
+    labels = dict(network_1=one, network_2=two, ensemble=one, cleaned=two)
+    rows = by_doubt(trust_rows("scan", ("a", "b", "c"), labels, doubt, (10.0, 5.0, 2.0)))
+    assert [row["class"] for row in rows] == ["b", "c", "a"]
+    assert [row["note"] for row in rows] == ["network 2 finds none", "not found", ""]
+    assert rows[2]["agreement"] == pytest.approx(16 / 17)
+    assert (rows[2]["ml"], rows[2]["components"]) == (0.8, 2)  # of the mask; before the clean-up
+    assert rows[0]["agreement"] == 0
+    assert np.isnan(rows[1]["agreement"])
+    lines = trust_table(rows).splitlines()
+    assert lines[3].count("–") == lines[4].count("–") == 2
+    assert "0.94" in lines[5]

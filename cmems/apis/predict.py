@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cmems.apis.config import load_config
+from cmems.apis.trust import by_doubt, trust_file, trust_rows
 from cmems.datasets.prepare import image_problems, modality_of, scale_intensity, scaling_notes
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import nifti_files, nifti_stem, reading
@@ -36,6 +37,7 @@ class Masks(NamedTuple):
         turned: Scans whose axes lie as those of no case of the prepared data set, with their orientation, as ``LPS``:
             unless both are known, and the scan was turned, their slices are not what the networks know.
         notes: What a user should know of a scan, as pairs of a sentence and its details.
+        trust: What :func:`cmems.apis.trust.trust_rows` says of every mask and class, the most doubtful first.
     """
 
     paths: dict[str, Path]
@@ -43,10 +45,11 @@ class Masks(NamedTuple):
     model: str
     turned: dict[str, str]
     notes: dict[str, list]
+    trust: list[dict] = []
 
 
-def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
-    """Write the mask of every scan, on the scan's own grid.
+def predict(config, checkpoint, scans, out, cfg_options=None, progress=None, doubt_maps=False):
+    """Write the mask of every scan, on the scan's own grid, and ``trust.csv``, which of them to look at first.
 
     Scans are scaled as the config's prepared data set was; of that its ``manifest.json`` is enough. The masks are the
     ensemble's, or network 1's where it is alone, cleaned up where the config says how. While some scans are segmented,
@@ -59,9 +62,12 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
         out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine.
         cfg_options (dict | None): Dotted keys to set.
         progress (callable | None): Called with (scans done, scans, name) after each scan.
+        doubt_maps (bool): Write ``doubt/<scan>_entropy.nii.gz``, the entropy of the mean probabilities in percent of
+            the largest there is, and, of two or more networks, ``doubt/<scan>_disagreement.nii.gz``, 1 where their
+            labels differ.
 
     Returns:
-        Masks: What was written.
+        Masks: What was written. Rows of scans that ``trust.csv`` held before, whose masks are still there, stay in it.
 
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong, or there is no scan; or some scans
@@ -74,7 +80,8 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
     best = model.prediction.names(model.num_networks)[-1]
     known = {case["orientation"] for case in data.manifest["cases"].values()}
     written, odd, notes, back, writing, ahead, names = {}, {}, {}, {}, [], deque(), iter(paths)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    rows, segment = [], model.prediction.segment_with_doubt
+    with trust_file(Path(out), rows), ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def read_on():
             for name in islice(names, cfg.test_dataloader.get("batch_size", 1)):
@@ -94,29 +101,33 @@ def predict(config, checkpoint, scans, out, cfg_options=None, progress=None):
                     continue
                 if orientation not in known:
                     odd[name] = orientation
-            found = model.segment(list(ready.values())) if ready else []
-            problems += _settled(writing, written)
+            found = segment(model.predictors, list(ready.values()), doubt_maps) if ready else ([], [])
+            problems += _settled(writing, written, rows)
             writing = []
-            for name, models in zip(ready, found, strict=True):
+            for name, models, doubt in zip(ready, *found, strict=True):
                 written[name] = Path(out, f"{name}.nii.gz")
-                mask = models[best]
-                writing.append((name, pool.submit(_write, mask, paths[name], written[name], back.pop(name))))
+                maps = {written[name]: models[best]}
+                if doubt_maps:
+                    maps |= _doubt_maps(Path(out, "doubt", name), models, doubt)
+                rest = name, data.classes, models, doubt, ready[name]["spacing"]
+                writing.append((name, pool.submit(_write, paths[name], maps, back.pop(name), *rest)))
             for name, _ in batch:
                 done += 1
                 if progress:
                     progress(done, len(paths), name)
-        problems += _settled(writing, written)
+        problems += _settled(writing, written, rows)
     if problems:
         raise InputError(problems)
-    return Masks(written, data.classes, _whose(model, best), odd, notes)
+    return Masks(written, data.classes, _whose(model, best), odd, notes, by_doubt(rows))
 
 
-def _settled(writing, written):
-    """Wait for masks; return the problems of those that could not be made, which leave ``written``."""
+def _settled(writing, written, rows):
+    """Wait for masks and collect their rows; return the problems of those that could not be made, which leave
+    ``written``."""
     problems = []
     for name, each in writing:
         try:
-            each.result()  # raises what the disk refuses
+            rows += each.result()  # raises what the disk refuses
         except InputError as error:
             problems += error.problems
             del written[name]
@@ -212,10 +223,29 @@ def _whose(model, best):
     return f"{whose}, cleaned up" if best == "cleaned" else whose
 
 
-def _write(mask, scan, path, turn):
-    """Write a ``(D, H, W)`` mask with its scan's header; ``turn`` names its axes and the scan's, where they differ."""
-    mask = mask if turn is None else turned_array(mask, *turn)
-    with reading(scan, "a NIfTI file"):
-        content = gzip.compress(nifti_like(scan, mask), compresslevel=3, mtime=0)
-    with whole_file(path) as part:
-        part.write_bytes(content)
+def _doubt_maps(stem, models, doubt):
+    """Return the maps that show where to look, as :func:`_write` takes them."""
+    maps = {stem.with_name(f"{stem.name}_entropy.nii.gz"): np.rint(doubt.entropies * 100).astype(np.uint8)}
+    labels = [each for model, each in models.items() if model.startswith("network_")]
+    if len(labels) > 1:
+        differ = np.any([each != labels[0] for each in labels[1:]], axis=0)
+        maps[stem.with_name(f"{stem.name}_disagreement.nii.gz")] = differ.astype(np.uint8)
+    return maps
+
+
+def _write(scan, maps, turn, *rest):
+    """Write ``(D, H, W)`` maps with their scan's header; return the rows of trust, of which ``rest`` is.
+
+    Args:
+        scan (Path): The scan.
+        maps (dict[Path, np.ndarray]): uint8 voxels by the file they go to.
+        turn (tuple | None): Axes of the maps and of the scan, where they differ.
+        *rest: See :func:`trust_rows`.
+    """
+    for path, voxels in maps.items():
+        voxels = voxels if turn is None else turned_array(voxels, *turn)
+        with reading(scan, "a NIfTI file"):
+            content = gzip.compress(nifti_like(scan, voxels), compresslevel=3, mtime=0)
+        with whole_file(path) as part:
+            part.write_bytes(content)
+    return trust_rows(*rest)

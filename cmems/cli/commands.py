@@ -3,11 +3,12 @@
 import argparse
 
 import cmems
-from cmems.cli import check, compare, demo, evaluate, info, phantom, predict, prepare, report, rounds, train
+from cmems.cli import check, compare, demo, evaluate, info, phantom, pick, predict, prepare, report, rounds, train
 from cmems.cli.common import Help, main_guard
 
 # Each module has ABOUT, one sentence; EXAMPLE; add_arguments(parser); and run(args), which alone imports torch.
 COMMANDS = dict(
+    pick=pick,
     prepare=prepare,
     check=check,
     train=train,

@@ -29,7 +29,7 @@ def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):
         ValueError: A mask is empty, or the shapes differ.
     """
     masks = [np.asarray(mask, bool).view(np.uint8) for mask in (reference, prediction)]
-    _, distances = _measure(masks[0], masks[1:], 2, spacing, True)
+    _, distances = measure(masks[0], masks[1:], 2, spacing, True)
     if np.isnan(distances[0, 1]):
         raise ValueError("hd95: both masks need at least one voxel")
     return float(distances[0, 1])
@@ -61,7 +61,7 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     if num_classes <= UNKNOWN and (unknown := reference == UNKNOWN).any():
         reference = np.where(unknown, 0, reference)
         predictions = {model: np.where(unknown, 0, found) for model, found in predictions.items()}
-    counts, distances = _measure(reference, list(predictions.values()), num_classes, spacing, hd95 is not None)
+    counts, distances = measure(reference, list(predictions.values()), num_classes, spacing, hd95 is not None)
     for m, model in enumerate(predictions):
         for k in range(1, num_classes):
             theirs, ours, both = counts[m, :, k]
@@ -77,7 +77,7 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
     return rows
 
 
-def _measure(reference, predictions, num_classes, spacing, hd95):
+def measure(reference, predictions, num_classes, spacing, hd95):
     """Return what ``ops.score_labels`` does, which is used where it is there."""
     if reference.ndim != 3 or any(each.shape != reference.shape for each in predictions):
         shapes = ", ".join(str(each.shape) for each in (reference, *predictions))

@@ -4,6 +4,7 @@ import torch
 
 from cmems import ops
 from cmems.errors import InputError
+from cmems.models.doubt import Doubt, entropy, mean_softmax, overlaps
 from cmems.precision import computes_bfloat16
 from cmems.registry import POST_PROCESSORS
 
@@ -40,11 +41,7 @@ class Prediction:
 
     def probabilities(self, networks, images):
         """Predict ``(B, 1, S, S)`` slices: ``(M, B, K, S, S)`` float32, each network's mean softmax over the views."""
-        p = torch.stack([each.float().softmax(1) for each in self._logits(networks, images)])
-        if self.views == 1:
-            return p
-        parts = zip(p.chunk(self.views, 1), self._list, strict=True)
-        return sum(_undo(part, view) for part, view in parts) / self.views
+        return self._mean(self._logits(networks, images))
 
     @torch.no_grad()
     def segment(self, networks, volumes):
@@ -59,18 +56,52 @@ class Prediction:
         Returns:
             list[dict[str, np.ndarray]]: By :meth:`names`: ``(D, H, W)`` uint8 on the volume's own grid.
         """
+        return self._segment(networks, volumes)
+
+    @torch.no_grad()
+    def segment_with_doubt(self, networks, volumes, maps=False):
+        """Label volumes as :meth:`segment` does, and say of each what speaks against its labels.
+
+        Args:
+            networks, volumes: See :meth:`segment`.
+            maps (bool): Bring the entropy to the volumes' grids too.
+
+        Returns:
+            tuple[list[dict], list[Doubt]]: What :meth:`segment` returns, and a :class:`cmems.models.doubt.Doubt` each.
+        """
+        heard = []
+        labels = self._segment(networks, volumes, heard)
+        depths = [len(v["image"]) for v in volumes]
+        overlaps = torch.cat([each for each, _ in heard]).split(depths)
+        soft = torch.cat([each for _, each in heard]).split(depths)
+        doubts = []
+        for volume, shared, p in zip(volumes, overlaps, soft, strict=True):
+            entropies = self._entropies(p, volume) if maps else None
+            doubts.append(Doubt(shared.sum(0).cpu().numpy(), len(networks), mean_softmax(p), entropies))
+        return labels, doubts
+
+    def _segment(self, networks, volumes, heard=None):
+        """Label volumes; ``heard`` collects, by batch, the members' overlaps and the best probabilities."""
         device = next(networks[0].parameters()).device
         slices = torch.cat([_square(volume, device) for volume in volumes])
         soft = self.resize == "probabilities" or self.clean
-        answer = self._soft if soft else self._label
-        depths = [len(v["image"]) for v in volumes]
-        answers = torch.cat([answer(networks, part) for part in slices.unsqueeze(1).split(self.batch)], 1)
+        depths, answers = [len(v["image"]) for v in volumes], []
+        for part in slices.unsqueeze(1).split(self.batch):
+            logits = self._logits(networks, part)
+            answers.append(self._soft(logits) if soft else self._label(logits))
+            if heard is not None:
+                best = answers[-1][-1] if soft else self._soft(logits)[-1]
+                heard.append((overlaps(list(self._by_view(logits))), best))
         finish = self._finish_soft if soft else self._finish_labels
         names = self.names(len(networks))
         return [
             dict(zip(names, finish(mine, volume), strict=True))
-            for mine, volume in zip(answers.split(depths, 1), volumes, strict=True)
+            for mine, volume in zip(torch.cat(answers, 1).split(depths, 1), volumes, strict=True)
         ]
+
+    def _entropies(self, probabilities, volume):
+        shape, spacing, back = _shape(volume)[1:], volume["spacing"][1:], volume["frame"].probabilities_back
+        return torch.cat([entropy(back(p, shape, spacing)) for p in probabilities.split(_CHUNK)]).cpu().numpy()
 
     @property
     def _list(self):
@@ -89,18 +120,27 @@ class Prediction:
         with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16 and computes_bfloat16(device)):
             return [net(batch) for net in networks]
 
-    def _soft(self, networks, images):
-        """Return each network's probabilities, and the ensemble's behind those of M > 1."""
-        p = self.probabilities(networks, images)
-        return torch.cat([p, p.mean(0, keepdim=True)]) if len(networks) > 1 else p
+    def _by_view(self, logits):
+        """Yield the networks' ``(M, B, K, S, S)`` softmax of each view, turned back."""
+        p = torch.stack([each.float().softmax(1) for each in logits])
+        for part, view in zip(p.chunk(self.views, 1), self._list, strict=True):
+            yield _undo(part, view)
 
-    def _label(self, networks, images):
-        """Label ``(B, 1, S, S)`` slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
+    def _mean(self, logits):
         if self.views == 1:
-            logits = self._logits(networks, images)
-            if ops.usable(*logits, multiple=1):
-                return ops.label(logits)
-        return _arg_max(self._soft(networks, images))
+            return next(self._by_view(logits))
+        return sum(self._by_view(logits)) / self.views
+
+    def _soft(self, logits):
+        """Return each network's probabilities, and the ensemble's behind those of M > 1."""
+        p = self._mean(logits)
+        return torch.cat([p, p.mean(0, keepdim=True)]) if len(logits) > 1 else p
+
+    def _label(self, logits):
+        """Label a batch's slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
+        if self.views == 1 and ops.usable(*logits, multiple=1):
+            return ops.label(logits)
+        return _arg_max(self._soft(logits))
 
     def _finish_labels(self, labels, volume):
         shape, spacing = _shape(volume), volume["spacing"][1:]
@@ -141,7 +181,7 @@ def _square(volume, device):
 
 def _undo(maps, view):
     """Turn ``(..., S, S)`` maps of a view back."""
-    turned = torch.rot90(maps, -view[0], (-2, -1))
+    turned = torch.rot90(maps, -view[0], (-2, -1)) if view[0] else maps
     return turned.flip(-1) if view[1] else turned
 
 

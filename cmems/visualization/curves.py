@@ -12,7 +12,7 @@ from cmems.files import whole_file
 from cmems.visualization.colors import class_colors
 from cmems.visualization.tables import model_label
 
-_SHARES_OF_PIXELS = {"share_confident": "confident (at or above τ)", "agreement": "networks agree"}
+_SHARES_OF_PIXELS = {"share_confident": "confident (at or above τ)", "agreement": "networks agree, on organs"}
 _AGREEMENT = "agreement_"  # of one class: Dice of the networks' labels
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _OUTLINE = [withStroke(linewidth=2.6, foreground="#555555")]  # lets the light class colours show on white

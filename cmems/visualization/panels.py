@@ -66,6 +66,35 @@ def panel(sample, slices=None, classes=()):
     return _sheet(title, columns, rows, names, colors, letters)
 
 
+def contact_sheet(tiles, columns=5):
+    """Draw slices of several volumes beside each other, each whole, with true aspect, turned as :func:`panel` does.
+
+    Args:
+        tiles (sequence[dict]): ``image`` (H, W) in [0, 1], ``spacing`` (z, y, x) mm, ``captions``, lines of text, and
+            optionally ``affine`` (4, 4).
+        columns (int): Tiles in a row.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+    """
+    rows, lines = -(-len(tiles) // columns), max(len(tile["captions"]) for tile in tiles)
+    cell, tall = TILE + GAP, TILE + 18 * lines + 2 * GAP
+    sheet = Image.new("RGB", (min(columns, len(tiles)) * cell + GAP, rows * tall + GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for n, tile in enumerate(tiles):
+        flips, letters = _orientation(tile.get("affine"), tile["spacing"])
+        height, width = size = _tile_size(*tile["image"].shape, tile["spacing"])
+        grey = np.rint(np.asarray(tile["image"], np.float32).clip(0, 1) * 255).astype(np.uint8)[flips]
+        x, y = GAP + n % columns * cell, GAP + n // columns * tall
+        left, top = x + (TILE - width) // 2, y + (TILE - height) // 2
+        sheet.paste(Image.fromarray(_resized(grey, size, Image.Resampling.BICUBIC)), (left, top))
+        if letters:
+            _draw_letters(draw, letters, left, top, width, height)
+        for k, text in enumerate(tile["captions"]):
+            draw.text((x, y + TILE + 3 + 18 * k), text, _DIM if k else _TEXT, _font(13))
+    return np.asarray(sheet)
+
+
 def write_png(path, image):
     """Write an (H, W, 3) uint8 image as PNG; a whole file or none.
 

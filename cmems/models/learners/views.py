@@ -167,9 +167,10 @@ class StepViews:
         """Return what warns of a collapse, as 0-d tensors.
 
         Of the pseudo-labels of images without labels: ``share_confident``, share of pixels at or above τ;
-        ``share_<class>``, share of pixels that count as the class; ``agreement``, share of pixels that the networks
-        label alike, compared on the unperturbed grid; ``agreement_<class>``, the Dice of the networks' labels of an
-        organ there, 0 where none has it.
+        ``share_<class>``, share of pixels that count as the class; ``agreement``, of the pixels that any network
+        calls an organ, the share that all label alike, compared on the unperturbed grid; ``agreement_<class>``, the
+        Dice of the networks' labels of an organ there. Both are 0 where no network finds any: agreeing on background
+        alone says nothing.
         """
         found = {key[1:3]: value for key, value in self._known.items() if key[0] == "pseudo-label"}
         found = {key: value for key, value in found.items() if "labels" not in self.batch[key[1]]}
@@ -184,7 +185,8 @@ class StepViews:
             if len(at_home) > 1:
                 first, seen = at_home[0], torch.stack([a < 255 for a in at_home]).all(0)
                 alike = torch.stack([a == first for a in at_home[1:]]).all(0)
-                logs["agreement"] = (alike & seen).sum() / seen.sum().clamp(min=1)
+                organ = torch.stack([a > 0 for a in at_home]).any(0) & seen
+                logs["agreement"] = (alike & organ).sum() / organ.sum().clamp(min=1)
                 for k, name in list(enumerate(class_names))[1:]:
                     organs = [(a == k) & seen for a in at_home]
                     both = torch.stack(organs).all(0).sum()

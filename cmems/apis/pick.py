@@ -1,0 +1,170 @@
+"""Which slice to paint: before there is any label, and after a training."""
+
+import gzip
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cmems.apis.trust import read_trust
+from cmems.datasets.descriptions import by_distance_to_middle
+from cmems.datasets.prepare import image_problems, scale_intensity
+from cmems.datasets.readers.files import nifti_files, reading
+from cmems.datasets.readers.geometry import known_axes
+from cmems.datasets.readers.nifti import nifti_like, read_nifti
+from cmems.errors import InputError
+from cmems.files import whole_file
+from cmems.registry import DESCRIPTIONS
+from cmems.visualization.panels import contact_sheet, write_png
+
+SHEET = "slices.png"
+
+
+class Pick(NamedTuple):
+    """A slice that is worth painting.
+
+    Attributes:
+        scan: Its scan's name.
+        slice: Its number along the scan's last axis, from 0, as configs count.
+        depth: Slices of the scan.
+        why: In words.
+        mask: The file to paint in, empty, on the scan's grid.
+    """
+
+    scan: str
+    slice: int
+    depth: int
+    why: str
+    mask: Path
+
+
+def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None, description=None, progress=None):
+    """Choose slices, at most one a patient, and write ``slices.png``, which shows them, and an empty mask for each.
+
+    Without ``after`` they are those nearest to the middle of all slices, so far as ``description`` tells; scans whose
+    axes lie otherwise than most scans' are left out. With it, the scans come by doubt, the most doubtful first, and of
+    each the slice on which the networks differ most, of those that show the most classes.
+
+    Args:
+        scans (str): A folder of NIfTI files.
+        out (str): Folder of ``slices.png`` and ``<scan>.nii.gz``; a mask that is there already is left as it is.
+        number (int): How many.
+        modality (str): ``mr`` or ``ct``: how intensities are scaled.
+        patient (str | None): A regular expression; scans whose names begin with the same match are of one patient.
+            Default: each scan is.
+        skip (sequence[str]): Scans whose patients are passed over, as those that are painted already.
+        after (str | None): The folder of masks that :func:`cmems.apis.predict` wrote of the scans, with ``trust.csv``,
+            and ``doubt`` where maps were asked for.
+        description (dict | None): Of ``DESCRIPTIONS``. Default: ``SmallSlice``.
+        progress (callable | None): Called with (scans done, scans, name) after each scan.
+
+    Returns:
+        list[Pick]: The best first.
+
+    Raises:
+        InputError: Something asked for is wrong or there is no scan; or some scans are unusable, after the picks from
+            the others were written.
+    """
+    if not isinstance(number, int) or number < 1:
+        raise InputError(f"--number: expected an integer of 1 or more, got {number!r}")
+    if not Path(scans).is_dir():
+        raise InputError(f"{scans}: expected a folder of NIfTI files, .nii or .nii.gz")
+    if Path(out).resolve() == Path(scans).resolve():
+        raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
+    paths, problems = nifti_files(scans)
+    if not paths:
+        raise InputError([f"{scans}: expected NIfTI files, .nii or .nii.gz", *problems])
+    person = _patients(paths, patient)
+    unknown = [name for name in skip if name not in person]
+    if unknown:
+        raise InputError(f"--skip {unknown[0]}: no such scan in {scans}")
+    if after is None:
+        found = _middle(paths, modality, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
+    else:
+        found = _doubtful(paths, Path(after), progress)
+    chosen, seen = [], {person[name] for name in skip}
+    for name, z, why in found:
+        if len(chosen) < number and person[name] not in seen:
+            seen.add(person[name])
+            chosen.append((name, z, why))
+    picks = _write(chosen, paths, modality, Path(out))
+    if problems:
+        raise InputError(problems)
+    return picks
+
+
+def _patients(names, pattern):
+    """Return the patient of each scan."""
+    if pattern is None:
+        return {name: name for name in names}
+    try:
+        found = {name: re.match(pattern, name) for name in names}
+    except re.error as error:
+        raise InputError(f"--patient {pattern}: expected a regular expression ({error})") from error
+    missed = [name for name, match in found.items() if not match]
+    if missed:
+        raise InputError(f"--patient {pattern}: does not match the beginning of {missed[0]}")
+    return {name: match[0] for name, match in found.items()}
+
+
+def _middle(paths, modality, describe, problems, progress):
+    """Yield scan, slice and why, the nearest to the middle first."""
+    described, stored = {}, {}
+    for done, (name, path) in enumerate(paths.items(), 1):
+        try:
+            volume, image = _read(path, modality)
+        except InputError as error:
+            problems += error.problems
+        else:
+            described[name], stored[name] = describe(image, volume.spacing), known_axes(volume)
+        if progress:
+            progress(done, len(paths), name)
+    usual = Counter(codes for codes in stored.values() if codes).most_common(1)
+    alike = {name: d for name, d in described.items() if not stored[name] or stored[name] == usual[0][0]}
+    for name, z, distance in by_distance_to_middle(alike) if alike else ():
+        yield name, z, f"{distance:.2f} from the middle"
+
+
+def _doubtful(paths, masks, progress):
+    """Yield scan, slice and why, the most doubtful scan first."""
+    rows = read_trust(masks / "trust.csv")
+    if not rows:
+        raise InputError(f"{masks / 'trust.csv'}: expected the table that cmems predict writes beside its masks")
+    names = [name for name in dict.fromkeys(row["scan"] for row in rows) if name in paths]
+    for done, name in enumerate(names, 1):
+        worst = next(row for row in rows if row["scan"] == name)
+        mask = read_nifti(masks / f"{name}.nii.gz").voxels
+        classes = np.array([len(np.unique(plane[plane > 0])) for plane in mask])
+        differ = masks / "doubt" / f"{name}_disagreement.nii.gz"
+        shown = np.count_nonzero(mask, axis=(1, 2))
+        doubt = np.count_nonzero(read_nifti(differ).voxels, axis=(1, 2)) if differ.is_file() else shown
+        z = int(np.lexsort((doubt, classes))[-1])
+        if progress:
+            progress(done, len(names), name)
+        yield name, z, worst["note"] and f"{worst['class']}: {worst['note']}" or f"{worst['class']} in doubt"
+
+
+def _read(path, modality):
+    volume = read_nifti(path)
+    if problems := image_problems(path, volume, modality):
+        raise InputError(problems)
+    return volume, scale_intensity(volume.voxels, modality)[0]
+
+
+def _write(chosen, paths, modality, out):
+    picks, tiles = [], []
+    for name, z, why in chosen:
+        volume, image = _read(paths[name], modality)
+        picks.append(Pick(name, z, len(image), why, out / f"{name}.nii.gz"))
+        captions = [f"{len(picks)}  {name}", f"slice {z} of 0 to {len(image) - 1}; {why}"]
+        tiles.append(dict(image=image[z], spacing=volume.spacing, affine=volume.affine, captions=captions))
+        if not picks[-1].mask.exists():
+            with reading(paths[name], "a NIfTI file"):
+                content = gzip.compress(nifti_like(paths[name], np.zeros(image.shape, np.uint8)), mtime=0)
+            with whole_file(picks[-1].mask) as part:
+                part.write_bytes(content)
+    if tiles:
+        write_png(out / SHEET, contact_sheet(tiles))
+    return picks

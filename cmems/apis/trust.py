@@ -1,0 +1,134 @@
+"""Which masks deserve doubt, told without a reference: how far networks and views agree, and what looks odd."""
+
+import csv
+import math
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from prettytable import PrettyTable
+from scipy.ndimage import find_objects, label
+
+from cmems.evaluation.agreement import mean_dice, shared_voxels
+from cmems.files import whole_file
+from cmems.visualization.tables import csv_cell, model_label
+
+COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note")
+_NUMBERS = ("agreement", "views_agreement", "softmax", "ml")
+_HEADINGS = ("scan", "class", "networks agree", "views agree", "ml", "parts", "note")
+
+
+def trust_rows(name, classes, labels, doubt, spacing):
+    """Say of each class of a volume how far its mask may be trusted.
+
+    Args:
+        name (str): Of the volume.
+        classes (sequence[str]): Foreground classes.
+        labels (dict[str, np.ndarray]): ``(D, H, W)`` uint8 by model, as :meth:`MutualLearner.segment` names them; the
+            last is the mask that is written.
+        doubt (Doubt): Beside them.
+        spacing (sequence[float]): (slice, row, column), mm.
+
+    Returns:
+        list[dict]: By :data:`COLUMNS`: ``agreement``, mean Dice of any two networks' labels on the volume's grid;
+        ``views_agreement``, of any two views of a network, on the networks'; ``softmax``, mean probability of the class
+        where it is the label; ``ml`` of the mask; ``components``, parts connected by faces before any clean-up; and
+        ``note``, what was not found. NaN where there is nothing to compare: one network, one view, or a class that
+        nobody finds; where one of two networks finds it, their agreement is 0.
+    """
+    networks = {model: each for model, each in labels.items() if model.startswith("network_")}
+    whole, mask = labels.get("ensemble", labels["network_1"]), list(labels.values())[-1]
+    between = shared_voxels(list(networks.values()), len(classes) + 1)
+    member = np.arange(doubt.shared.shape[1]) % doubt.num_networks  # whose network's view it is
+    views = [mean_dice(each, member[:, None] == member) for each in doubt.shared]
+    counts, boxes, rows = np.bincount(mask.ravel(), minlength=len(classes) + 1), find_objects(whole), []
+    for k, cls in enumerate(classes, 1):
+        found = dict(zip(networks, np.diagonal(between[k - 1]), strict=True))
+        box = boxes[k - 1] if k <= len(boxes) else None
+        rows.append(
+            {
+                "scan": name,
+                "class": cls,
+                "agreement": mean_dice(between[k - 1]),
+                "views_agreement": views[k - 1],
+                "softmax": float(doubt.softmax[k - 1]),
+                "ml": float(counts[k] * math.prod(spacing) / 1000),
+                "components": 0 if box is None else label(whole[box] == k)[1],
+                "note": _note(found, counts[k]),
+            }
+        )
+    return rows
+
+
+def _note(found, voxels):
+    missing = [model_label(model) for model, count in found.items() if not count]
+    if missing and len(missing) < len(found):
+        return f"{' and '.join(missing)} {'finds' if len(missing) == 1 else 'find'} none"
+    return "" if voxels else "not found"
+
+
+def by_doubt(rows):
+    """Sort rows, the most doubtful first: what one network misses, what was not found, then the lowest agreement."""
+
+    def key(row):
+        known = [row[c] for c in ("agreement", "views_agreement") if not math.isnan(row[c])]
+        kind = 2 if not row["note"] else 1 if row["note"] == "not found" else 0
+        return kind, known[0] if known else 1.0, row["scan"]
+
+    return sorted(rows, key=key)
+
+
+def trust_table(rows, limit=10):
+    """Return the first rows as a table of several lines; what there is nothing to say of is a dash."""
+    table = PrettyTable(_HEADINGS)
+    for row in rows[:limit]:
+        shares = [_dash(row[c]) if not row["note"] else "–" for c in ("agreement", "views_agreement")]
+        table.add_row([row["scan"], row["class"], *shares, f"{row['ml']:.1f}", row["components"], row["note"]])
+    table.align = "r"
+    for column in ("scan", "class", "note"):
+        table.align[column] = "l"
+    return table.get_string()
+
+
+def _dash(value):
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+@contextmanager
+def trust_file(out, rows):
+    """Write ``trust.csv`` into a folder of masks when the block ends, however it ends.
+
+    Args:
+        out (Path): The folder. What its ``trust.csv`` says of masks that are still there, and not in ``rows``, stays.
+        rows (list[dict]): Filled within the block; see :func:`trust_rows`. Sorted by doubt in the file; an empty field
+            where there is nothing to compare.
+    """
+    try:
+        yield
+    finally:
+        path, done = Path(out, "trust.csv"), {row["scan"] for row in rows}
+        kept = [r for r in read_trust(path) if r["scan"] not in done and Path(out, f"{r['scan']}.nii.gz").is_file()]
+        if rows:
+            with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
+                writer = csv.writer(handle, lineterminator="\n")
+                writer.writerow(COLUMNS)
+                for row in by_doubt(rows + kept):
+                    writer.writerow([_cell(row[column]) for column in COLUMNS])
+
+
+def _cell(value):
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4f}"
+    return csv_cell(value)
+
+
+def read_trust(path):
+    """Return the rows of a file that :func:`trust_file` wrote; of any other, none."""
+    try:
+        with open(path, newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                return []
+            return [{**row, **{c: float(row[c] or "nan") for c in _NUMBERS}} for row in reader]
+    except (OSError, ValueError, TypeError):
+        return []

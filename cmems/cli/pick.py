@@ -1,0 +1,30 @@
+"""``cmems pick``."""
+
+ABOUT = "Show slices worth painting, and write an empty mask for each."
+EXAMPLE = "cmems pick SCANS MASKS --number 10"
+
+
+def add_arguments(parser):
+    """Add what the command takes."""
+    parser.add_argument("scans", help="a folder of NIfTI files")
+    parser.add_argument("out", help="folder of the sheet and the masks; masks that are there already are left alone")
+    parser.add_argument("--number", type=int, default=5, help="how many slices, at most one a patient")
+    parser.add_argument("--modality", choices=["mr", "ct"], default="mr", help="how intensities are scaled")
+    parser.add_argument(
+        "--patient", metavar="REGEX", help="scans whose names begin with the same match are of one patient"
+    )
+    parser.add_argument("--skip", nargs="+", default=(), metavar="SCAN", help="pass over these scans' patients")
+    parser.add_argument("--after", metavar="MASKS", help="what cmems predict wrote of SCANS: the most doubtful first")
+
+
+def run(args):
+    """Pick, and say what there is."""
+    from cmems.apis.pick import SHEET, pick
+    from cmems.visualization.progress import counting
+
+    with counting("looking") as progress:
+        picks = pick(args.scans, args.out, args.number, args.modality, args.patient, args.skip, args.after,
+                     progress=progress)  # fmt: skip
+    for found in picks:
+        print(f"{found.scan} slice {found.slice} of 0 to {found.depth - 1}: {found.why}")
+    print(f"{args.out}/{SHEET} shows them; paint the one that shows every class best, in its mask in {args.out}")

@@ -1,0 +1,100 @@
+"""Slices worth painting, before a training and after one."""
+
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmems.apis.pick import SHEET, pick
+from cmems.apis.trust import COLUMNS
+from cmems.datasets.descriptions import by_distance_to_middle
+from cmems.errors import InputError
+from cmems.registry import DESCRIPTIONS
+
+AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Four patients' scans of 5 slices: a disc that lies in the middle on slice 2 of b alone; c is stored otherwise."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    y, x = np.mgrid[:40, :30]
+    for n, name in enumerate(("a_1", "a_2", "b_1", "c_1", "d_1")):
+        planes = [np.hypot(y - 20, x - 15 - (n - 2) * 3 - (z - 2) * 4) < 6 for z in range(5)]
+        affine = AFFINE @ np.diag([-1, 1, 1, 1]) if name == "c_1" else AFFINE
+        voxels = np.stack(planes, -1).transpose(1, 0, 2) * 200 + n
+        nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine), folder / f"{name}.nii.gz")
+    return folder
+
+
+def test_the_slice_in_the_middle_comes_first_and_each_patient_once(scans, tmp_path):
+    picks = pick(str(scans), str(tmp_path / "out"), patient="[a-z]")
+    assert (picks[0].scan, picks[0].slice, picks[0].depth) == ("b_1", 2, 5)
+    assert sorted(found.scan[0] for found in picks) == ["a", "b", "d"]  # c's axes lie otherwise
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {SHEET, *(found.mask.name for found in picks)}
+    for found in picks:
+        mask, scan = nib.load(found.mask), nib.load(scans / found.mask.name)
+        assert np.array_equal(mask.affine, scan.affine)
+        assert mask.shape == scan.shape
+        assert mask.get_data_dtype() == np.uint8
+        assert not np.asarray(mask.dataobj).any()
+    assert Image.open(tmp_path / "out" / SHEET).size[0] > 3 * 288
+    assert [f.scan for f in pick(str(scans), str(tmp_path / "two"), 1, patient="[a-z]", skip=["b_1"])] != ["b_1"]
+
+
+def test_a_mask_that_was_painted_is_left_alone(scans, tmp_path):
+    found = pick(str(scans), str(tmp_path / "out"), 1)[0]
+    found.mask.write_bytes(b"painted")
+    pick(str(scans), str(tmp_path / "out"), 1)
+    assert found.mask.read_bytes() == b"painted"
+
+
+def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_networks_differ(scans, tmp_path):
+    masks = tmp_path / "masks"
+    (masks / "doubt").mkdir(parents=True)
+    mask, differ = np.zeros((30, 40, 5), np.uint8), np.zeros((30, 40, 5), np.uint8)
+    mask[3:9, 3:9, 1:4], mask[5, 5, 1:3] = 1, 2
+    differ[3:5, 3:5, 2], differ[3:9, 3:9, 3] = 1, 1  # on slice 3 more, which shows one class only
+    for name in ("a_1", "b_1"):
+        nib.save(nib.Nifti1Image(mask, AFFINE), masks / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(differ, AFFINE), masks / "doubt" / "a_1_disagreement.nii.gz")
+    with open(masks / "trust.csv", "w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerows([COLUMNS, ("b_1", "RV", 0.5, "", 0.9, 1, 1, ""), ("a_1", "LV", 0.7, "", 0.9, 1, 1, "")])
+    found = pick(str(scans), str(tmp_path / "out"), after=str(masks))
+    assert [(f.scan, f.slice, f.why) for f in found] == [("b_1", 2, "RV in doubt"), ("a_1", 2, "LV in doubt")]
+    found = pick(str(scans), str(tmp_path / "out"), after=str(masks), patient="[a-z]", skip=["b_1"])
+    assert [f.scan for f in found] == ["a_1"]
+    with pytest.raises(InputError, match=r"trust\.csv: expected the table that cmems predict writes"):
+        pick(str(scans), str(tmp_path / "out"), after=str(tmp_path))
+
+
+def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):
+    out = str(tmp_path / "out")
+    for options, message in [
+        (dict(number=0), "--number: expected an integer of 1 or more"),
+        (dict(patient="["), "--patient .*: expected a regular expression"),
+        (dict(patient="x"), "--patient x: does not match the beginning of a_1"),
+        (dict(skip=["z"]), "--skip z: no such scan"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            pick(str(scans), out, **options)
+    with pytest.raises(InputError, match="the masks would take the names of the scans"):
+        pick(str(scans), str(scans))
+    (scans / "z.nii.gz").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"z\.nii\.gz: truncated or not a NIfTI file"):
+        pick(str(scans), out)
+    assert (tmp_path / "out" / SHEET).is_file()
+
+
+def test_a_description_tells_no_brightness_and_the_middle_is_the_mean():
+    describe = DESCRIPTIONS.build(dict(type="SmallSlice", side=8))
+    images = np.random.default_rng(0).random((3, 20, 24)).astype(np.float32)
+    first = describe(images, (1, 1, 1))
+    np.testing.assert_allclose(first, describe(images * 0.3 + 0.2, (1, 1, 1)), atol=1e-4)
+    assert first.shape == (3, 64)
+    order = by_distance_to_middle(dict(a=np.array([[0.0], [4.0]]), b=np.array([[1.0]])))
+    assert [(name, z) for name, z, _ in order] == [("b", 0), ("a", 0), ("a", 1)]
