@@ -1,6 +1,11 @@
 """The exceptions that the command line prints without a traceback."""
 
 
+def printable(text):
+    """Return a text as one line: what a terminal would obey rather than show is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class InputError(Exception):
     """Bad input, which the user can mend: a file, a config value or an argument.
 
@@ -10,7 +15,7 @@ class InputError(Exception):
     """
 
     def __init__(self, problems):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [printable(p) for p in ([problems] if isinstance(problems, str) else problems)]
         head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n  - "
         super().__init__(head + "\n  - ".join(self.problems))
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def naming(path):
-    """Name a path in what the system refuses in the block, where it names none itself, as for a full disk.
+    """Name a path in what the system refuses in the block, where nothing names one, as for a full disk.
 
     Raises:
         OSError: With a ``filename``.
@@ -15,9 +16,10 @@ def naming(path):
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno is None:
+        if error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        # Libraries that write for themselves raise a text alone.
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
 @contextmanager

@@ -158,6 +158,20 @@ SPOILT = {
     "no step": (lambda s: s["meta"].pop("iter"), "does not tell how many steps"),
     "a text as step": (lambda s: s["meta"].update(iter="1"), "does not tell how many steps"),
     "settings that are no JSON": (lambda s: s["meta"].update(settings="{"), "its settings are not JSON"),
+    "settings without end": (lambda s: s["meta"].update(settings="[" * 100_000), "its settings are not JSON"),
+    "a text in a schedule": (lambda s: s["param_schedulers"][0].update(base_values=["x"]), "its schedules"),
+    "a tensor for parameters": (
+        lambda s: s["optimizer"]["param_groups"][0].update(params=torch.zeros(3)),
+        "its parameters are others",
+    ),
+    "a tensor for a number": (
+        lambda s: s["meta"].update(steps=torch.zeros(2)),
+        "meta: steps: expected int, got Tensor",
+    ),
+    "a tensor without end": (
+        lambda s: first_state(s).update(exp_avg=torch.zeros(1).expand(2**40)),
+        r"tensor of shape \(1099511627776,\) of float32 is not in the file in full",
+    ),
     "no weights": (lambda s: s.update(state_dict=[1]), "expected a dict with 'state_dict'"),
     "a weight of text": (lambda s: s["state_dict"].update({next(iter(s["state_dict"])): "x"}), "got str"),
     "weights that are NaN": (

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 
-from cmems.errors import InputError, Stopped
+from cmems.errors import InputError, Stopped, printable
 
 _REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
@@ -36,7 +36,7 @@ def main_guard(main):
             if error.filename is None and error.errno not in _REFUSALS:
                 raise
             sys.stdout.flush()
-            where = "" if error.filename is None else f"{error.filename}: "
+            where = "" if error.filename is None else f"{printable(error.filename)}: "
             print(f"error: {where}{error.strerror}", file=sys.stderr)
             sys.exit(2)
         except Stopped as stopped:
@@ -97,4 +97,4 @@ def said(notes):
             kinds.setdefault(sentence, []).append(f"{case} ({detail})" if detail else case)
     for sentence, cases in kinds.items():
         more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
-        yield f"{sentence}: {', '.join(cases[:3])}{more}"
+        yield printable(f"{sentence}: {', '.join(cases[:3])}{more}")

@@ -397,7 +397,9 @@ def _train_labels(parts, case, entry, size):
 
 
 def _stream(path, dtype, shape, arrays):
-    """Write arrays one after the other as a single one, through the file: a map on a full disk ends the process."""
+    """Write arrays one after the other as a single one, through the file: a map on a full disk ends the process, and
+    ``np.save`` hands the array to C's buffered files, whose last bytes it may lose without a word.
+    """
     header = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
     with whole_file(path) as part, open(part, "wb") as handle:
         np.lib.format.write_array_header_1_0(handle, header)
@@ -453,8 +455,7 @@ def _describe(path):
 
 
 def _save(path, array):
-    with whole_file(path) as part, open(part, "wb") as handle:
-        np.save(handle, array)
+    _stream(path, array.dtype, array.shape, [array])
 
 
 def _write_text(path, text):

@@ -9,7 +9,7 @@ import json
 import sys
 import warnings
 import zipfile
-from numbers import Number
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from cmems.errors import InputError
 from cmems.registry import HOOKS
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
+_META = dict(steps=int, world_size=int, threads=int, optimizer=str, best=dict)  # of what is compared; others are shown
 _END, _SEAL = b"PK\x05\x06", b"cmems sha256 "  # of a zip file; of the comment that ends ours
 
 
@@ -52,7 +53,25 @@ def read_checkpoint(path):
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not isinstance(checkpoint.setdefault("meta", {}), dict):
         raise InputError(f"checkpoint {path}: expected a dict with 'state_dict' and 'meta', as CMEMS writes it")
+    for key, kind in _META.items():
+        if not isinstance(seen := checkpoint["meta"].get(key), kind | None):
+            raise InputError(f"checkpoint {path}: meta: {key}: expected {kind.__name__}, got {type(seen).__name__}")
+    for tensor in _tensors(checkpoint):
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > len(data):
+            raise InputError(f"checkpoint {path}: a tensor of {_kind(tensor)} is not in the file in full")
     return checkpoint
+
+
+def _tensors(value):
+    """Yield the tensors in nested dicts, lists and tuples, which a file may nest deep or into themselves."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        if torch.is_tensor(value):
+            yield value
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def seal(path):
@@ -171,7 +190,8 @@ def load_optimizer(wrapper, checkpoint, path):
         problem = None if made_with in (None, own) else f"made with {str(made_with)[:100]}"
         problem = problem or _misfit(optimizer, saved, meta.get("iter"))
         settings = getattr(wrapper, "base_param_settings", None) or {}  # MMEngine's, where there are several groups
-        if settings.keys() != (saved.get("base_param_settings") or {}).keys():
+        kept = saved.get("base_param_settings")
+        if settings.keys() != (kept if isinstance(kept, dict) else {}).keys():
             problem = problem or "'base_param_settings' is missing or another's"
         if problem:
             raise InputError(f"checkpoint {path}: the state of its optimiser is not that of this {own}: {problem}")
@@ -205,7 +225,8 @@ def _misfit(optimizer, saved, steps):
     if len(groups) != len(expected["param_groups"]):
         return f"expected {len(expected['param_groups'])} groups of parameters, got {len(groups)}"
     for own, group in zip(expected["param_groups"], groups, strict=True):
-        if not isinstance(group, dict) or group.get("params") != own["params"]:
+        same = isinstance(group, dict) and isinstance(group.get("params"), list) and not any(_tensors(group["params"]))
+        if not same or group["params"] != own["params"]:
             return "its parameters are others"
         strange = [k for k in own if k in group and not _alike(own[k], group[k])]
         if strange:
@@ -256,8 +277,9 @@ def _alike(own, other, exact=True):
         types = plain and (own.dtype == other.dtype if exact else own.is_floating_point() == other.is_floating_point())
         return plain and types and own.shape == other.shape and not other.is_quantized
     if isinstance(own, (list, tuple)):
-        return isinstance(other, (list, tuple)) and not any(torch.is_tensor(v) or isinstance(v, dict) for v in other)
-    numbers = isinstance(own, Number) and isinstance(other, Number)
+        same = isinstance(other, (list, tuple)) and len(own) == len(other)
+        return same and all(_alike(a, b) for a, b in zip(own, other, strict=True))
+    numbers = isinstance(own, Real) and isinstance(other, Real)
     # What is switched by itself, as fused, is None, or a bool.
     return numbers or type(own) is type(other) or {type(own), type(other)} <= {type(None), bool}
 

@@ -248,7 +248,7 @@ class SegmentationRunner(Runner):
             raise InputError(f"checkpoint {path}: it does not tell how many steps it was made with")
         try:
             made = json.loads(meta.get("settings", "null"))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"checkpoint {path}: its settings are not JSON ({error})") from error
         found = []
         if isinstance(made, dict) and self.settings is not None:

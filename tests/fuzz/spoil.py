@@ -1,0 +1,248 @@
+"""Ways to spoil a file: its bytes, the fields of its header, the values in its tree."""
+
+import copy
+import gzip
+import io
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import torch
+
+from cmems.engine.checkpoint import seal
+
+_NUMBERS = [0, 1, -1, 2, 3, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**40, 2**63 - 1]
+_REALS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e300, -1e300, float("nan"), float("inf"), -float("inf"), 0.5, 1e10]
+_TEXTS = ["", "..", "../../x", "/tmp/x", "a/b", "x" * 5000, "\x1b[31m", "\0", "é\ud800", "None", "1", "=1+1", "*"]
+_VALUES = [None, True, False, *_NUMBERS, 2**70, *_REALS, *_TEXTS, [], {}, [[]], {"a": 1}, [1, 2, 3], ["a", "a"]]
+
+
+def pick(r, values):
+    """Return one of a list, unchanged by numpy."""
+    return values[int(r.integers(len(values)))]
+
+
+def spoil_bytes(data, r, head=None):
+    """Change a few places of ``data``, half of them among its first ``head`` bytes."""
+    data = bytearray(data)
+    for _ in range(1 + int(r.geometric(0.5)) if r.random() < 0.8 else int(r.integers(1, 60))):
+        if not data:
+            break
+        limit = min(head or len(data), len(data)) if r.random() < 0.5 else len(data)
+        at, n = int(r.integers(limit)), int(2 ** r.uniform(0, 10))
+        act = int(r.integers(9))
+        if act == 0:
+            data[at] ^= 1 << int(r.integers(8))
+        elif act == 1:
+            data[at] = int(r.integers(256))
+        elif act == 2:
+            code = pick(r, "hHiIqQ")
+            size = struct.calcsize(code)
+            data[at : at + size] = (pick(r, _NUMBERS) & (256**size - 1)).to_bytes(size, pick(r, ["little", "big"]))
+        elif act == 3:
+            code, value = pick(r, "fd"), pick(r, _REALS)
+            data[at : at + struct.calcsize(code)] = np.array(value).astype(code).tobytes()
+        elif act == 4:
+            data[at : at + n] = bytes(len(data[at : at + n]))
+        elif act == 5:
+            data[at : at + n] = r.bytes(len(data[at : at + n]))
+        elif act == 6 and r.random() < 0.3:
+            del data[at:]
+        elif act == 7:
+            del data[at : at + n]
+        elif act == 8:
+            other = int(r.integers(len(data)))
+            data[at:at] = data[other : other + n]
+    return bytes(data)
+
+
+def spoil_nifti(data, r):
+    """Change bytes, or fields of the header."""
+    if r.random() < 0.4:
+        return spoil_bytes(data, r, 352)
+    data, fields = bytearray(data), nib.nifti1.header_dtype.fields
+    for _ in range(int(r.geometric(0.6))):
+        kind, at = fields[pick(r, list(fields))][:2]
+        base = kind.base
+        at += base.itemsize * int(r.integers(max(1, int(np.prod(kind.shape)))))
+        if base.kind in "iu":
+            value = (pick(r, _NUMBERS) & (256**base.itemsize - 1)).to_bytes(base.itemsize, "little")
+        else:
+            value = np.array(pick(r, _REALS)).astype(base).tobytes() if base.kind == "f" else r.bytes(base.itemsize)
+        data[at : at + base.itemsize] = value
+    return bytes(data)
+
+
+def spoil_niftigz(data, r):
+    """Change what is packed, or the packing."""
+    if r.random() < 0.6:
+        return gzip.compress(spoil_nifti(gzip.decompress(data), r), 1)
+    if r.random() < 0.1:
+        return data + pick(r, [data, r.bytes(20), bytes(100)])
+    return spoil_bytes(data, r, 40)
+
+
+def spoil_h5(data, r, folder):
+    """Change bytes, or write arrays of odd shapes, types and places under the same names."""
+    if r.random() < 0.6:
+        return spoil_bytes(data, r, 2048)
+    path = Path(folder, "new.h5")
+    with h5py.File(io.BytesIO(data), "r") as old, h5py.File(path, "w") as new:
+        for key in old:
+            array = old[key][()]
+            if r.random() < 0.4:
+                new[key] = array
+                continue
+            act = int(r.integers(10))
+            if act == 0:
+                new[key] = h5py.SoftLink(pick(r, ["/nowhere", f"/{key}", "/"]))
+            elif act == 1:
+                new[key] = h5py.ExternalLink(pick(r, ["/etc/passwd", "new.h5", "../x.h5"]), f"/{key}")
+            elif act == 2:
+                new.create_group(key)
+            elif act == 3:
+                new.create_dataset(key, shape=pick(r, [(2**40,), (2**20, 2**20), (0, 3), (), (1,), (1, 1, 1, 1)]),
+                                   dtype="f4", chunks=None)  # fmt: skip
+            elif act == 4:
+                shape = pick(r, [(2**20, 2**20), (2**14, 2**14, 2**10), (10**5, 10**4)])
+                new.create_dataset(key, shape=shape, dtype="f8", chunks=(64,) * len(shape), compression="gzip")
+            elif act == 5:
+                kind = pick(r, [h5py.string_dtype(), "S9", np.dtype([("a", "f4"), ("b", "i4")]), "c8", h5py.ref_dtype,
+                                h5py.vlen_dtype(np.dtype("i4")), h5py.enum_dtype({"a": 1})])  # fmt: skip
+                new.create_dataset(key, shape=array.shape, dtype=kind)
+            elif act == 6:
+                new[key] = array.astype(pick(r, ["f2", "f8", "i1", "i8", "u8", "?", ">f4", "f4"]))
+            elif act == 7:
+                array = array.astype("f8")
+                array.flat[int(r.integers(array.size))] = pick(r, _REALS)
+                new[key] = array
+            elif act == 8:
+                new[key] = pick(r, [array.T, array[None], array[..., :1], array[:1], array * 0, array[::-1]])
+            else:
+                new.create_dataset(key, array.shape, "f4", external=[("/etc/passwd", 0, array.size * 4)])
+    return path.read_bytes()
+
+
+def spoil_npy(data, r):
+    """Change bytes, the header's text, or the array."""
+    act = r.random()
+    if act < 0.4:
+        return spoil_bytes(data, r, 128)
+    if act < 0.7:
+        text = data[10:128].decode("latin1")
+        for _ in range(int(r.geometric(0.6))):
+            old = pick(
+                r, ["'<f4'", "'<f2'", "'|u1'", "False", "(", ")", ",", "shape", "descr", "32", "6", "{", "}", "'"]
+            )
+            new = pick(r, ["'<f8'", "'|O'", "'<U9'", "'<c8'", "[('a', '<f4')]", "True", "(", "", "-1", "0", "1" * 19,
+                           "9" * 30, "shape", "None", "(" * 50, "1,", "__import__('os')", "'>f4'", "'|V4'"])  # fmt: skip
+            text = text.replace(old, new, 1)
+        text = text.encode("latin1")
+        return data[:8] + len(text).to_bytes(2, "little") + text + data[128:]
+    array, out = np.load(io.BytesIO(data)), io.BytesIO()
+    act = int(r.integers(5))
+    if act == 0:
+        array = array.astype(pick(r, ["f2", "f8", "i8", "?", ">f4", "c8", "S3", "M8[s]"]))
+    elif act == 1:
+        array = array.astype("f8")
+        array.flat[int(r.integers(array.size))] = pick(r, _REALS)
+    elif act == 2:
+        array = pick(r, [array.T, array[None], array[..., :1], array[:0], array * 0, np.asfortranarray(array)])
+    elif act == 3:
+        array = np.array([Door()], dtype=object).reshape((1,) * array.ndim)
+    else:
+        array = array.ravel()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def spoil_npz(data, r):
+    """Change the archive, or a member in it."""
+    if r.random() < 0.4:
+        return spoil_bytes(data, r)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            content, name = old.read(info), info.filename
+            if r.random() < 0.6:
+                content = spoil_npy(content, r)
+            if r.random() < 0.1:
+                name = pick(r, ["../" + name, name + "/", "x.npy", "image", "é.npy", name.upper()])
+            new.writestr(name, content, pick(r, [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
+            if r.random() < 0.05:
+                new.writestr(name, content)
+    return out.getvalue()
+
+
+def spoil_tree(tree, r, values):
+    """Return a tree of dicts and lists with a few values, keys and branches changed."""
+    holder = [copy.deepcopy(tree)]
+    for _ in range(int(r.geometric(0.6))):
+        places = list(_places(holder))
+        place, key = pick(r, places)
+        act = int(r.integers(7))
+        if act < 3:
+            place[key] = pick(r, values)
+        elif act == 3 and place is not holder:
+            del place[key]
+        elif act == 4:
+            other, its = pick(r, places)
+            place[key] = copy.deepcopy(other[its]) if its in range(len(other)) or its in other else None
+        elif act == 5 and isinstance(place, dict):
+            place[pick(r, [str(v) for v in values[:40]])] = place.pop(key)
+        elif act == 6 and isinstance(place, list) and place is not holder:
+            place.append(copy.deepcopy(place[key]))
+    return holder[0]
+
+
+def _places(tree):
+    for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], (dict, list)):
+            yield from _places(tree[key])
+
+
+def spoil_json(data, r):
+    """Change the text, or a value in it."""
+    if r.random() < 0.3:
+        return spoil_bytes(data, r)
+    if r.random() < 0.02:
+        return b"[" * 100_000
+    tree = spoil_tree(json.loads(data), r, _VALUES)
+    if isinstance(tree, dict) and "splits" not in tree and r.random() < 0.2:
+        tree = pick(r, [[tree], [tree, tree], dict(training=[dict(image=n) for n in "ab"]), dict(training=[1])])
+    return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+
+class Door:
+    """What a pickle would open."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def spoil_checkpoint(data, r, folder):
+    """Change bytes, under the old seal, a new one or none; or values in it, sealed."""
+    path, act = Path(folder, "new.pth"), r.random()
+    if act < 0.2:
+        return spoil_bytes(data, r)
+    if act < 0.5:
+        torch.save(torch.load(io.BytesIO(data), weights_only=True), path)
+        path.write_bytes(spoil_bytes(path.read_bytes(), r))
+        if path.stat().st_size > 2 and act < 0.4:
+            seal(path)
+        return path.read_bytes()
+    odd = [torch.zeros(0), torch.zeros(1).expand(2**34), torch.ones(3, dtype=torch.complex64), torch.zeros(2).to_sparse(),
+           torch.full((3,), float("nan")), torch.zeros(2, dtype=torch.int8), torch.zeros(1, device="meta"),
+           torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), torch.tensor(1.0), torch.Size([2]),
+           torch.nn.Parameter(torch.zeros(2)), torch.float16, (1, 2), {1}, b"x", 1j]  # fmt: skip
+    tree = spoil_tree(torch.load(io.BytesIO(data), weights_only=True), r, _VALUES + odd * 2 + [Door()])
+    torch.save(tree, path)
+    if r.random() < 0.9:
+        seal(path)
+    return path.read_bytes()
