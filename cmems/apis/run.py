@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -112,14 +112,20 @@ def train(
 @contextmanager
 def _recorded(runner, goes_on, facts):
     """Write ``run.json`` of the training that the block is, however it ends, once a step was made."""
-    began, finished = time.time(), False
-    try:
-        yield
-        finished = True
-    finally:
+    began = time.time()
+
+    def record(finished):
         if runner.rank == 0 and (finished or runner.iter):
             facts.update(seed=runner.seed, steps=runner.iter, of=runner.max_iters, processes=runner.world_size)
             write_record(runner.work_dir, began, finished, goes_on, **facts)
+
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what ended the training is what the user must know
+            record(False)
+        raise
+    record(True)
 
 
 def _known_by(data):
