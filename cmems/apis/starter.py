@@ -109,7 +109,7 @@ def config_text(data, exemplars, anatomy):
     radial = tuple(data.classes.index(name) + 1 for name in anatomy.radial)
     shape, largest = f'dict(type="RadialShape", classes={radial})', 'dict(type="KeepLargest", of="class")'
     lines = [
-        f"# CMEMS+ on {data.name}, written by cmems prepare: edit what does not fit. Classes: {classes}.",
+        f"# CMEMS+ on {data.name!r}, written by cmems prepare: edit what does not fit. Classes: {classes!r}.",
         '_base_ = "cmems::cmems_plus/unet_nifti.py"',
         'data_root = "{{ fileDirname }}"  # this folder',
         f"work_dir = {'work_dirs/cmems_plus/' + data.root.resolve().name!r}",

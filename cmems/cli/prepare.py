@@ -75,7 +75,8 @@ def run(args):
         data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing)
     show(data)
     assumed = args.layout == "nifti" and args.modality is None
-    print(f"  modality {reader.modality}{', assumed: --modality ct is for CT in HU' * assumed}")
+    hint = ", assumed (--modality ct is for CT in HU)" * assumed
+    print(f"  modality {reader.modality}{hint}: {data.manifest['intensity']}")
     start(data, exemplars, anatomy, args.overwrite)
 
 
@@ -126,11 +127,12 @@ def start(data, exemplars, anatomy, replace):
         print(f"{path}: kept, though it is not what these options make; remove it for another. cmems train {data.root}")
         return
     named = ", ".join(f"{each['case']} slice {each['slice']}" for each in exemplars)
-    print(
-        f"  exemplar: {named}; slices are counted from 0 along the scan's last axis (viewers that begin at 1 show "
-        f"{exemplars[0]['slice'] + 1})\n"
-        f"{path}: a config that trains on it; next: cmems train {data.root}"
-    )
+    along = f"the scan's last axis (viewers that begin at 1 show {exemplars[0]['slice'] + 1})"
+    notes = data.case(exemplars[0]["case"]).get("notes", [])
+    if any(sentence.startswith("orientations differ") for sentence, _ in notes):
+        along = f"the last of the axes {data.manifest['axes']}, to which that scan was turned"
+    print(f"  exemplar: {named}; slices are counted from 0 along {along}")
+    print(f"{path}: a config that trains on it; next: cmems train {data.root}")
 
 
 def _grids(data):
