@@ -31,31 +31,24 @@ class ConfidenceThreshold(nn.Module):
 
     Args:
         threshold (float): τ in [0, 1] (paper: 0.8); 0 keeps every pixel.
-        background (float | None): τ of pixels whose label is background, where it differs: what was never labelled is
-            confidently background, and a higher τ keeps organs from being talked away. Default: ``threshold``.
         below (str): What a pixel under τ becomes: ``"background"``, class 0, as Eq. 3 is printed, or ``"ignore"``, no
             part of the loss.
     """
 
-    def __init__(self, threshold=0.8, below="background", background=None):
+    def __init__(self, threshold=0.8, below="background"):
         super().__init__()
         if below not in ("background", "ignore"):
             raise InputError(f"ConfidenceThreshold: below: expected 'background' or 'ignore', got {below!r}")
-        background = threshold if background is None else background
-        for key, value in (("threshold", threshold), ("background", background)):
-            if not 0 <= value <= 1:
-                raise InputError(f"ConfidenceThreshold: {key}: expected a number in [0, 1], got {value!r}")
-        self.threshold, self.background, self.below = threshold, background, below
+        if not 0 <= threshold <= 1:
+            raise InputError(f"ConfidenceThreshold: threshold: expected a number in [0, 1], got {threshold!r}")
+        self.threshold, self.below = threshold, below
 
     @torch.no_grad()
     def forward(self, logits):
         """Return the :class:`PseudoLabel` of ``(B, K, H, W)`` logits."""
         probabilities = logits.float().softmax(1)
         confidence, labels = probabilities.max(1)
-        least = self.threshold
-        if self.background != least:
-            least = torch.where(labels == 0, self.background, least)
-        confident = confidence >= least
+        confident = confidence >= self.threshold
         if self.below == "background":
             return PseudoLabel(labels * confident, None, confident, probabilities)
         return PseudoLabel(labels, confident.float(), confident, probabilities)
