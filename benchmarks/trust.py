@@ -41,6 +41,7 @@ def main():
     parser.add_argument("config")
     parser.add_argument("checkpoint")
     parser.add_argument("--other", nargs=2, metavar=("CONFIG", "CHECKPOINT"))
+    parser.add_argument("--splits", nargs="+", default=["val", "train"])
     parser.add_argument("--limit", type=int, help="so many volumes of each split")
     parser.add_argument("--out", help="write the rows there, a CSV file")
     args = parser.parse_args()
@@ -50,7 +51,7 @@ def main():
     model, other = load(cfg, args.checkpoint), None
     if args.other:
         other = load(load_config(args.other[0]), args.other[1])
-    for split in ("val", "train"):
+    for split in args.splits:
         cases = [c for c in data.cases(split) if c != exemplar and data.case(c)["labelled"]][: args.limit]
         rows = [row for case in cases for row in measured(model, other, data, case)]
         for cls in data.classes:

@@ -7,7 +7,7 @@ from mmengine.evaluator import Evaluator
 
 from cmems import ops
 from cmems.errors import InputError
-from cmems.evaluation import PRESETS, get_convention, hd95, score_volume
+from cmems.evaluation import PRESETS, assd, get_convention, hd95, score_volume
 from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.registry import METRICS
 
@@ -429,3 +429,27 @@ def test_agreement_is_the_mean_dice_of_pairs_of_which_any_finds_something():
     assert mean_dice(shared[1], np.eye(3, k=1, dtype=bool)) == pytest.approx((pairs[0] + pairs[2]) / 2)
     assert mean_dice(shared_voxels([a, np.zeros_like(a)], 4)[0]) == 0  # one finds it, the other does not
     assert math.isnan(mean_dice(shared_voxels([a * 0, a * 0], 4)[0]))  # nothing found is no agreement
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_jaccard_and_assd_are_medpys(spacing):
+    reference, prediction = labels((6, 20, 20), 4, 0), labels((6, 20, 20), 4, 1)
+    nan = PRESETS["nan"]
+    rows = score_volume(reference, dict(a=prediction, b=prediction * 0), 4, spacing, jaccard=nan, assd=nan)
+    for k in (1, 2, 3):
+        masks = reference == k, prediction == k
+        assert rows[k - 1]["jaccard"] == pytest.approx(medpy.jc(*masks))
+        assert rows[k - 1]["assd"] == pytest.approx(medpy.assd(*masks, voxelspacing=spacing))
+        assert assd(*masks, spacing) == rows[k - 1]["assd"]
+        assert rows[k + 2]["jaccard"] == 0
+        assert math.isnan(rows[k + 2]["assd"])
+
+
+def test_a_summary_tells_the_spread_over_volumes_and_the_middle_one():
+    reference = labels((6, 20, 20), 4, 0)
+    samples = [volume(c, reference, found, found) for c, found in (("a", reference), ("b", reference * 0))]
+    for kind in ("DSC", "Jaccard"):
+        _, (metric,) = evaluate([*samples, volume("c", None)], dict(type=kind))
+        entry = metric.summary["ensemble"][CLASSES[0]]
+        assert (entry["mean"], entry["median"], entry["sd"]) == (0.5, 0.5, pytest.approx(0.5**0.5))
+        assert metric.summary["ensemble"]["mean"]["sd"] == pytest.approx(0.5**0.5)

@@ -121,11 +121,25 @@ def test_a_count_that_only_one_metric_has_names_that_metric():
     assert "skipped: HD95 network 2 Myo 1 of 2" in metric_table(metrics, ACDC)
 
 
-def test_an_undefined_mean_is_not_a_number_in_the_table():
+def test_an_undefined_mean_is_a_dash_in_the_table_and_so_is_the_distance_to_what_was_never_found():
     changes = {("network_1", "RV"): dict(mean=math.nan)}
     table = metric_table(fake_metrics(changes=changes), ACDC)
-    assert "n/a" in next(line for line in table.splitlines() if "network 1" in line)
+    assert "–" in next(line for line in table.splitlines() if "network 1" in line)
     assert "nan" not in table
+    lost = {("ensemble", "LV"): dict(mean=0.0, missed=2)}
+    for preset, shown in (("transunet", "0.00"), ("ssl4mis", "–")):
+        metrics = fake_metrics(changes=lost)
+        metrics[1].convention["preset"] = preset
+        row = next(line for line in metric_table(metrics, ACDC).splitlines() if "ensemble" in line)
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert (cells[4], cells[8]) == ("0.000", shown)
+
+
+def test_classes_have_their_spread_over_volumes_where_the_lines_have_room():
+    spread = {(m, c): dict(sd=0.123) for m in MODELS for c in ACDC}
+    row = next(line for line in metric_table(fake_metrics(changes=spread), ACDC).splitlines() if "ensemble" in line)
+    assert "0.770±0.12" in row
+    assert "12.91±0.1" in row
 
 
 def test_many_classes_give_one_table_per_metric_and_no_line_too_wide():

@@ -2,6 +2,7 @@
 
 import math
 import os
+import statistics
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -24,7 +25,8 @@ class _VolumeMetric(BaseMetric):
 
     Attributes:
         cases (list[dict]): Of the last evaluation: ``case``, ``model``, ``cls``, ``value``, ``status``, ``skipped``.
-        summary (dict): By model, then class or ``mean``: ``mean``, ``volumes``, ``missed``, ``false``, ``skipped``.
+        summary (dict): By model, then class or ``mean``: ``mean``, ``sd`` (over volumes; for ``mean``, of
+            the volumes' means over classes) and ``median``, ``volumes``, ``missed``, ``false``, ``skipped``.
         convention (dict): ``metric``, ``preset``, ``unit``.
     """
 
@@ -99,7 +101,9 @@ class _VolumeMetric(BaseMetric):
             self.summary[model] = {c: _summarise(rows[c]) for c in classes}
             means = [s["mean"] for s in self.summary[model].values()]
             total = _summarise([r for c in classes for r in rows[c]])
-            self.summary[model]["mean"] = dict(total, mean=_mean(means), volumes=len(rows[classes[0]]))
+            averages = [_mean([r["value"] for r in each]) for each in zip(*rows.values(), strict=True)]
+            spread = {key: value for key, value in _spread(averages).items() if key != "mean"}
+            self.summary[model]["mean"] = dict(total, **spread, mean=_mean(means), volumes=len(rows[classes[0]]))
             values[f"{model}/{self.name}"] = self.summary[model]["mean"]["mean"]
             values.update({f"{model}/{self.name}_{c}": self.summary[model][c]["mean"] for c in classes})
         return values
@@ -107,12 +111,18 @@ class _VolumeMetric(BaseMetric):
 
 def _summarise(rows):
     return dict(
-        mean=_mean([r["value"] for r in rows]),
+        **_spread([r["value"] for r in rows]),
         volumes=len(rows),
         missed=sum(r["status"] == "missed" for r in rows),
         false=sum(r["status"] == "false" for r in rows),
         skipped=sum(r["skipped"] for r in rows),
     )
+
+
+def _spread(values):
+    counted = [v for v in values if not math.isnan(v)]
+    sd = statistics.stdev(counted) if len(counted) > 1 else math.nan
+    return dict(mean=_mean(values), sd=sd, median=statistics.median(counted) if counted else math.nan)
 
 
 def _mean(values):
@@ -132,3 +142,17 @@ class HD95(_VolumeMetric):
     """95th-percentile Hausdorff distance per volume, in voxels (as the paper) or mm."""
 
     name = "HD95"
+
+
+@METRICS.register_module()
+class Jaccard(_VolumeMetric):
+    """Jaccard index (intersection over union) per volume, in [0, 1]; empty masks score as under DSC."""
+
+    name = "Jaccard"
+
+
+@METRICS.register_module()
+class ASSD(_VolumeMetric):
+    """Average symmetric surface distance per volume, in voxels or mm; empty masks score as under HD95."""
+
+    name = "ASSD"

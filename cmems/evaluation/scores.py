@@ -35,7 +35,24 @@ def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):
     return float(distances[0, 1])
 
 
-def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), dsc=None, hd95=None):
+def assd(reference, prediction, spacing=(1.0, 1.0, 1.0)):
+    """Measure the average symmetric surface distance, as medpy 0.5's ``assd``: the mean over both borders together.
+
+    Args, returns and errors are those of :func:`hd95`.
+    """
+    borders = []
+    for mask in (reference, prediction):
+        mask = np.asarray(mask, bool).view(np.uint8)
+        (box,) = find_objects(mask, max_label=1)
+        if box is None:
+            raise ValueError("assd: both masks need at least one voxel")
+        borders.append(_points(_border(mask[box] == 1), box) * np.asarray(spacing))
+    return float(np.concatenate([_tree(b).query(a)[0] for a, b in (borders, borders[::-1])]).mean())
+
+
+def score_volume(
+    reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), dsc=None, hd95=None, jaccard=None, assd=None
+):
     """Score one volume's predictions against its reference.
 
     Args:
@@ -44,11 +61,12 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
         predictions (dict[str, np.ndarray]): By model, of the same shape.
         num_classes (int): K, background included.
         spacing (sequence[float]): (slice, row, column); 1 for voxel units.
-        dsc, hd95 (Convention | None): Measure these, under these conventions.
+        dsc, hd95, jaccard, assd (Convention | None): Measure these, under these conventions; where a mask is empty,
+            Jaccard scores as DSC does, ASSD as HD95.
 
     Returns:
         list[dict]: A row per model and foreground class: ``model``, ``cls`` (label id), ``status`` (``ok``, ``missed``,
-        ``false``, ``both_empty``), and ``dsc``, ``hd95`` as asked for (nan: skipped).
+        ``false``, ``both_empty``), and ``dsc``, ``hd95``, ``jaccard``, ``assd`` as asked for (nan: skipped).
 
     Raises:
         InputError: Shapes differ.
@@ -67,14 +85,26 @@ def score_volume(reference, predictions, num_classes, spacing=(1.0, 1.0, 1.0), d
             theirs, ours, both = counts[m, :, k]
             status = ("ok" if ours else "missed") if theirs else ("false" if ours else "both_empty")
             row = dict(model=model, cls=k, status=status)
-            if dsc is not None:
-                row["dsc"] = 2 * both / (theirs + ours) if status == "ok" else dsc.dsc[status]
-            if hd95 is not None:
-                row["hd95"] = distances[m, k] if status == "ok" else hd95.hd95[status]
-                if row["hd95"] == DIAGONAL:
-                    row["hd95"] = diagonal
-            rows.append({key: float(v) if key in ("dsc", "hd95") else v for key, v in row.items()})
+            for key, convention in dict(dsc=dsc, hd95=hd95, jaccard=jaccard, assd=assd).items():
+                if convention is None:
+                    continue
+                if status != "ok":
+                    value = (convention.dsc if key in ("dsc", "jaccard") else convention.hd95)[status]
+                    value = diagonal if value == DIAGONAL else value
+                elif key == "dsc":
+                    value = 2 * both / (theirs + ours)
+                elif key == "jaccard":
+                    value = both / (theirs + ours - both)
+                elif key == "hd95":
+                    value = distances[m, k]
+                else:
+                    value = _surface(reference == k, predictions[model] == k, spacing)
+                row[key] = float(value)
+            rows.append(row)
     return rows
+
+
+_surface = assd  # inside score_volume that name is a convention
 
 
 def measure(reference, predictions, num_classes, spacing, hd95):

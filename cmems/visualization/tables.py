@@ -15,7 +15,8 @@ from prettytable import PrettyTable
 from cmems.files import whole_file
 
 WIDTH = 110
-_DECIMALS = {"DSC": 3, "HD95": 2}
+_DECIMALS = {"DSC": 3, "HD95": 2, "ASSD": 2}
+_DISTANCES = ("HD95", "ASSD")
 _COUNTS = (("missed", "missed", "prediction empty"), ("false", "false", "reference empty"), ("skipped", "skipped", ""))
 
 
@@ -27,14 +28,17 @@ def metric_table(metrics, classes):
         classes (sequence[str]): Foreground classes, in the order of the columns.
 
     Returns:
-        str: Several lines. DSC with 3 decimals, HD95 with 2. With many classes, one table per metric.
+        str: Several lines. DSC with 3 decimals, HD95 with 2, each class with its standard deviation over volumes where
+        the lines have room. With many classes or metrics, one table per metric.
     """
     metrics = _ours(metrics)
     if not metrics:
         return ""
-    tables = [_grid(metrics, classes)]
-    if len(tables[0].splitlines()[0]) > WIDTH:
-        tables = [_grid([metric], classes) for metric in metrics]
+    apart = [[metric] for metric in metrics]
+    for groups, spread in ([metrics], True), (apart, True), ([metrics], False), (apart, False):
+        tables = [_grid(group, classes, spread) for group in groups]
+        if max(len(table.splitlines()[0]) for table in tables) <= WIDTH:
+            break
     return "\n".join([_title(metrics), *tables, *_footer(metrics, classes)])
 
 
@@ -106,11 +110,11 @@ def _title(metrics):
     cases = {found["case"] for metric in metrics for found in metric.cases}
     presets = list(dict.fromkeys(str(metric.convention["preset"]) for metric in metrics))
     units = {m.convention["metric"]: m.convention.get("unit") for m in metrics}
-    parts = [f"{name} in {unit}" if name == "HD95" and unit else name for name, unit in units.items()]
+    parts = [f"{name} in {unit}" if name in _DISTANCES and unit else name for name, unit in units.items()]
     return f"{', '.join(parts)}; convention {' / '.join(presets)}; mean of {len(cases)} volume{'s' * (len(cases) != 1)}"
 
 
-def _grid(metrics, classes):
+def _grid(metrics, classes, spread):
     """Draw one table; its two heading lines are rows, since PrettyTable's headings are one line of unique names."""
     columns = ["mean", *classes]
     table = PrettyTable(header=False)
@@ -118,9 +122,7 @@ def _grid(metrics, classes):
     table.add_row(["model", *["avg", *classes] * len(metrics)], divider=True)
     for model in metrics[0].summary:
         cells = [
-            _number(m.summary.get(model, {}).get(c, {}).get("mean"), _DECIMALS.get(m.convention["metric"], 3))
-            for m in metrics
-            for c in columns
+            _cell(m, m.summary.get(model, {}).get(c, {}), spread and c != "mean") for m in metrics for c in columns
         ]
         table.add_row([model_label(model), *cells])
     table.align = "r"
@@ -128,8 +130,18 @@ def _grid(metrics, classes):
     return table.get_string()
 
 
-def _number(value, decimals):
-    return "n/a" if value is None or math.isnan(value) else f"{value:.{decimals}f}"
+def _cell(metric, entry, spread):
+    """Return mean and standard deviation; a dash where there is none, as a distance to what was never found.
+
+    The paper's preset counts such a distance as 0, and is shown as it is.
+    """
+    name, mean, sd = metric.convention["metric"], entry.get("mean"), entry.get("sd")
+    lost = name in _DISTANCES and 0 < entry.get("volumes", 0) == entry.get("missed") and mean == 0
+    if mean is None or math.isnan(mean) or (lost and metric.convention["preset"] != "transunet"):
+        return "–"
+    decimals = _DECIMALS.get(name, 3)
+    known = spread and sd is not None and not math.isnan(sd)
+    return f"{mean:.{decimals}f}" + (f"±{sd:.{min(decimals, 2) if name not in _DISTANCES else 1}f}" if known else "")
 
 
 def _footer(metrics, classes):
