@@ -1,8 +1,11 @@
-.PHONY: demo test sanitize lint format docs
+.PHONY: demo test sanitize fuzz faults stops lint format docs
 
 PYTHON ?= python3
 export PYTHONUNBUFFERED = 1
 BIN := .venv/bin
+SEED ?= 0
+COUNT ?= 1600
+TIMES ?= 100
 
 demo: .venv/ready
 	@$(BIN)/python tools/demo.py
@@ -17,6 +20,18 @@ sanitize: .venv/ready
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 		$(BIN)/python -m pytest -q --capture=sys tests/test_ops.py
+
+# Spoilt files of every kind through the tools; COUNT=20000 is the long one.
+fuzz: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py --count $(COUNT) --seed $(SEED)
+
+# Every write of a short run of every tool fails once, and from there on.
+faults: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/faults.py
+
+# A short training ended at random moments by kill -9 and by each signal, and resumed, to the same bits.
+stops: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/stops.py --times $(TIMES) --seed $(SEED)
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

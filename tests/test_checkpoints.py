@@ -5,7 +5,10 @@ import os
 import pickle
 import shutil
 import signal
+import sys
+import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,9 @@ from conftest import REPO, TINY, unlabel
 from mmengine.runner import CheckpointLoader
 
 from cmems import files
+from cmems.apis import predict, train
 from cmems.apis import test as run_test
-from cmems.apis import train
+from cmems.apis.config import load_config
 from cmems.apis.run import default_work_dir
 from cmems.cli.common import main_guard
 from cmems.datasets.prepared import PreparedDataset
@@ -161,7 +165,7 @@ SPOILT = {
     "settings without end": (lambda s: s["meta"].update(settings="[" * 100_000), "its settings are not JSON"),
     "a text in a schedule": (lambda s: s["param_schedulers"][0].update(base_values=["x"]), "its schedules"),
     "a tensor for parameters": (
-        lambda s: s["optimizer"]["param_groups"][0].update(params=torch.zeros(3)),
+        lambda s: s["optimizer"]["param_groups"][0].update(params=[torch.zeros(3)]),
         "its parameters are others",
     ),
     "a tensor for a number": (
@@ -339,6 +343,58 @@ def test_a_training_outside_the_main_thread_leaves_signals_alone(made, tmp_path)
     thread.start()
     thread.join()
     assert failures == []
+
+
+@contextmanager
+def small_files(limit):
+    """Let the system refuse what any file would grow to beyond so many bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1] if limit is None else limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [("train", 0), ("train", 20_000), ("test", 0), ("test", 2500), ("predict", 0), ("predict", 100)],
+)
+def test_a_file_that_may_not_grow_is_named_and_none_is_cut(
+    command, limit, made, work, raw_acdc, tmp_path, monkeypatch, capsys
+):
+    def load(*args):  # through a copy in the system's folder for such
+        with small_files(None):
+            return load_config(*args)
+
+    for module in ("run", "predict"):
+        monkeypatch.setattr(sys.modules[f"cmems.apis.{module}"], "load_config", load)
+    scan = raw_acdc / "training/patient004/patient004_frame01.nii.gz"
+    last, out = str(work / "last.pth"), str(tmp_path / "out")
+    act, *words = {
+        "train": (resume, made[0], work),
+        "test": (run_test, made[0], last, None, None, out, out, str(work)),
+        "predict": (predict, made[0], last, str(scan), out),
+    }[command]
+    with small_files(limit), pytest.raises(SystemExit) as ended:
+        main_guard(act)(*words)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert said.startswith(f"error: {tmp_path}")
+    assert said.endswith(": File too large")
+    for path in tmp_path.rglob("*"):
+        assert path.suffix not in (".part", ".png", ".gz", ".csv"), path
+        if path.suffix == ".pth":
+            assert read_checkpoint(path)["meta"]["iter"] < 3
+        if path.name == "metrics.json":
+            assert json.loads(path.read_text())
+
+
+def test_a_config_is_not_blamed_for_a_full_folder_of_temporary_files(made):
+    with small_files(0), pytest.raises(OSError, match="File too large") as caught:
+        load_config(made[0])
+    assert caught.value.filename == tempfile.gettempdir()
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

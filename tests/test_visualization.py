@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cmems.apis.report import escaped
-from cmems.cli.common import main_guard
+from cmems.cli.common import main_guard, said
+from cmems.errors import InputError
 from cmems.visualization import (
     metric_rows,
     metric_table,
@@ -194,6 +195,17 @@ def test_a_terminal_shows_the_code_of_a_character_that_it_lacks(monkeypatch):
     main_guard(lambda: print("0.5 ± 0.1"))()
     terminal.flush()
     assert terminal.buffer.getvalue().strip() == rb"0.5 \xb1 0.1"
+
+
+def test_no_name_steers_the_terminal_that_a_mistake_is_shown_on(capsys):
+    def mistake():
+        raise InputError(["\x1b[31mred\r\n: no such case", "ünïcode 路 stays"])
+
+    with pytest.raises(SystemExit):
+        main_guard(mistake)()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: 2 problems:", r"  - \x1b[31mred\r\n: no such case", "  - ünïcode 路 stays"]
+    assert list(said({"a\x1bb": [("odd", "")]})) == [r"odd: a\x1bb"]
 
 
 def test_rows_set_the_metrics_side_by_side():

@@ -4,6 +4,7 @@ import copy
 import difflib
 import inspect
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def load_config(path, options=None):
 
     Raises:
         InputError: No such file, a mistake in it, or an option or a setting that nothing reads.
+        OSError: The system's folder of temporary files takes no copy of it.
     """
     path = find_config(path)
     try:
@@ -114,6 +116,11 @@ def load_config(path, options=None):
             config = Config.fromfile(str(path), lazy_import=False)
     except InputError:
         raise
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
+        # MMEngine reads configs through copies.
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
     except Exception as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
     _drop_scope(config._cfg_dict)

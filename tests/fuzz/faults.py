@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -37,7 +38,10 @@ COMMANDS = {
     "predict": ("predict", "tiny.py", "last.pth", "nifti/images", "job/out"),
     "compare": ("compare", "suite.py", "--seeds", "0", "--work-dir", "job/compare"),
 }
-SUITE = 'title = "Tiny"\ndatasets = ["any"]\nrows = [dict(label="tiny", config="tiny.py"), dict(label="two", config="two.py")]\n'
+SUITE = """
+title, datasets = "Tiny", ["any"]
+rows = [dict(label="tiny", config="tiny.py"), dict(label="two", config="two.py")]
+"""
 
 
 def attempt(job, base, library):
@@ -80,7 +84,7 @@ def left(folder, finished):
                 if problems:
                     return problems[0]
             elif path.suffix == ".json" and path.name != "scalars.json":
-                __import__("json").loads(path.read_text())
+                json.loads(path.read_text())
             elif path.suffix == ".csv" and not path.read_text().endswith("\n"):
                 return f"{path}: cut"
         except Exception as error:

@@ -20,6 +20,10 @@ _NUMBERS = [0, 1, -1, 2, 3, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 -
 _REALS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e300, -1e300, float("nan"), float("inf"), -float("inf"), 0.5, 1e10]
 _TEXTS = ["", "..", "../../x", "/tmp/x", "a/b", "x" * 5000, "\x1b[31m", "\0", "é\ud800", "None", "1", "=1+1", "*"]
 _VALUES = [None, True, False, *_NUMBERS, 2**70, *_REALS, *_TEXTS, [], {}, [[]], {"a": 1}, [1, 2, 3], ["a", "a"]]
+# In the header of an npy file, and what may stand there.
+_WORDS = ["'<f4'", "'<f2'", "'|u1'", "False", "(", ")", ",", "shape", "descr", "32", "6", "{", "}", "'"]
+_OTHERS = ["'<f8'", "'|O'", "'<U9'", "'<c8'", "[('a', '<f4')]", "True", "(", "", "-1", "0", "1" * 19, "9" * 30, "shape"]
+_OTHERS += ["None", "(" * 50, "1,", "__import__('os')", "'>f4'", "'|V4'"]
 
 
 def pick(r, values):
@@ -136,11 +140,7 @@ def spoil_npy(data, r):
     if act < 0.7:
         text = data[10:128].decode("latin1")
         for _ in range(int(r.geometric(0.6))):
-            old = pick(
-                r, ["'<f4'", "'<f2'", "'|u1'", "False", "(", ")", ",", "shape", "descr", "32", "6", "{", "}", "'"]
-            )
-            new = pick(r, ["'<f8'", "'|O'", "'<U9'", "'<c8'", "[('a', '<f4')]", "True", "(", "", "-1", "0", "1" * 19,
-                           "9" * 30, "shape", "None", "(" * 50, "1,", "__import__('os')", "'>f4'", "'|V4'"])  # fmt: skip
+            old, new = pick(r, _WORDS), pick(r, _OTHERS)
             text = text.replace(old, new, 1)
         text = text.encode("latin1")
         return data[:8] + len(text).to_bytes(2, "little") + text + data[128:]
@@ -237,10 +237,10 @@ def spoil_checkpoint(data, r, folder):
         if path.stat().st_size > 2 and act < 0.4:
             seal(path)
         return path.read_bytes()
-    odd = [torch.zeros(0), torch.zeros(1).expand(2**34), torch.ones(3, dtype=torch.complex64), torch.zeros(2).to_sparse(),
-           torch.full((3,), float("nan")), torch.zeros(2, dtype=torch.int8), torch.zeros(1, device="meta"),
-           torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), torch.tensor(1.0), torch.Size([2]),
-           torch.nn.Parameter(torch.zeros(2)), torch.float16, (1, 2), {1}, b"x", 1j]  # fmt: skip
+    odd = [torch.zeros(0), torch.zeros(1).expand(2**34), torch.ones(3, dtype=torch.complex64), torch.tensor(1.0)]
+    odd += [torch.zeros(2).to_sparse(), torch.full((3,), float("nan")), torch.zeros(2, dtype=torch.int8), torch.float16]
+    odd += [torch.zeros(1, device="meta"), torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), (1, 2), {1}]
+    odd += [torch.Size([2]), torch.nn.Parameter(torch.zeros(2)), b"x", 1j]
     tree = spoil_tree(torch.load(io.BytesIO(data), weights_only=True), r, _VALUES + odd * 2 + [Door()])
     torch.save(tree, path)
     if r.random() < 0.9:
