@@ -1,5 +1,6 @@
 """Numbered jobs in forked processes, each under a limit of memory and of time."""
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -78,6 +79,8 @@ class _Worker:
         return False
 
     def end(self):
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)  # processes that were forked later hold this pipe too, so that closing tells nothing
         self.pipe.close()
         self.process.join(5)
 
@@ -92,6 +95,8 @@ def _serve(pipe, act, room):
         try:
             job = pipe.recv()
         except EOFError:
+            os._exit(0)
+        if job is None:
             os._exit(0)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         found = act(job)

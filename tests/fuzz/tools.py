@@ -39,14 +39,16 @@ def tool(name, *words):
     spec = importlib.util.spec_from_file_location(f"tool_{name}", REPO / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    said, before = io.StringIO(), sys.argv
+    said, shown, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [name, *map(str, words)]
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module.main()
         return 0, said.getvalue()
     except SystemExit as ended:
+        if name == "compare" and ended.code == 1:  # a run failed, which the table's lines say
+            return 2, "".join(f"error: {line}\n" for line in shown.getvalue().splitlines() if " failed: " in line)
         return ended.code or 0, said.getvalue()
     finally:
         sys.argv = before
