@@ -152,6 +152,7 @@ def test_every_config_trains_three_steps_on_a_phantom(path, phantoms, tmp_path):
         "    train_dataloader[source] = dict(batch_size=2)\n"
         + "train_dataloader['labeled_cases'] = []\n" * cases
         + (f"train_dataloader['static'] = dict(folder={str(masks(data))!r})\n" if "round2" in path.stem else "")
+        + ("model = dict(backbone=dict(num_classes=9))\n" if "nifti" in path.stem else "")  # one's own data's
         + "train_cfg = dict(max_iters=3)\n"
         "val_dataloader = val_cfg = val_evaluator = None\n"
         "default_hooks = dict(curves=None, panels=None, progress=None)\n"
