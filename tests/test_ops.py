@@ -361,7 +361,7 @@ def test_a_home_that_cannot_be_written_to_is_no_obstacle(monkeypatch, compiled, 
         (r"printf 'gr\366\337er\n' >&2; exit 1", "gr\ufffd\ufffder"),
         ("exit 0", "it made no library"),
         ("sleep 60 & echo $! > $PIDS; wait", "still at it"),
-        (r"printf '\366'; for out; do :; done; echo text > $out", "header|too short"),
+        (r"printf '\366'; for out; do :; done; [ $out = --version ] || echo text > $out", "header|too short"),
     ],
     ids=["says nothing", "says a blank", "Latin-1", "makes nothing", "hangs", "makes no library"],
 )
