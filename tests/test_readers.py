@@ -377,11 +377,20 @@ def test_what_scaling_leaves_is_looked_at(tmp_path):
 
 
 def test_a_scan_unlike_the_others_is_said(tmp_path):
-    for name in "abcde":
-        save(IMAGE, tmp_path / f"images/{name}.nii")
+    for k, name in enumerate("abcde"):
+        save(IMAGE + k, tmp_path / f"images/{name}.nii")
     save((IMAGE / 50.0) ** 4, tmp_path / "images/odd.nii")
     cases = make(tmp_path, tmp_path / "out").manifest["cases"]
     assert [name for name, case in cases.items() if case["notes"]] == ["odd"]
+
+
+def test_a_scan_under_two_names_is_said_and_where_it_is_on_both_sides_of_a_split(tmp_path):
+    for k, name in enumerate(("a", "b", "c")):
+        save(IMAGE + k * (name == "b"), tmp_path / f"images/{name}.nii")
+        save(LABEL, tmp_path / f"labels/{name}.nii")
+    cases = make(tmp_path, tmp_path / "out", val=["c"]).manifest["cases"]
+    notes = {name: case["notes"] for name, case in cases.items() if case["notes"]}
+    assert notes == {"c": [["the same voxels as another case's", "a, which is in train, this in val"]]}
 
 
 def test_nan_is_refused_unless_it_is_to_be_filled(tmp_path):

@@ -85,6 +85,7 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite):
     _keep_parts(parts, _digest(settings))
     entries = _convert_all(reader, cases, parts, frame, workers, progress)
     _note_strangers(entries)
+    _note_copies(entries)
     whole = parts / WHOLE
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
@@ -226,6 +227,7 @@ def _convert(reader, case, parts, frame):
         orientation="".join(nib.aff2axcodes(image.affine)),
         intensity_range=list(bounds),
         scaled_mean=round(float(scaled.mean(dtype=np.float64)), 4),
+        voxels=hashlib.sha256(np.ascontiguousarray(image.voxels)).hexdigest()[:16],
         labelled=labels is not None,
         label_counts=counts,
         sources=dict(image=_sources(reader, case.images), label=_sources(reader, case.labels)),
@@ -309,6 +311,18 @@ def _note_strangers(entries):
         if far:
             detail = f"mean {entry['scaled_mean']:g} in [0, 1], others' {np.median(means):.3g}"
             entry["notes"].append(["intensities unlike the other scans'", detail])
+
+
+def _note_copies(entries):
+    """Note the cases whose voxels are another's: one patient under two names, maybe on both sides of a split."""
+    first = {}
+    for name, entry in entries.items():
+        content = (tuple(entry["shape"]), entry.get("voxels", name))
+        other = first.setdefault(content, name)
+        if other != name:
+            splits = entries[other]["split"], entry["split"]
+            apart = "" if splits[0] == splits[1] else f", which is in {splits[0]}, this in {splits[1]}"
+            entry["notes"].append(["the same voxels as another case's", f"{other}{apart}"])
 
 
 def modality_of(data):
