@@ -187,7 +187,7 @@ def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):
         assert np.array_equal(data.train_labels()[rows], alone.train_labels())
         assert data.case(case)["spacing"] == [8, 1.5, 1.5]
     said = {sentence for case in data.manifest["cases"].values() for sentence, _ in case["notes"]}
-    assert said == {"orientations differ; turned to RAS", "the same voxels as another case's"}  # however they are stored
+    assert said == {"orientations differ; turned to RAS", "the same voxels as another case's"}  # however stored
 
 
 def test_slices_across_the_thick_axis_are_said(tmp_path):
