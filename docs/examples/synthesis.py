@@ -45,7 +45,7 @@ def main(data, out):
     train = TrainData(data, EXEMPLAR)
     (image,), (label,) = train.exemplars
     rows = torch.linspace(3, len(train.store) - 1, COUNT).long()
-    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=80, layout="constrained")
+    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=68, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(ROWS), COUNT + 1)
     for (name, config), line in zip(ROWS.items(), axes, strict=True):
