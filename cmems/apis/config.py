@@ -4,6 +4,7 @@ import copy
 import difflib
 import inspect
 import json
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -99,7 +100,7 @@ def known_configs():
 
 
 def load_config(path, options=None):
-    """Read a Python-file config.
+    """Read a Python-file config; modules that its ``custom_imports`` names are found beside it too.
 
     Args:
         path (str): The config, as :func:`find_config` takes it.
@@ -110,6 +111,9 @@ def load_config(path, options=None):
         OSError: The system's folder of temporary files takes no copy of it.
     """
     path = find_config(path)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that no file there hides a package
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by which MMEngine finds a package
