@@ -1,6 +1,7 @@
 """The documentation: its example trains, every method has a page, and what its pages name is there."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from cmems.apis import load_config
-from cmems.registry import METRICS
+from cmems.cli import main
+from cmems.registry import METRICS, MODELS
 
+TINY = ("--cfg-options", "model.backbone.channels=(4,4,8,8,8)")
 REPO = Path(__file__).parents[1]
 PAGES = sorted((REPO / "docs" / "methods").glob("*.md")) + [REPO / "docs" / "traps.md", REPO / "docs" / "own_method.md"]
 METHODS = sorted(p.stem for p in (REPO / "configs" / "_base_" / "methods").glob("*.py"))
@@ -44,6 +47,19 @@ def test_the_objective_of_the_documentation_trains(tiny_config, tmp_path):
     assert done.returncode == 0, done.stderr
     assert torch.load(work / "last.pth", weights_only=True)["meta"]["iter"] == 2
     assert "loss_entropy" in next(work.glob("*/vis_data/scalars.json")).read_text()
+
+
+def test_the_network_of_the_documentation_learns_beside_the_unet():
+    cfg = load_config(REPO / "docs/examples/my_network_config.py")
+    learner = MODELS.build(cfg.model)
+    assert [type(network).__name__ for network in learner.networks] == ["UNet", "SmallNet"]
+    network, images = learner.networks[1], torch.rand(2, 1, 32, 48)
+    assert network(images).shape == (2, 4, 32, 48)
+    features = network.encode(images)
+    assert tuple(f.shape[1] for f in features) == network.feature_channels
+    levels = network.decode_levels(features)
+    assert tuple(level.shape[1] for level in levels) == network.level_channels
+    assert levels[0] is features[-1]
 
 
 def test_the_units_of_the_documentation_are_what_its_example_prints():
@@ -87,3 +103,35 @@ def test_what_a_page_embeds_or_names_is_there(page):
     named = embedded(text) + re.findall(r"\b(?:configs|tools|benchmarks|docs)/[\w/]+\.py\b", text)
     named += re.findall(r"`(configs/\w+)`", text)
     assert not [name for name in named if not (REPO / name).exists()]
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    """Its cells in order, in this process: a line that begins with ! is a command; only its size is a test's."""
+    cells = json.loads((REPO / "docs/examples/one_slice.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert sources[0].startswith("STEPS = 600")
+    sources[0] = "STEPS, PATIENTS = 1, 2"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    names = {}
+    for source in sources:
+        if source.startswith("!"):
+            words = [str(names.get(word.removeprefix("$"), word)) for word in source.removeprefix("!").split()]
+            monkeypatch.setattr("sys.argv", words + [*TINY] * (words[1] in ("train", "predict")))
+            main()
+        else:
+            exec(source, names)
+    masks, scans = ({p.name for p in Path(folder).glob("*.nii.gz")} for folder in ("masks", "own/images"))
+    assert masks == scans
+    assert len(scans) >= 4
+    assert "LV: Dice" in capsys.readouterr().out
+
+
+def test_getting_started_and_the_notebook_are_the_same_commands():
+    page = (REPO / "docs/getting_started.md").read_text(encoding="utf-8")
+    cells = json.loads((REPO / "docs/examples/one_slice.ipynb").read_text(encoding="utf-8"))["cells"]
+    commands = [line.removeprefix("!") for cell in cells for line in "".join(cell["source"]).splitlines()]
+    commands = [line for line in commands if line.startswith("cmems ")]
+    assert len(commands) == 5
+    for line in commands:
+        assert line.replace("$PATIENTS", "12").replace("$STEPS", "600") in page
