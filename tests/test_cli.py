@@ -127,7 +127,7 @@ def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, 
     assert done.code == 0, done.err
     assert "modality mr, assumed" in done.out
     assert "exemplar: p1 slice 1; slices are counted from 0" in done.out
-    assert done.out.splitlines()[-1].endswith("next: cmems train DATA")
+    assert done.out.splitlines()[-1].endswith("next: cmems train DATA; in two rounds: cmems rounds DATA")
     config = load_config("DATA")
     assert config.train_dataloader.data_root == str(Path("DATA").resolve())
     assert config.train_dataloader.exemplar_slice == dict(case="p1", slice=1)
@@ -152,6 +152,24 @@ def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, 
     (work / "last.pth").write_bytes(b"damaged")
     assert cli("check", work / "last.pth").code == 2
     assert "every file is as its manifest says" in cli("check", "DATA").out
+
+
+def test_a_data_set_is_trained_in_two_rounds_without_a_config(cli, own):
+    prepare(cli, own)
+    done = cli("rounds", "DATA", "--steps", 1, *TINY)
+    assert done.code == 0, done.err
+    work = Path("work_dirs/cmems_plus/DATA_rounds")
+    assert {p.name for p in work.glob("labels_1/*")} == {f"p{k}.nii.gz" for k in (1, 2, 3, 4)}
+    last = work / "round_2/last.pth"
+    assert f"next: cmems predict DATA/round2.py {last} SCANS MASKS" in done.out.replace("\n", " ")
+    second = load_config("DATA/round2.py").model
+    assert (second.num_networks, second.strong.type, len(second.objectives)) == (1, "ColorJitter", 2)
+    assert second.prediction.averaged is True
+    assert cli("predict", "DATA/round2.py", last, own / "images", "MASKS", *TINY).code == 0
+    assert len(list(Path("MASKS").glob("*.nii.gz"))) == 4
+    done = cli("rounds", "cmems::cmems_plus/unet_nifti")
+    assert done.code == 2
+    assert "one round is `cmems train`" in done.err
 
 
 def test_a_class_that_the_only_mask_lacks_is_named(cli, own, raw_acdc):

@@ -24,7 +24,7 @@ from cmems.errors import InputError
 # ``_base_ = "cmems::cmems/unet_acdc.py"``: the configs of this very package, whatever else is installed.
 MODULE2PACKAGE["cmems"] = cmems.configs.__name__
 CONFIGS = Path(cmems.configs.__file__).parent / ".mim" / "configs"
-BESIDE = "config.py"  # of a prepared data set
+BESIDE, SECOND = "config.py", "round2.py"  # of a prepared data set
 
 # What is read of a config once its file was: other names at its top are variables of the file.
 _READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}

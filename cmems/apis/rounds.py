@@ -3,7 +3,7 @@
 import copy
 from pathlib import Path
 
-from cmems.apis.config import load_config
+from cmems.apis.config import BESIDE, SECOND, load_config
 from cmems.apis.predict import label_training_scans
 from cmems.apis.run import default_work_dir, train
 from cmems.errors import InputError
@@ -14,7 +14,7 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
 
     Args:
         configs (sequence[str]): Paths; every config but the first has a source ``static`` (``StaticLabels``), whose
-            folder is set here.
+            folder is set here. Or one prepared data set, whose ``config.py`` and ``round2.py`` are meant.
         work_dir (str | None): Round k trains in ``round_<k>`` of it and labels into ``labels_<k>``. Default: that of
             the last config.
         progress (callable | None): Called with (round, rounds, what is done) before each part.
@@ -25,14 +25,16 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
         Path: ``last.pth`` of the last round. No round is chosen by validation.
 
     Raises:
-        InputError: A config after the first has no static labels, or what :func:`cmems.apis.train` raises.
+        InputError: There is one round alone, a config after the first has no static labels, or what
+            :func:`cmems.apis.train` raises.
     """
+    configs = rounds_of(configs)
     loaded = [load_config(config, cfg_options) for config in configs]
     for config, cfg in list(zip(configs, loaded, strict=True))[1:]:
         static = cfg.train_dataloader.get("static")
         if not static or static.get("type") != "StaticLabels":
             raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
-    root = Path(work_dir or default_work_dir(configs[-1]))
+    root = Path(work_dir or loaded[-1].get("work_dir") or default_work_dir(configs[-1]))
     given = cfg_options
     for k, config in enumerate(configs, 1):
         folder = root / f"round_{k}"
@@ -47,3 +49,20 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
             given = copy.copy(cfg_options or {})  # of its own kind: options as typed stay so
             given["train_dataloader.static.folder"] = str(labels)
     return root / f"round_{len(configs)}" / "last.pth"
+
+
+def rounds_of(configs):
+    """Return the config of each round of what :func:`train_rounds` takes.
+
+    Raises:
+        InputError: There is one round alone.
+    """
+    if len(configs) > 1:
+        return list(configs)
+    found = [str(Path(configs[0], name)) for name in (BESIDE, SECOND)]
+    if not all(Path(path).is_file() for path in found):
+        raise InputError(
+            f"{configs[0]}: one round is `cmems train`; expected the config of each round, or a data set with "
+            f"{BESIDE} and {SECOND}, as `cmems prepare` leaves it"
+        )
+    return found

@@ -1,10 +1,10 @@
-"""A config beside a prepared data set, so that ``cmems train DATA`` needs no other."""
+"""Configs beside a prepared data set, so that ``cmems train DATA`` and ``cmems rounds DATA`` need no other."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from cmems.apis.config import BESIDE
+from cmems.apis.config import BESIDE, SECOND
 from cmems.datasets.prepared import UNLABELED
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -71,16 +71,18 @@ def parse_exemplars(texts):
 
 
 def write_config(data, exemplars, anatomy, replace=False):
-    """Write ``config.py`` into a prepared data set: CMEMS+ on its exemplar, to be trained as it is, or edited.
+    """Write configs into a prepared data set, to be trained as they are, or edited.
+
+    ``config.py`` is CMEMS+ on its exemplar, ``round2.py`` a second round on the masks that the first one makes.
 
     Args:
         data (PreparedDataset): Where to.
         exemplars (list[dict]): ``case`` and ``slice`` of each labelled slice.
         anatomy (Anatomy): Choices.
-        replace (bool): Put another config of that name aside, as ``config.py.before``.
+        replace (bool): Put other configs of these names aside, as ``config.py.before``.
 
     Returns:
-        tuple[Path, bool]: The config, and whether it says what was asked for: one that was there is kept, unless
+        tuple[Path, bool]: ``config.py``, and whether it says what was asked for: one that was there is kept, unless
         ``replace``.
 
     Raises:
@@ -89,19 +91,24 @@ def write_config(data, exemplars, anatomy, replace=False):
     for each in exemplars:
         data.row(**each)
     anatomy.check(data.classes)
-    path, text = data.root / BESIDE, config_text(data, exemplars, anatomy)
+    _write(data.root / SECOND, second_text(data), replace)
+    return data.root / BESIDE, _write(data.root / BESIDE, config_text(data, exemplars, anatomy), replace)
+
+
+def _write(path, text, replace):
+    """Write a file unless another is there and not to be replaced; return whether it holds the text."""
     if path.is_file():
         same = path.read_text(encoding="utf-8") == text
         if same or not replace:
-            return path, same
-        path.replace(path.with_name(f"{BESIDE}.before"))
+            return same
+        path.replace(path.with_name(f"{path.name}.before"))
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
-    return path, True
+    return True
 
 
 def config_text(data, exemplars, anatomy):
-    """Return the text of :func:`write_config`'s file."""
+    """Return the text of ``config.py``."""
     classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes, 1))
     first, *more = exemplars
     degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
@@ -143,6 +150,27 @@ def config_text(data, exemplars, anatomy):
         *_measured(data),
     ]
     return "\n".join(lines) + "\n"
+
+
+def second_text(data):
+    """Return the text of ``round2.py``."""
+    return f"""# The second of two rounds (cmems rounds): a fresh network learns from the masks of config.py's networks.
+_base_ = "./config.py"
+work_dir = {"work_dirs/cmems_plus/" + data.root.resolve().name + "_rounds"!r}
+train_dataloader = dict(
+    exemplar=dict(batch_size=4),
+    static=dict(type="StaticLabels", batch_size=8, folder=work_dir + "/labels_1"),
+)
+model = dict(
+    num_networks=1,
+    strong=dict(_delete_=True, type="ColorJitter", strength=0.5, probability=0.8),
+    objectives=[
+        dict(type="Supervised", source="exemplar", view="strong", weight=0.5),
+        dict(type="Supervised", source="static", view="strong"),
+    ],
+)
+train_cfg = dict(max_iters=1000, val_interval=250)
+"""
 
 
 def _measured(data):

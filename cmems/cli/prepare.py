@@ -132,7 +132,7 @@ def start(data, exemplars, anatomy, replace):
     if any(sentence.startswith("orientations differ") for sentence, _ in notes):
         along = f"the last of the axes {data.manifest['axes']}, to which that scan was turned"
     print(f"  exemplar: {named}; slices are counted from 0 along {along}")
-    print(f"{path}: a config that trains on it; next: cmems train {data.root}")
+    print(f"{path}: a config that trains on it; next: cmems train {data.root}; in two rounds: cmems rounds {data.root}")
 
 
 def _grids(data):

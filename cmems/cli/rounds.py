@@ -2,8 +2,8 @@
 
 from cmems.cli.common import add_config, cfg_options
 
-ABOUT = "Train configs one after the other; each labels the training scans for the next."
-EXAMPLE = "cmems rounds cmems::cmems_plus/unet_acdc_cpu cmems::cmems_plus/unet_acdc_cpu_round2"
+ABOUT = "Train configs one after the other, or a prepared data set twice; each labels the training scans for the next."
+EXAMPLE = "cmems rounds DATA --hours 0.25"
 
 
 def add_arguments(parser):
@@ -21,6 +21,7 @@ def add_arguments(parser):
 def run(args):
     """Train round after round, and say where the last one's weights are."""
     from cmems.apis import train_rounds
+    from cmems.apis.rounds import rounds_of
     from cmems.visualization import say
 
     checkpoint = train_rounds(
@@ -35,4 +36,5 @@ def run(args):
         steps=args.steps,
         hours=args.hours,
     )
-    print(f"{checkpoint}: weights of the last round; measure them with cmems evaluate {args.configs[-1]} {checkpoint}")
+    last = rounds_of(args.configs)[-1]
+    print(f"{checkpoint}: weights of the last round; next: cmems predict {last} {checkpoint} SCANS MASKS")
