@@ -1,0 +1,36 @@
+# CMEMS+ on the cardiac phantom: Ω as on ACDC, with the phantom's own shifts and contrast.
+_base_ = ["../_base_/settings/phantom_cardiac.py", "../_base_/methods/cmems_plus.py"]
+affine = dict(type="RandomAffine", degrees=180, scale=(0.7, 1.4), shift=0.06, flip=0.5, elastic=0.025, control_points=6)
+radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.15, 1.8), reach=1.3, spread=(0.85, 1.5))
+look = dict(type="RandomGammaGain", gamma=(0.4, 2.0), gain=(0.4, 1.4))
+train_dataloader = dict(
+    exemplar=dict(
+        copies=dict(
+            type="WarpedExemplar",
+            geometric=[affine, radial],
+            intensity=look,
+            organs=[dict(type="ClassGain", width=0.2)],
+            plain=0.2,
+        ),
+    ),
+    synthetic=dict(
+        per_background=None,
+        synthesizer=dict(
+            _delete_=True,
+            type="ExemplarPaste",
+            geometric=[affine, radial],
+            background_geometric=dict(type="RandomAffine", degrees=180, scale=(0.8, 1.25), shift=0.06, flip=0.5),
+            intensity=look,
+            organs=[dict(type="ClassGain", width=0.35)],
+            drop={1: 0.15},
+            margin=2,
+            edge=1,
+        ),
+    ),
+)
+model = dict(
+    backbone=dict(num_classes=4),
+    prediction=dict(views=8, clean=[dict(type="KeepLargest", of="foreground"), dict(type="KeepLargest", of="class")]),
+)
+budget = dict(rates={3000: 1e-3, 30000: 3e-4})
+del affine, radial, look
