@@ -1,5 +1,7 @@
 """The documentation: its example trains, every method has a page, and what its pages name is there."""
 
+import ast
+import graphlib
 import importlib
 import os
 import re
@@ -87,3 +89,17 @@ def test_what_a_page_embeds_or_names_is_there(page):
     named = embedded(text) + re.findall(r"\b(?:configs|tools|benchmarks|docs)/[\w/]+\.py\b", text)
     named += re.findall(r"`(configs/\w+)`", text)
     assert not [name for name in named if not (REPO / name).exists()]
+
+
+def test_rooms_import_one_way_and_only_the_commands_import_what_compares():
+    rooms = {}
+    for path in (REPO / "cmems").rglob("*.py"):
+        room = path.relative_to(REPO / "cmems").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cmems."):
+                rooms.setdefault(room, set()).add(node.module.split(".")[1])
+            elif isinstance(node, ast.ImportFrom) and node.module == "cmems":
+                rooms.setdefault(room, set()).update(name.name for name in node.names)
+    others = {room: found - {room} for room, found in rooms.items() if room != "__init__"}
+    list(graphlib.TopologicalSorter(others).static_order())  # CycleError names the circle
+    assert [room for room, found in others.items() if "comparison" in found] == ["cli"]
