@@ -82,7 +82,7 @@ for words in ([], *([name] for name in COMMANDS)):
         assert not end.code, (words, end.code)
     assert "example:\\n  cmems " + " ".join(words) in out.getvalue(), (words, out.getvalue())
     print(out.getvalue())
-print(sorted({"torch", "mmengine", "numpy", "rich", "cmems.apis"} & set(sys.modules)))
+print(sorted({"torch", "mmengine", "numpy", "rich", "cmems.apis", "cmems.comparison"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0, done.stderr

@@ -18,8 +18,10 @@ from types import SimpleNamespace
 import pytest
 
 from cmems.apis import load_config
-from cmems.apis.compare import compare, execute, plan_runs
-from cmems.apis.suites import EXEMPLARS, SUITES, components, exemplar_slice, get_suite
+from cmems.comparison.changes import components
+from cmems.comparison.compare import compare, execute, plan_runs
+from cmems.comparison.rows import EXEMPLARS, exemplar_slice
+from cmems.comparison.suites import SUITES, get_suite
 from cmems.errors import InputError
 
 REPO = Path(__file__).parents[1]

@@ -1,5 +1,7 @@
 """The documentation: its example trains, every method has a page, and what its pages name is there."""
 
+import ast
+import graphlib
 import importlib
 import json
 import os
@@ -135,3 +137,17 @@ def test_getting_started_and_the_notebook_are_the_same_commands():
     assert len(commands) == 5
     for line in commands:
         assert line.replace("$PATIENTS", "12").replace("$STEPS", "600") in page
+
+
+def test_rooms_import_one_way_and_only_the_commands_import_what_compares():
+    rooms = {}
+    for path in (REPO / "cmems").rglob("*.py"):
+        room = path.relative_to(REPO / "cmems").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cmems."):
+                rooms.setdefault(room, set()).add(node.module.split(".")[1])
+            elif isinstance(node, ast.ImportFrom) and node.module == "cmems":
+                rooms.setdefault(room, set()).update(name.name for name in node.names)
+    others = {room: found - {room} for room, found in rooms.items() if room != "__init__"}
+    list(graphlib.TopologicalSorter(others).static_order())  # CycleError names the circle
+    assert [room for room, found in others.items() if "comparison" in found] == ["cli"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmems.apis.report import escaped
 from cmems.cli.common import main_guard, said
+from cmems.comparison.report import escaped
 from cmems.errors import InputError
 from cmems.visualization import (
     metric_rows,

@@ -34,7 +34,7 @@ def add_suite(parser):
 
 def run(args):
     """Run the suite, print its tables; exit 1 where a run failed."""
-    from cmems.apis.compare import compare
+    from cmems.comparison.compare import compare
 
     if args.list or args.suite is None:
         show(args.suite, args.datasets)
@@ -69,8 +69,8 @@ def say_report(report):
 
 def show(name, datasets):
     """Print the suites, or a suite's rows with what is missing for them."""
-    from cmems.apis.compare import missing_configs
-    from cmems.apis.suites import SUITES, get_suite
+    from cmems.comparison.compare import missing_configs
+    from cmems.comparison.suites import SUITES, get_suite
 
     if name is None:
         for suite in SUITES.values():

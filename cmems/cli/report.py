@@ -14,7 +14,7 @@ def add_arguments(parser):
 
 def run(args):
     """Write the report and print its tables."""
-    from cmems.apis.compare import report
+    from cmems.comparison.compare import report
 
     if args.suite is None:
         raise InputError("which suite? `cmems compare --list` shows them")

@@ -23,7 +23,7 @@ if SHIM in os.environ:
     from PIL import Image
     from prettytable import PrettyTable
 
-    from cmems.apis import compare
+    from cmems.comparison import compare
     from cmems.datasets.prepare import check
     from cmems.datasets.prepared import PreparedDataset
     from cmems.engine.checkpoint import read_checkpoint

@@ -1,195 +1,15 @@
-"""Suites: what is compared with what, and which of the paper's figures it answers to."""
+"""The suites: what is compared with what."""
 
-import copy
 import difflib
 import runpy
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
-from cmems.apis import paper
-from cmems.apis.config import load_config
+from cmems.comparison import changes, paper
+from cmems.comparison.rows import Row, Suite
 from cmems.errors import InputError
 
-# Which of the paper's two data sets a data set compares with, and the exemplars that have a letter. A is the config's.
-FAMILIES = dict(phantom_cardiac="acdc", phantom_abdomen="synapse")
-EXEMPLARS = dict(
-    acdc=dict(B=("patient038_frame01", 1), C=("patient016_frame12", 2)),
-    synapse=dict(B=("case0026", 68), C=("case0024", 96)),
-    phantom_cardiac=dict(B=("patient013_frame01", 3), C=("patient009_frame01", 3)),
-    phantom_abdomen=dict(B=("case0027", 13), C=("case0009", 14)),
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a comparison.
-
-    Args:
-        label (str): Its name in the tables.
-        config (str): Config's path; ``{dataset}`` stands for the data set.
-        options (dict | callable): Dotted keys to set in the config; or, of the config, the dict of them.
-        paper (dict): Cells by family (``acdc``, ``synapse``), as in :mod:`cmems.apis.paper`.
-        sweep (tuple | None): ``(parameter, value)``: rows of a parameter are drawn as a curve over it.
-        one_slice (bool): It learns from the exemplar; a row that does not is not repeated for other exemplars.
-    """
-
-    label: str
-    config: str
-    options: dict | Callable = field(default_factory=dict)
-    paper: dict = field(default_factory=dict)
-    sweep: tuple | None = None
-    one_slice: bool = True
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Rows to compare.
-
-    Args:
-        name (str): Also its report's folder.
-        title (str): Heading of the report.
-        rows (tuple[Row]): In the order of the table.
-        datasets (tuple[str]): Compared on these where no other is named.
-        exemplars (tuple[str]): Likewise.
-        notes (tuple[str]): What the reader must know.
-    """
-
-    name: str
-    title: str
-    rows: tuple
-    datasets: tuple = ("acdc", "synapse")
-    exemplars: tuple = ("A",)
-    notes: tuple = ()
-
-
-def family(dataset):
-    """Return ``acdc`` or ``synapse``, the paper's data set that ``dataset`` compares with, or None."""
-    start = dataset.split("_")[0]
-    return FAMILIES.get(dataset, start if start in ("acdc", "synapse") else None)
-
-
-def exemplar_slice(name, dataset):
-    """Return what ``train_dataloader.exemplar_slice`` must be for a letter or ``case:slice``; None keeps the config's.
-
-    Raises:
-        InputError: Neither a letter that the data set has nor ``case:slice``.
-    """
-    if name == "A":
-        return None
-    case, colon, index = name.rpartition(":")
-    if colon and case and index.isdigit():
-        return dict(case=case, slice=int(index))
-    letters = EXEMPLARS.get(dataset) or EXEMPLARS.get(dataset.split("_")[0], {})
-    if name not in letters:
-        raise InputError(
-            f"--exemplars {name}: {dataset} has exemplars {', '.join(['A', *letters])}; or give case:slice, "
-            "e.g. patient005_frame01:2"
-        )
-    case, index = letters[name]
-    return dict(case=case, slice=index)
-
-
-_E, _S = dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")
 _CMEMS = "configs/cmems/unet_{dataset}.py"
-
-
-def with_synthetic(config):
-    """Return the options that add the synthetic images (SD) to a method which learns from the exemplar."""
-    objectives = _objectives(config)
-    if any(o.get("source") == "synthetic" for o in objectives):
-        return {}
-    return {"model.objectives": [objectives[0], dict(_S), *objectives[1:]]}
-
-
-def without_synthetic(config):
-    """Return the options that take the synthetic images away."""
-    objectives = _objectives(config)
-    kept = [o for o in objectives if o.get("source") != "synthetic"]
-    return {} if kept == objectives else {"model.objectives": kept}
-
-
-def components(sd, cm, ip, fp):
-    """Return what makes, of CMEMS's config, a row of Table 3; the weights are the config's.
-
-    Without cross-model learning one network answers to itself. Without image perturbations (and with CM) the student
-    sees the weak view.
-
-    Args:
-        sd, cm, ip, fp (bool): Synthetic data, cross-model learning, image and feature perturbations.
-    """
-
-    def options(config):
-        weights = {o["student"]: o.get("weight", 1.0) for o in _objectives(config) if o["type"] == "Consistency"}
-        teacher = dict(type="Consistency", teacher="cross" if cm else "self")
-        objectives = [dict(_E)] + [dict(_S)] * bool(sd)
-        if cm or ip:
-            objectives.append(dict(teacher, student="strong" if ip else "weak", weight=weights["strong"]))
-        if fp:
-            objectives.append(dict(teacher, student="feature", weight=weights["feature"]))
-        return {"model.num_networks": 2 if cm else 1, "model.objectives": objectives}
-
-    return options
-
-
-def feature_teacher(teacher):
-    """Return what makes the feature objective answer to ``cross`` or ``self`` (Table 5)."""
-    return _edit("feature", teacher=teacher)
-
-
-def objective_weight(student, weight):
-    """Return what sets the weight of the ``strong`` (λ_cmip) or ``feature`` (λ_cmfp) objective."""
-    return _edit(student, weight=weight)
-
-
-def strong(*more):
-    """Return what appends perturbations to the config's strong one (Table 9)."""
-
-    def options(config):
-        own = config.model.strong.to_dict()
-        return {"model.strong": [own, *(dict(type=kind) for kind in more)]} if more else {}
-
-    return options
-
-
-def shapes_unchanged(config):
-    """Return what leaves, of CMEMS+'s G, the first part: place, size and a slight bend."""
-    data = config.train_dataloader
-    return {
-        f"train_dataloader.{where}.geometric": [part.geometric[0].to_dict()]
-        for where, part in (
-            ("exemplar.copies", data.exemplar.copies),
-            ("synthetic.synthesizer", data.synthetic.synthesizer),
-        )
-    }
-
-
-def objectives_of(method):
-    """Return what makes, of CMEMS+'s config, another method with all that goes beside the objectives.
-
-    Args:
-        method (str): Folder of its configs.
-    """
-
-    def options(config):
-        model = load_config(f"configs/{method}/unet_acdc.py").model.to_dict()
-        changed = {f"model.pseudo_labeler.{key}": value for key, value in model["pseudo_labeler"].items()}
-        return {**changed, **{f"model.{key}": model[key] for key in ("num_networks", "objectives")}}
-
-    return options
-
-
-def _edit(student, **values):
-    def options(config):
-        return {
-            "model.objectives": [dict(o, **values) if o.get("student") == student else o for o in _objectives(config)]
-        }
-
-    return options
-
-
-def _objectives(config):
-    return copy.deepcopy(config._cfg_dict.to_dict()["model"]["objectives"])
 
 
 def _method(name, label, **more):
@@ -200,7 +20,7 @@ def _method(name, label, **more):
 
 
 def _with_sd(name, label):
-    return _method(name, f"{label} + SD", options=with_synthetic, paper=paper.METHODS.get(f"{name}_sd", {}))
+    return _method(name, f"{label} + SD", options=changes.with_synthetic, paper=paper.METHODS.get(f"{name}_sd", {}))
 
 
 _FULL = _method("fullysup", "FullySup", one_slice=False)
@@ -211,9 +31,9 @@ _TABLE = (
     _with_sd("mt_unet", "MT-UNet"),
     _method("mlds", "MLDS"),
     _with_sd("mlds", "MLDS"),
-    _method("fixmatch", "FixMatch", options=without_synthetic),
+    _method("fixmatch", "FixMatch", options=changes.without_synthetic),
     _with_sd("fixmatch", "FixMatch"),
-    _method("cps", "CPS", options=without_synthetic),
+    _method("cps", "CPS", options=changes.without_synthetic),
     _with_sd("cps", "CPS"),
     _method("elsnet", "ELSNet"),
     _method("cmems", "CMEMS"),
@@ -246,8 +66,9 @@ def _sweep(name, values, options, best):
 
 
 _PLUS = "configs/cmems_plus/unet_{dataset}.py"
+_PLUS_ROW = Row("CMEMS+, first round", _PLUS)
 _PLUS_WITHOUT = {
-    "change of shape": shapes_unchanged,
+    "change of shape": changes.shapes_unchanged,
     "gain of each organ": {
         "train_dataloader.synthetic.synthesizer.organs": [],
         "train_dataloader.exemplar.copies.organs": [],
@@ -263,6 +84,7 @@ _PLUS_WITHOUT = {
         "model.prediction.resize": "labels",
     },
 }
+_NOTES_CMEMS = (paper.NOTES["hd95"], paper.NOTES["hd95_cmems"])
 _NOTES = (paper.NOTES["fair"], paper.NOTES["fullysup"], paper.NOTES["hd95"])
 SUITES = {
     suite.name: suite
@@ -285,10 +107,10 @@ SUITES = {
             "ablation_components",
             "Table 3: synthetic data, cross-model learning, image and feature perturbations",
             tuple(
-                Row(_components_label(switches), _CMEMS, components(*switches), cells)
+                Row(_components_label(switches), _CMEMS, changes.components(*switches), cells)
                 for switches, cells in paper.COMPONENTS.items()
             ),
-            notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
+            notes=_NOTES_CMEMS,
         ),
         Suite(
             "ablation_weak",
@@ -297,16 +119,16 @@ SUITES = {
                 Row(f"same view of {s}" if s else "different views", _CMEMS, {"model.shared_weak": [s]} if s else {}, c)
                 for s, c in paper.SHARED_WEAK.items()
             ),
-            notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
+            notes=_NOTES_CMEMS,
         ),
         Suite(
             "ablation_feature",
             "Table 5: feature perturbation, one's own view and label or the other's",
             tuple(
-                Row(label, _CMEMS, feature_teacher(t), paper.FEATURE_TEACHER[t])
+                Row(label, _CMEMS, changes.objective("feature", teacher=t), paper.FEATURE_TEACHER[t])
                 for t, label in (("self", "individual"), ("cross", "cross-model"))
             ),
-            notes=(paper.NOTES["hd95"], paper.NOTES["hd95_cmems"]),
+            notes=_NOTES_CMEMS,
         ),
         Suite(
             "ablation_uncertain",
@@ -320,7 +142,7 @@ SUITES = {
             "ablation_plus",
             "CMEMS+: every part taken away in turn",
             (
-                Row("CMEMS+, first round", _PLUS),
+                _PLUS_ROW,
                 *(Row(f"without {part}", _PLUS, options) for part, options in _PLUS_WITHOUT.items()),
             ),
             ("acdc_cpu",),
@@ -330,9 +152,9 @@ SUITES = {
             "plus_methods",
             "Other methods with all of CMEMS+ but the objectives",
             (
-                Row("CMEMS+, first round", _PLUS),
+                _PLUS_ROW,
                 *(
-                    Row(f"{label}, all else of CMEMS+", _PLUS, objectives_of(name))
+                    Row(f"{label}, all else of CMEMS+", _PLUS, changes.objectives_of(name))
                     for name, label in (("fixmatch_sd", "FixMatch"), ("cps_sd", "CPS"), ("unimatch", "UniMatch"))
                 ),
             ),
@@ -354,7 +176,7 @@ SUITES = {
             "ablation_strong",
             "Table 9: strong perturbations",
             tuple(
-                Row(label, _CMEMS, strong(*kinds), cells)
+                Row(label, _CMEMS, changes.strong(*kinds), cells)
                 for (label, kinds), cells in zip(
                     (
                         ("jitter", ()),
@@ -370,8 +192,8 @@ SUITES = {
         Suite(
             "figure3",
             "Figure 3: weights of the mutual losses",
-            _sweep("λ_cmip", (0.1, 0.5, 1.0, 1.5, 2.0), lambda v: objective_weight("strong", v), 1.0)
-            + _sweep("λ_cmfp", (0.06, 0.07, 0.08, 0.09, 0.1), lambda v: objective_weight("feature", v), 0.09),
+            _sweep("λ_cmip", (0.1, 0.5, 1.0, 1.5, 2.0), lambda v: changes.objective("strong", weight=v), 1.0)
+            + _sweep("λ_cmfp", (0.06, 0.07, 0.08, 0.09, 0.1), lambda v: changes.objective("feature", weight=v), 0.09),
             ("acdc",),
             notes=(paper.NOTES["sweep"],),
         ),

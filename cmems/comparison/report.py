@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
-from cmems.apis import paper
-from cmems.apis.suites import family
+from cmems.comparison import paper
+from cmems.comparison.rows import family
 from cmems.files import whole_file
 from cmems.visualization.tables import csv_cell
 
@@ -33,7 +33,7 @@ def write_report(suite, plan, failures, folder):
 
     Args:
         suite (Suite): What was compared.
-        plan (list[dict]): Of :func:`cmems.apis.compare.plan_runs`.
+        plan (list[dict]): Of :func:`cmems.comparison.compare.plan_runs`.
         failures (dict): Why a run failed, by its folder.
         folder (str | Path): Where to.
 

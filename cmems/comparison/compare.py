@@ -20,9 +20,10 @@ from pathlib import Path
 
 from cmems.apis.config import find_config, load_config, set_options
 from cmems.apis.record import read_record
-from cmems.apis.report import write_report
 from cmems.apis.run import content_of
-from cmems.apis.suites import exemplar_slice, get_suite
+from cmems.comparison.report import write_report
+from cmems.comparison.rows import exemplar_slice
+from cmems.comparison.suites import get_suite
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST, PREVIOUS
 from cmems.errors import InputError
@@ -56,7 +57,7 @@ def compare(
     """Run a suite and report it.
 
     Args:
-        suite (str | dict | Suite): What :func:`cmems.apis.suites.get_suite` takes.
+        suite (str | dict | Suite): What :func:`cmems.comparison.suites.get_suite` takes.
         datasets (sequence[str] | None): Fill ``{dataset}`` of the rows' configs. Default: the suite's.
         seeds (sequence[int]): Of each row.
         exemplars (sequence[str] | None): Letters or ``case:slice``. Default: the suite's.
@@ -69,7 +70,7 @@ def compare(
         say (callable): Gets lines for people.
 
     Returns:
-        dict: What :func:`cmems.apis.report.write_report` makes, with ``failed``, the number of failed runs.
+        dict: What :func:`cmems.comparison.report.write_report` makes, with ``failed``, the number of failed runs.
 
     Raises:
         InputError: A config is missing or wrong, or runs were interrupted and ``resume`` is not set.
@@ -111,7 +112,7 @@ def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs
         suite, datasets, seeds, exemplars, work_dir, steps: As for :func:`compare`.
 
     Returns:
-        dict: What :func:`cmems.apis.report.write_report` makes.
+        dict: What :func:`cmems.comparison.report.write_report` makes.
 
     Raises:
         InputError: A config is missing or wrong, or no run is done.

@@ -1,0 +1,101 @@
+"""What rows change of their configs: functions of a config that return dotted keys with values, or that make such."""
+
+import copy
+
+from cmems.apis.config import load_config
+
+_E, _S = dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")
+
+
+def with_synthetic(config):
+    """Return the options that add the synthetic images (SD) to a method which learns from the exemplar."""
+    objectives = _objectives(config)
+    if any(o.get("source") == "synthetic" for o in objectives):
+        return {}
+    return {"model.objectives": [objectives[0], dict(_S), *objectives[1:]]}
+
+
+def without_synthetic(config):
+    """Return the options that take the synthetic images away."""
+    objectives = _objectives(config)
+    kept = [o for o in objectives if o.get("source") != "synthetic"]
+    return {} if kept == objectives else {"model.objectives": kept}
+
+
+def components(sd, cm, ip, fp):
+    """Return what makes, of CMEMS's config, a row of Table 3; the weights are the config's.
+
+    Without cross-model learning one network answers to itself. Without image perturbations (and with CM) the student
+    sees the weak view.
+
+    Args:
+        sd, cm, ip, fp (bool): Synthetic data, cross-model learning, image and feature perturbations.
+    """
+
+    def options(config):
+        weights = {o["student"]: o.get("weight", 1.0) for o in _objectives(config) if o["type"] == "Consistency"}
+        teacher = dict(type="Consistency", teacher="cross" if cm else "self")
+        objectives = [dict(_E)] + [dict(_S)] * bool(sd)
+        if cm or ip:
+            objectives.append(dict(teacher, student="strong" if ip else "weak", weight=weights["strong"]))
+        if fp:
+            objectives.append(dict(teacher, student="feature", weight=weights["feature"]))
+        return {"model.num_networks": 2 if cm else 1, "model.objectives": objectives}
+
+    return options
+
+
+def strong(*more):
+    """Return what appends perturbations to the config's strong one (Table 9)."""
+
+    def options(config):
+        own = config.model.strong.to_dict()
+        return {"model.strong": [own, *(dict(type=kind) for kind in more)]} if more else {}
+
+    return options
+
+
+def shapes_unchanged(config):
+    """Return what leaves, of CMEMS+'s G, the first part: place, size and a slight bend."""
+    data = config.train_dataloader
+    return {
+        f"train_dataloader.{where}.geometric": [part.geometric[0].to_dict()]
+        for where, part in (
+            ("exemplar.copies", data.exemplar.copies),
+            ("synthetic.synthesizer", data.synthetic.synthesizer),
+        )
+    }
+
+
+def objectives_of(method):
+    """Return what makes, of CMEMS+'s config, another method with all that goes beside the objectives.
+
+    Args:
+        method (str): Folder of its configs.
+    """
+
+    def options(config):
+        model = load_config(f"configs/{method}/unet_acdc.py").model.to_dict()
+        changed = {f"model.pseudo_labeler.{key}": value for key, value in model["pseudo_labeler"].items()}
+        return {**changed, **{f"model.{key}": model[key] for key in ("num_networks", "objectives")}}
+
+    return options
+
+
+def objective(student, **values):
+    """Return what sets values, such as ``weight`` or ``teacher``, of the objectives of a student's view.
+
+    Args:
+        student (str): ``weak``, ``strong`` (its weight is λ_cmip) or ``feature`` (λ_cmfp).
+        **values: Keys of the objectives.
+    """
+
+    def options(config):
+        changed = [dict(o, **values) if o.get("student") == student else o for o in _objectives(config)]
+        return {"model.objectives": changed}
+
+    return options
+
+
+def _objectives(config):
+    return copy.deepcopy(config._cfg_dict.to_dict()["model"]["objectives"])
