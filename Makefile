@@ -1,4 +1,4 @@
-.PHONY: demo test sanitize fuzz faults stops lint format docs
+.PHONY: demo test wheel sanitize fuzz faults stops lint format docs
 
 PYTHON ?= python3
 export PYTHONUNBUFFERED = 1
@@ -12,6 +12,10 @@ demo: .venv/ready
 
 test: .venv/ready
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# The tutorial's commands from a wheel, in an empty environment and an empty folder.
+wheel:
+	@PYTHON=$(PYTHON) tests/wheel.sh
 
 # The compiled operators under AddressSanitizer and UndefinedBehaviorSanitizer; torch throws, so that libstdc++ must be
 # there before the first of them. The cache keeps this library apart by its flags.
