@@ -67,6 +67,29 @@ def warp_labels(labels, sampling, outside=0):
     return (moved.squeeze(1) + outside).to(torch.uint8)
 
 
+def warp_outlines(labels, sampling, classes):
+    """Sample ``(B, H, W)`` uint8 labels, zero outside, with smooth outlines of ``classes`` (sequence[int]).
+
+    Each class is blurred over its neighbours and sampled bilinearly, and the largest wins: where ``sampling`` enlarges,
+    borders are no stairs. What is none of ``classes``, 255 too, is sampled at the nearest pixel.
+    """
+    masks = soften(torch.stack([labels == k for k in classes], 1).float())
+    moved = warp_images(masks, sampling)
+    share, best = moved.max(1)
+    others = warp_labels(labels, sampling)
+    for k in classes:
+        others = others.masked_fill(others == k, 0)
+    found = share >= 1 - moved.sum(1)
+    for place, k in enumerate(classes):
+        others = others.masked_fill(found & (best == place), k)
+    return others
+
+
+def soften(masks):
+    """Average ``(B, C, H, W)`` maps over 3x3 pixels; beyond the border they go on."""
+    return F.avg_pool2d(F.pad(masks, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
 def degrees(stream, n, limit):
     """Draw ``(n,)`` angles in radians, uniform in ±``limit`` degrees."""
     return stream.uniform(n, -limit, limit) * (math.pi / 180)

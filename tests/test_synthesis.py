@@ -11,12 +11,14 @@ from cmems.datasets.synthesis import (
     ExemplarPaste,
     MatchQuantiles,
     OrganJitter,
+    PaintClasses,
     RadialShape,
     RandomAffine,
+    WallShape,
     WarpedExemplar,
 )
 from cmems.datasets.synthesis.geometric import centroid, mean_distance
-from cmems.geometry import warp_labels
+from cmems.geometry import warp_labels, warp_outlines
 from cmems.seeding import Stream, keyed_stream
 
 STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
@@ -69,6 +71,79 @@ def test_a_radial_shape_passes_over_classes_that_an_exemplar_lacks():
     moved = warp_labels(labels[which], part.bend(unmoved(32), part.draw(Stream(3), 32), labels, which))
     assert set(moved[1::2].unique().tolist()) == {0, 1}
     assert (moved[0::2] == 2).sum((1, 2)).float().std() > 20  # the inner border moves about either centre
+
+
+@pytest.mark.parametrize(("ratio", "size"), [(0.2, 1.0), (0.85, 0.8), (0.5, 1.2)])
+def test_a_wall_lies_between_the_radii_that_were_drawn(ratio, size):
+    """Discs of radii 0.3 and 0.5: afterwards the outer one is 0.5 size, the inner that times the ratio."""
+    label = torch.where(discs(0.5) == 1, 1, 0).to(torch.uint8)
+    label[discs(0.3) == 1] = 2
+    label[discs(0.1, center=(0.8, 0.8)) == 1] = 3  # far out, where nothing moves
+    part = WallShape(cavity=2, wall=1)
+    parameters = dict(ratio=torch.tensor([ratio]), size=torch.tensor([size]), changed=torch.tensor([True]))
+    sampling = part.bend(unmoved(1), parameters, label[None], torch.zeros(1, dtype=torch.int64))
+    moved = warp_outlines(label[None], sampling, (1, 2))
+    inner, outer = ((moved == 2).sum(), ((moved == 1) | (moved == 2)).sum())
+    radius = [math.sqrt(float(area) * (2 / SIZE) ** 2 / math.pi) for area in (inner, outer)]
+    assert radius == pytest.approx([0.5 * size * ratio, 0.5 * size], abs=0.02)
+    assert torch.equal(moved == 3, label[None] == 3)
+    # Along the ray to the right, positions grow without a fold.
+    ray = sampling[0, SIZE // 2, SIZE // 2 :, 0]
+    assert (ray.diff() > 0).all()
+
+
+def test_walls_of_all_ratios_are_drawn_and_some_stay():
+    label = torch.where(discs(0.5) == 1, 1, 0).to(torch.uint8)
+    label[discs(0.4) == 1] = 2
+    part, n = WallShape(cavity=2, wall=1, ratio=(0.2, 0.9), size=(1, 1)), 200
+    which = torch.zeros(n, dtype=torch.int64)
+    sampling = part.bend(unmoved(n), part.draw(Stream(3), n), label[None], which)
+    moved = warp_outlines(label.expand(n, -1, -1), sampling, (1, 2))
+    ratios = ((moved == 2).sum((1, 2)) / (moved > 0).sum((1, 2))).sqrt()
+    plain = (ratios - 0.8).abs() < 0.01
+    assert 0.1 < plain.float().mean() < 0.35
+    assert ratios.min() < 0.25
+    assert ratios.max() > 0.87
+    empty = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+    assert part.bend(unmoved(n), part.draw(Stream(3), n), empty, which).isfinite().all()
+
+
+def test_enlarged_outlines_are_smooth_and_other_labels_are_at_their_nearest_pixel():
+    small = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+    small[discs(0.16)[None] == 1] = 1
+    small[:, :2] = 255
+    sampling = unmoved(1) / 5
+    smooth, stairs = (warp_outlines(small, sampling, classes) for classes in ((1,), (2,)))
+    assert torch.equal(stairs, warp_labels(small, sampling))
+    axis = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    distance = torch.hypot(axis[None], axis[:, None])
+    rough = []
+    for each in (smooth, stairs):
+        inside = (each == 1).float()
+        border = (inside[0] == 1) & (torch.nn.functional.avg_pool2d(inside, 3, 1, 1)[0] < 1)
+        rough.append(float(distance[border].std()))
+    assert rough[0] < 0.6 * rough[1]
+    assert torch.equal(warp_outlines(small, unmoved(1), (1,)) == 255, small == 255)
+
+
+def test_painted_classes_have_their_median_and_change_where_labels_do():
+    label = torch.where(discs(0.5) == 1, 1, 0).to(torch.uint8)
+    label[discs(0.3) == 1] = 2
+    image = torch.where(label == 2, 0.8, torch.where(label == 1, 0.3, 0.1))[None, None]
+    image = torch.where((discs(0.5) == 1) & (discs(0.46) == 0), 0.7, image)  # an outline that takes in too much
+    full = dict(probability=1.0, share=(1, 1), texture=(0, 0))
+    painted = PaintClasses((1, 2), **full)(image, label[None], image, Stream(1))
+    inside = (discs(0.43) == 1) & (discs(0.37) == 0)
+    assert painted[0, 0][inside].sub(0.3).abs().max() < 1e-6
+    assert painted[0, 0][discs(0.23) == 1].sub(0.8).abs().max() < 1e-6
+    assert painted[0, 0][(discs(0.495) == 1) & (discs(0.46) == 0)].max() < 0.35  # not 0.7
+    assert torch.equal(painted[0, 0][discs(0.56) == 0], image[0, 0][discs(0.56) == 0])
+    for part in (PaintClasses((1, 2), probability=0.0), PaintClasses((7,), **full)):
+        torch.testing.assert_close(part(image, label[None], image, Stream(1)), image)
+    noisy = 0.5 + 0.05 * torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    whole = torch.ones(1, SIZE, SIZE, dtype=torch.uint8)
+    grain = PaintClasses((1,), probability=1.0, share=(1, 1), texture=(1, 1))(noisy, whole, noisy, Stream(2))
+    assert 0.01 < float(grain.std()) < 0.055
 
 
 def test_each_class_has_a_gain_of_its_own_and_the_background_none():

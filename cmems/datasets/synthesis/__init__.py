@@ -1,7 +1,7 @@
 """Ω (Eq. 1) and its parts: G changes place and shape, I the look; all batched, on the device."""
 
-from cmems.datasets.synthesis.geometric import GeometricChain, OrganJitter, RadialShape, RandomAffine
-from cmems.datasets.synthesis.intensity import AmplitudeMix, ClassGain, MatchQuantiles, RandomGammaGain
+from cmems.datasets.synthesis.geometric import GeometricChain, OrganJitter, RadialShape, RandomAffine, WallShape
+from cmems.datasets.synthesis.intensity import AmplitudeMix, ClassGain, MatchQuantiles, PaintClasses, RandomGammaGain
 from cmems.datasets.synthesis.paste import ExemplarPaste, WarpedExemplar
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "GeometricChain",
     "MatchQuantiles",
     "OrganJitter",
+    "PaintClasses",
     "RadialShape",
     "RandomAffine",
     "RandomGammaGain",
+    "WallShape",
     "WarpedExemplar",
 ]

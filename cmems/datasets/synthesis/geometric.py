@@ -6,6 +6,7 @@ A part maps the ``(n, H, W, 2)`` sampling positions of a batch, (x, y) in [-1, 1
 import math
 
 import torch
+from torch.nn import functional as F
 
 from cmems import geometry
 from cmems.models.perturbations.base import Perturbation
@@ -111,6 +112,82 @@ class RadialShape(Perturbation):
         # ρ'/ρ = (ρ/R)^(g - 1) inside R, 1 beyond.
         stretch = torch.where(share < 1, share ** (parameters["exponent"][:, None, None] - 1), 1)
         return center + offset * stretch.unsqueeze(-1)
+
+
+@SYNTHESIZERS.register_module()
+class WallShape(Perturbation):
+    """Another cavity in another wall, drawn per sample: a contracted, a thick-walled or a dilated heart of any.
+
+    In the exemplar, seen from the centroid of both, the wall lies between the radii a(θ) and b(θ). In the sample it
+    lies between a' and b': b' = s b, and a'/b' is a/b, scaled to a mean of the drawn ratio. Cavity and wall are
+    stretched linearly along each ray, so that either keeps its own outline, however thin the exemplar's wall is;
+    outside, the displacement b' - b decays to nothing at ``reach`` times the larger of the two.
+
+    Args:
+        cavity (int): Label of what lies inside.
+        wall (int): Label of what lies around it.
+        ratio (tuple[float, float]): Range of the mean of a'/b', uniform: small, a thick wall.
+        size (tuple[float, float]): Range of s, log-uniform.
+        reach (float): How far what lies outside moves along.
+        probability (float): Share of the samples whose shape changes.
+    """
+
+    angles, steps = 96, 96  # of the polar grid on which a and b are measured
+
+    def __init__(self, cavity, wall, ratio=(0.15, 0.88), size=(0.8, 1.2), reach=1.7, probability=0.8):
+        self.cavity, self.wall = cavity, wall
+        self.ratio, self.size, self.reach, self.probability = ratio, size, reach, probability
+
+    def draw(self, stream, n):
+        """Draw ``ratio`` and ``size`` ``(n,)``, and ``changed`` ``(n,)`` bool."""
+        return dict(
+            ratio=stream.uniform(n, *self.ratio),
+            size=torch.exp(stream.uniform(n, math.log(self.size[0]), math.log(self.size[1]))),
+            changed=stream.bernoulli(n, self.probability),
+        )
+
+    def radii(self, labels):
+        """Measure ``(E, H, W)`` labels: centres ``(E, 2)``, a and b by angle ``(E, angles)``, the side being 2.
+
+        A radius is what lies along the ray: where an organ is no star seen from there, it is its length on the ray.
+        """
+        cavity = labels == self.cavity
+        whole = cavity | (labels == self.wall)
+        center = centroid(whole)
+        angle = torch.arange(self.angles, device=labels.device) * (2 * math.pi / self.angles)
+        far = (torch.arange(self.steps, device=labels.device) + 0.5) / self.steps
+        rays = torch.stack([angle.cos(), angle.sin()], 1)[:, None] * far[:, None]
+        soft = geometry.soften(torch.stack([cavity, whole], 1).float())
+        length = geometry.warp_images(soft, center[:, None, None] + rays).mean(-1)
+        near = torch.arange(-4, 5, device=labels.device)
+        kernel = torch.exp(-0.5 * (near / 1.5).square())
+        padded = torch.cat([length[..., -4:], length, length[..., :4]], -1).flatten(0, 1).unsqueeze(1)
+        smooth = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).view_as(length)
+        return center, smooth[:, 0], smooth[:, 1]
+
+    def bend(self, sampling, parameters, labels, which):
+        """Move ``(n, H, W, 2)`` sampling positions in the frames of the exemplars, ``(E, H, W)`` labels."""
+        center, inner, outer = (each[which] for each in self.radii(labels))
+        center, outer = center[:, None, None], outer.clamp(min=1e-3)
+        share = (inner / outer).clamp(0.02, 0.98)
+        wanted = (share * (parameters["ratio"] / share.mean(1))[:, None]).clamp(0.05, 0.95)
+        new_outer = outer * parameters["size"][:, None]
+        offset = sampling - center
+        rho = offset.square().sum(-1).sqrt().clamp(min=1e-6)
+        place = torch.atan2(offset[..., 1], offset[..., 0]) * (self.angles / (2 * math.pi)) % self.angles
+        low = place.long()
+
+        def at(table):
+            first, second = (table.gather(1, (k % self.angles).flatten(1)).view_as(rho) for k in (low, low + 1))
+            return torch.lerp(first, second, place - low)
+
+        a, b, new_a, new_b = (at(table) for table in (inner, outer, new_outer * wanted, new_outer))
+        end = self.reach * torch.maximum(b, new_b)
+        in_wall = a + (rho - new_a) * (b - a) / (new_b - new_a)
+        outside = rho + (b - new_b) * ((end - rho) / (end - new_b)).clamp(0, 1)
+        source = torch.where(rho < new_a, rho * a / new_a, torch.where(rho < new_b, in_wall, outside))
+        source = torch.where(parameters["changed"][:, None, None], source, rho)
+        return center + offset * (source / rho).unsqueeze(-1)
 
 
 @SYNTHESIZERS.register_module()

@@ -34,6 +34,8 @@ class ExemplarPaste:
             literally; or ``"unknown"``, label 255 from ``ring`` pixels around the organs on, which ``Supervised`` can
             leave out, weigh less, or leave to a teacher.
         ring (int): Width of the known background around the organs, pixels.
+        outlines (sequence[int]): Labels of organs whose outlines stay smooth where they are enlarged
+            (:func:`cmems.geometry.warp_outlines`). Default: every label is sampled at the nearest pixel.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ExemplarPaste:
         edge=0.0,
         background="zero",
         ring=8,
+        outlines=(),
     ):
         if background not in ("zero", "unknown"):
             raise InputError(f"ExemplarPaste: background: expected 'zero' or 'unknown', got {background!r}")
@@ -58,7 +61,7 @@ class ExemplarPaste:
         self.intensity = SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
         self.apart, self.drop = apart and SYNTHESIZERS.build(apart), dict(drop or {})
-        self.margin, self.edge, self.ring = margin, edge, ring
+        self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, tuple(outlines)
         self.partial = background == "unknown"
 
     def __call__(self, exemplars, labels, backgrounds, stream):
@@ -84,7 +87,7 @@ class ExemplarPaste:
         if self.apart:
             pasted, labels = self.apart(pasted, labels, organs, stream)
         else:
-            pasted, labels = geometry.warp_images(pasted, organs), geometry.warp_labels(labels, organs)
+            pasted, labels = geometry.warp_images(pasted, organs), _moved(labels, organs, self.outlines)
         backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, place), **background_look)
         for k, probability in self.drop.items():
             gone = stream.bernoulli((n, 1, 1), probability)
@@ -110,12 +113,13 @@ class WarpedExemplar:
         intensity (dict): I.
         organs (sequence[dict]): Further parts of I; their background is the exemplar itself.
         plain (float): Share of the copies that stay as they are.
+        outlines (sequence[int]): As in :class:`ExemplarPaste`.
     """
 
-    def __init__(self, geometric, intensity, organs=(), plain=0.25):
+    def __init__(self, geometric, intensity, organs=(), plain=0.25, outlines=()):
         self.geometric, self.intensity = GeometricChain(geometric), SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
-        self.plain = plain
+        self.plain, self.outlines = plain, tuple(outlines)
 
     def __call__(self, exemplars, labels, which, stream):
         """Make copies: images ``(n, 1, H, W)`` float32 in [0, 1], labels ``(n, H, W)`` uint8.
@@ -131,7 +135,7 @@ class WarpedExemplar:
         look, plain = self.intensity.draw(stream, n), stream.bernoulli(n, self.plain)
         copies, known = exemplars[which], labels[which]
         images = geometry.warp_images(self.intensity.apply(copies, **look), sampling)
-        labels = geometry.warp_labels(known, sampling)
+        labels = _moved(known, sampling, self.outlines)
         for part in self.organs:
             images = part(images, labels, copies, stream)
         return (
@@ -143,6 +147,11 @@ class WarpedExemplar:
 def choose(stream, n, exemplars):
     """Draw one of ``exemplars`` for each of ``n`` samples, ``(n,)`` int64; of one, nothing is drawn."""
     return torch.zeros(n, dtype=torch.int64, device=stream.device) if exemplars == 1 else stream.integers(n, exemplars)
+
+
+def _moved(labels, sampling, outlines):
+    """Sample ``(B, H, W)`` labels, some with smooth outlines."""
+    return geometry.warp_outlines(labels, sampling, outlines) if outlines else geometry.warp_labels(labels, sampling)
 
 
 def _grown(share, reach):
