@@ -16,16 +16,19 @@ STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
 PLAIN = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
 G = dict(type="RandomAffine", degrees=180, scale=(0.7, 1.4), shift=0.12, flip=0.5)
 RADIAL = dict(type="RadialShape", classes=(3,), probability=1.0)
+WALL = dict(type="WallShape", cavity=3, wall=2, probability=1.0)
 PASTE = dict(type="ExemplarPaste", geometric=STILL, intensity=PLAIN, background_geometric=STILL)
 ROWS = {
     "paste alone (Eq. 1)": PASTE,
     "RandomAffine": dict(PASTE, geometric=G),
     "elastic=0.04, control_points=6": dict(PASTE, geometric=dict(STILL, elastic=0.04, control_points=6)),
     "RadialShape": dict(PASTE, geometric=[STILL, RADIAL]),
+    "WallShape, outlines": dict(PASTE, geometric=[STILL, WALL], outlines=(1, 2, 3)),
     "OrganJitter": dict(
         PASTE, apart=dict(type="OrganJitter", classes=(1, 2, 3), degrees=30, scale=(0.6, 1.6), shift=0.03)
     ),
     "ClassGain": dict(PASTE, organs=[dict(type="ClassGain", width=0.5)]),
+    "PaintClasses": dict(PASTE, organs=[dict(type="PaintClasses", classes=(1, 2, 3), probability=1.0)]),
     "MatchQuantiles": dict(PASTE, organs=[dict(type="MatchQuantiles", share=(1, 1))]),
     "AmplitudeMix": dict(PASTE, organs=[dict(type="AmplitudeMix", strength=(1, 1), probability=1.0)]),
     "margin=4, edge=1": dict(PASTE, margin=4, edge=1),
@@ -45,7 +48,7 @@ def main(data, out):
     train = TrainData(data, EXEMPLAR)
     (image,), (label,) = train.exemplars
     rows = torch.linspace(3, len(train.store) - 1, COUNT).long()
-    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=68, layout="constrained")
+    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=60, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(ROWS), COUNT + 1)
     for (name, config), line in zip(ROWS.items(), axes, strict=True):
