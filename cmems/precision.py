@@ -11,4 +11,4 @@ def computes_bfloat16(device_type):
         # torch names these probes privately; where one is gone, assume no support and stay in float32.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-    return True
+    return device_type != "mps"  # Apple's first ones emulate it

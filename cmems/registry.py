@@ -27,7 +27,7 @@ class Registry(_Registry):
         """Return the class or function registered under ``key``."""
         found = super().get(key)
         if found is None:
-            known = sorted(self._names())
+            known = sorted(self.names())
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise InputError(f"{self.name} '{key}' is not registered: {hint}known names: {', '.join(known)}")
@@ -36,7 +36,8 @@ class Registry(_Registry):
     def __contains__(self, key):
         return super().get(key) is not None
 
-    def _names(self):
+    def names(self):
+        """Return what is registered here and in the parents; nothing is imported to look a name up."""
         names, registry = set(), self
         while registry is not None:
             registry.import_from_location()

@@ -112,6 +112,8 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert done.stderr.startswith("error: 5 problems")
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        "labels_itksnap.txt",
+        "labels_slicer.ctbl",
         "patient003_frame01.nii.gz",
         "patient003_frame02.nii.gz",
         "trust.csv",

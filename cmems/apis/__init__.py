@@ -1,9 +1,21 @@
 """What the command-line tools and notebooks call."""
 
 from cmems.apis.config import load_config
+from cmems.apis.model_file import publish
 from cmems.apis.pick import pick
 from cmems.apis.predict import label_training_scans, predict
 from cmems.apis.rounds import train_rounds
 from cmems.apis.run import test, train
+from cmems.apis.segmenter import Segmenter
 
-__all__ = ["label_training_scans", "load_config", "pick", "predict", "test", "train", "train_rounds"]
+__all__ = [
+    "Segmenter",
+    "label_training_scans",
+    "load_config",
+    "pick",
+    "predict",
+    "publish",
+    "test",
+    "train",
+    "train_rounds",
+]

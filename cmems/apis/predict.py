@@ -1,6 +1,7 @@
 """Segmenting scans that are in no prepared data set."""
 
 import gzip
+import hashlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -10,34 +11,32 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-import torch
 
 from cmems.apis.config import load_config
-from cmems.apis.trust import by_doubt, trust_file, trust_rows
-from cmems.datasets.prepare import image_problems, modality_of, scale_intensity, scaling_notes
+from cmems.apis.model_file import load_learner
+from cmems.apis.segmenter import Segmenter, best_device
+from cmems.apis.trust import by_doubt, read_trust, trust_file, trust_rows
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import nifti_files, nifti_stem, reading
-from cmems.datasets.readers.folder import filled
-from cmems.datasets.readers.geometry import axes, known_axes, turned, turned_array
-from cmems.datasets.readers.nifti import nifti_like, read_nifti
-from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.datasets.readers.nifti import nifti_description, nifti_like
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.files import whole_file
-from cmems.registry import MODELS
+from cmems.visualization.colors import label_tables
 
 
 class Masks(NamedTuple):
     """What was written.
 
     Attributes:
-        paths: The masks' files by scan.
+        paths: The masks' files by scan, those that were there before among them.
         classes: Foreground classes; label k is the k-th.
         model: Whose masks they are.
         turned: Scans whose axes lie as those of no case of the prepared data set, with their orientation, as ``LPS``:
             unless both are known, and the scan was turned, their slices are not what the networks know.
         notes: What a user should know of a scan, as pairs of a sentence and its details.
         trust: What :func:`cmems.apis.trust.trust_rows` says of every mask and class, the most doubtful first.
+        kept: Scans whose masks were there already, made by the same model of the same file.
     """
 
     paths: dict[str, Path]
@@ -46,86 +45,151 @@ class Masks(NamedTuple):
     turned: dict[str, str]
     notes: dict[str, list]
     trust: list[dict] = []
+    kept: list[str] = []
 
 
-def predict(config, checkpoint, scans, out, cfg_options=None, progress=None, doubt_maps=False):
+def predict(
+    model,
+    checkpoint,
+    scans,
+    out,
+    cfg_options=None,
+    progress=None,
+    doubt_maps=False,
+    probabilities=False,
+    **choices,
+):
     """Write the mask of every scan, on the scan's own grid, and ``trust.csv``, which of them to look at first.
 
-    Scans are scaled as the config's prepared data set was; of that its ``manifest.json`` is enough. The masks are the
-    ensemble's, or network 1's where it is alone, cleaned up where the config says how. While some scans are segmented,
-    the next are read, the last written.
+    Scans are scaled as the prepared data set was that the model was trained on. The masks are the ensemble's, or
+    network 1's where it is alone, cleaned up where the config says how. While some scans are segmented, the next are
+    read, the last written. A mask that is there, made by the same model with the same choices of the same file, stays:
+    what was interrupted goes on.
 
     Args:
-        config (str): Path of the config.
-        checkpoint (str): The weights.
+        model (str | Segmenter): A file of :func:`cmems.apis.publish`; or a config, of whose data ``manifest.json`` is
+            enough.
+        checkpoint (str | None): The weights of a config.
         scans (str): A NIfTI file, or a folder of them.
-        out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine.
-        cfg_options (dict | None): Dotted keys to set.
+        out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine; and of
+            the classes' names and colours, ``labels_itksnap.txt`` and ``labels_slicer.ctbl``.
+        cfg_options (dict | None): Dotted keys of the config to set.
         progress (callable | None): Called with (scans done, scans, name) after each scan.
         doubt_maps (bool): Write ``doubt/<scan>_entropy.nii.gz``, the entropy of the mean probabilities in percent of
             the largest there is, and, of two or more networks, ``doubt/<scan>_disagreement.nii.gz``, 1 where their
             labels differ.
+        probabilities (bool): Write ``probabilities/<scan>.nii.gz``, four axes, the last one background and the classes:
+            the mean probabilities before any clean-up, uint16 with a slope that makes them 0 to 1.
+        **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`.
 
     Returns:
         Masks: What was written. Rows of scans that ``trust.csv`` held before, whose masks are still there, stay in it.
 
     Raises:
-        InputError: Something in the config, the data or the checkpoint is wrong, or there is no scan; or some scans
-            are unusable, after the others' masks were written.
+        InputError: Something in the model, the config or the data is wrong, or there is no scan; or some scans are
+            unusable, after the others' masks were written.
     """
-    cfg = load_config(config, cfg_options)
-    data = PreparedDataset(cfg.test_dataloader.dataset.data_root, arrays=False)
-    modality, (paths, problems) = modality_of(data), _find(Path(scans), Path(out))
-    model = _load(cfg, config, checkpoint, data)
-    best = model.prediction.names(model.num_networks)[-1]
-    known = {case["orientation"] for case in data.manifest["cases"].values()}
-    written, odd, notes, back, writing, ahead, names = {}, {}, {}, {}, [], deque(), iter(paths)
-    rows, segment = [], model.prediction.segment_with_doubt
-    with trust_file(Path(out), rows), ThreadPoolExecutor(os.cpu_count()) as pool:
+    out, segmenter = Path(out), model
+    if not isinstance(model, Segmenter):
+        segmenter = Segmenter(model, checkpoint, cfg_options, **choices)
+    paths, problems = _find(Path(scans), out)
+    marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
+    wanted = _files(out, len(segmenter.networks), doubt_maps, probabilities)
+    rows, kept = _kept(out, segmenter, marks, wanted)
+    written, odd, notes, writing, ahead = {name: wanted(name)[-1] for name in kept}, {}, {}, [], deque()
+    names = (name for name in paths if name not in written)
+    with trust_file(out, rows) as more, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def read_on():
-            for name in islice(names, cfg.test_dataloader.get("batch_size", 1)):
-                ahead.append((name, pool.submit(_read, paths[name], modality, data)))
+            for name in islice(names, segmenter.together):
+                ahead.append((name, pool.submit(_read, paths[name], segmenter.preparation)))
 
+        for done, name in enumerate(kept, 1):
+            if progress:
+                progress(done, len(paths), name)
+        done, tables = len(kept), False
         read_on()
-        done = 0
-        while ahead:
-            batch, ready = list(ahead), {}
-            ahead.clear()
-            read_on()
-            for name, reading in batch:
-                try:
-                    ready[name], orientation, back[name], notes[name] = reading.result()
-                except InputError as error:
-                    problems += error.problems
-                    continue
-                if orientation not in known:
-                    odd[name] = orientation
-            found = segment(model.predictors, list(ready.values()), doubt_maps) if ready else ([], [])
+        try:
+            while ahead:
+                batch, ready = list(ahead), []
+                ahead.clear()
+                read_on()
+                for name, reading in batch:
+                    try:
+                        ready.append(reading.result())
+                    except InputError as error:
+                        problems += error.problems
+                        continue
+                    notes[name] = ready[-1].notes
+                    if ready[-1].odd:
+                        odd[name] = ready[-1].odd
+                found = segmenter.segment_with_doubt(ready, doubt_maps, probabilities) if ready else ([], [])
+                problems += _settled(writing, written, rows)
+                more()
+                if ready and not tables:
+                    tables = _write_tables(out, segmenter.classes)
+                for scan, models, doubt in zip(ready, *found, strict=True):
+                    files = wanted(scan.name)
+                    written[scan.name] = files[-1]
+                    maps = _maps(files, segmenter.labels(models), models, doubt)
+                    rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"]
+                    job = paths[scan.name], scan, maps, marks[scan.name], *rest
+                    writing.append((scan.name, pool.submit(_write, *job)))
+                for name, _ in batch:
+                    done += 1
+                    if progress:
+                        progress(done, len(paths), name)
+        finally:  # of what was interrupted too
             problems += _settled(writing, written, rows)
-            writing = []
-            for name, models, doubt in zip(ready, *found, strict=True):
-                written[name] = Path(out, f"{name}.nii.gz")
-                maps = {written[name]: models[best]}
-                if doubt_maps:
-                    maps |= _doubt_maps(Path(out, "doubt", name), models, doubt)
-                rest = name, data.classes, models, doubt, ready[name]["spacing"]
-                writing.append((name, pool.submit(_write, paths[name], maps, back.pop(name), *rest)))
-            for name, _ in batch:
-                done += 1
-                if progress:
-                    progress(done, len(paths), name)
-        problems += _settled(writing, written, rows)
     if problems:
         raise InputError(problems)
-    return Masks(written, data.classes, _whose(model, best), odd, notes, by_doubt(rows))
+    return Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept)
+
+
+def _stamp(path):
+    """Return 16 hexadecimal digits that are others once a file was replaced; nothing is read."""
+    found = path.stat()
+    return hashlib.sha256(f"{path.name} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:16]
+
+
+def _files(out, networks, doubt_maps, probabilities):
+    """Return a function that lists the files of a scan, the mask last."""
+
+    def wanted(name):
+        doubt = [Path(out, "doubt", f"{name}_{kind}.nii.gz") for kind in ("entropy", "disagreement")]
+        found = doubt[: 1 + (networks > 1)] if doubt_maps else []
+        return [*found, *([Path(out, "probabilities", f"{name}.nii.gz")] * probabilities), Path(out, f"{name}.nii.gz")]
+
+    return wanted
+
+
+def _kept(out, segmenter, marks, wanted):
+    """Return the rows of trust of the scans whose files this very model wrote already, and these scans."""
+    known = {}
+    for row in read_trust(out / "trust.csv"):
+        known.setdefault(row["scan"], {})[row["class"]] = row
+    kept = [
+        name
+        for name, mark in marks.items()
+        if known.get(name, {}).keys() == set(segmenter.classes)
+        and all(nifti_description(path) == mark for path in wanted(name))
+    ]
+    return [row for name in kept for row in known[name].values()], kept
+
+
+def _write_tables(out, classes):
+    for name, text in label_tables(classes).items():
+        with whole_file(out / name) as part:
+            part.write_text(text, encoding="utf-8")
+    return True
 
 
 def _settled(writing, written, rows):
     """Wait for masks and collect their rows; return the problems of those that could not be made, which leave
     ``written``."""
     problems = []
-    for name, each in writing:
+    while writing:
+        name, each = writing.pop(0)
         try:
             rows += each.result()  # raises what the disk refuses
         except InputError as error:
@@ -144,29 +208,8 @@ def _find(scans, out):
     return found, problems
 
 
-def _read(path, modality, data):
-    """Read a scan as a prepared data set holds it.
-
-    Returns:
-        tuple: The volume as :meth:`MutualLearner.segment` takes it; the axes' orientation in the file; the axes that
-        it was turned to and those of the file, None where they are the same; notes.
-    """
-    how = data.manifest.get("reading") or {}
-    volume = read_nifti(path, how.get("channel"))
-    volume = filled(volume) if how.get("fill_nan") else volume
-    problems = image_problems(path, volume, modality)
-    if problems:
-        raise InputError(problems)
-    wanted, stored, turn = data.manifest.get("axes"), known_axes(volume), None
-    orientation = axes(volume.affine)
-    if wanted and stored and wanted != stored:
-        volume, turn = turned(volume, wanted), (wanted, stored)
-    voxels, _ = scale_intensity(volume.voxels, modality)
-    notes = [*volume.notes, *scaling_notes(volume.voxels, voxels, modality)]
-    if turn:
-        notes.append((f"turned to {wanted} as the prepared cases, and the mask back", f"stored as {stored}"))
-    ready = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=data.frame)
-    return ready, orientation, turn, notes
+def _read(path, preparation):
+    return preparation.ready(preparation.read_scan(path), path)
 
 
 def label_training_scans(config, checkpoint, out, cfg_options=None, progress=None):
@@ -188,7 +231,8 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
     """
     cfg = load_config(config, cfg_options)
     data = PreparedDataset(cfg.train_dataloader.data_root)
-    model = _load(cfg, config, checkpoint, data)
+    set_up_cpu(cfg.get("env_cfg") or {})
+    model = load_learner(cfg, config, checkpoint, data).to(best_device())
     best, cases, written = model.prediction.names(model.num_networks)[-1], data.cases("train"), {}
     images = data.train_images()
     for done, case in enumerate(cases, 1):
@@ -205,47 +249,36 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
     return Masks(written, data.classes, _whose(model, best), {}, {})
 
 
-def _load(cfg, config, checkpoint, data):
-    """Build a config's learner with a checkpoint's weights, ready to predict."""
-    set_up_cpu(cfg.get("env_cfg") or {})
-    model = MODELS.build(cfg.model)
-    load_weights(model, read_checkpoint(checkpoint), checkpoint)
-    if model.networks[0].num_classes != data.num_classes:
-        raise InputError(
-            f"config {config}: num_classes={model.networks[0].num_classes}, but {data.root} has {data.num_classes}: "
-            f"background, {', '.join(data.classes)}"
-        )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
 def _whose(model, best):
     whose = "the ensemble" if model.num_networks > 1 else "network 1"
     return f"{whose}, cleaned up" if best == "cleaned" else whose
 
 
-def _doubt_maps(stem, models, doubt):
-    """Return the maps that show where to look, as :func:`_write` takes them."""
-    maps = {stem.with_name(f"{stem.name}_entropy.nii.gz"): np.rint(doubt.entropies * 100).astype(np.uint8)}
-    labels = [each for model, each in models.items() if model.startswith("network_")]
-    if len(labels) > 1:
-        differ = np.any([each != labels[0] for each in labels[1:]], axis=0)
-        maps[stem.with_name(f"{stem.name}_disagreement.nii.gz")] = differ.astype(np.uint8)
-    return maps
+def _maps(files, mask, models, doubt):
+    """Return what goes into the files of a scan, in their order."""
+    maps = [mask]
+    if doubt.probabilities is not None:
+        maps.insert(0, doubt.probabilities)
+    if doubt.entropies is not None:
+        labels = [each for model, each in models.items() if model.startswith("network_")]
+        differ = [np.any([each != labels[0] for each in labels[1:]], axis=0).astype(np.uint8)] * (len(labels) > 1)
+        maps = [np.rint(doubt.entropies * 100).astype(np.uint8), *differ, *maps]
+    return dict(zip(files, maps, strict=True))
 
 
-def _write(scan, maps, turn, *rest):
-    """Write ``(D, H, W)`` maps with their scan's header; return the rows of trust, of which ``rest`` is.
+def _write(path, scan, maps, mark, *rest):
+    """Write maps with their scan's header; return the rows of trust, of which ``rest`` is.
 
     Args:
-        scan (Path): The scan.
-        maps (dict[Path, np.ndarray]): uint8 voxels by the file they go to.
-        turn (tuple | None): Axes of the maps and of the scan, where they differ.
+        path (Path): The scan's file.
+        scan (Ready): The scan.
+        maps (dict[Path, np.ndarray]): Voxels by the file they go to, as :func:`nifti_like` takes them.
+        mark (str): By which these files are known as this model's.
         *rest: See :func:`trust_rows`.
     """
-    for path, voxels in maps.items():
-        voxels = voxels if turn is None else turned_array(voxels, *turn)
-        with reading(scan, "a NIfTI file"):
-            content = gzip.compress(nifti_like(scan, voxels), compresslevel=3, mtime=0)
-        with whole_file(path) as part:
+    for file, voxels in maps.items():
+        with reading(path, "a NIfTI file"):
+            content = gzip.compress(nifti_like(path, scan.back(voxels), mark), compresslevel=3, mtime=0)
+        with whole_file(file) as part:
             part.write_bytes(content)
     return trust_rows(*rest)

@@ -40,10 +40,13 @@ def environment():
     )
 
 
-def device_name():
-    """Name the device that trains and predicts."""
-    if torch.cuda.is_available():
+def device_name(kind=None):
+    """Name the device that trains and predicts, or that of a kind: ``cuda``, ``mps`` or ``cpu``."""
+    kind = kind or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if kind == "cuda":
         return f"cuda, {torch.cuda.get_device_name()}"
+    if kind == "mps":
+        return "mps, Apple's GPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return f"cpu, {platform.processor() or platform.machine()}, {cores} cores"
 

@@ -16,6 +16,7 @@ from cmems import ops
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, find_config, load_config, run_settings
 from cmems.apis.record import write_record
+from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
 from cmems.engine.runner import told
@@ -99,6 +100,7 @@ def train(
             keep_budget(found, cfg.work_dir)
         runner = build_runner(cfg)
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
+        runner.preparation = Preparation.of(data).text()
         try:
             with _recorded(runner, resume, dict(config=str(config), data=_known_by(data), amp=amp)):
                 runner.train()

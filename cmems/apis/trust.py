@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,25 +96,41 @@ def _dash(value):
 
 
 @contextmanager
-def trust_file(out, rows):
-    """Write ``trust.csv`` into a folder of masks when the block ends, however it ends.
+def trust_file(out, rows, seconds=10):
+    """Write ``trust.csv`` into a folder of masks: every few seconds, and when the block ends, however it ends.
 
     Args:
         out (Path): The folder. What its ``trust.csv`` says of masks that are still there, and not in ``rows``, stays.
         rows (list[dict]): Filled within the block; see :func:`trust_rows`. Sorted by doubt in the file; an empty field
             where there is nothing to compare.
+        seconds (float): Between two writings.
+
+    Yields:
+        callable: To be called when there may be more rows.
     """
-    try:
-        yield
-    finally:
-        path, done = Path(out, "trust.csv"), {row["scan"] for row in rows}
-        kept = [r for r in read_trust(path) if r["scan"] not in done and Path(out, f"{r['scan']}.nii.gz").is_file()]
+    path, written = Path(out, "trust.csv"), time.monotonic()
+    before = read_trust(path)
+
+    def write():
+        done = {row["scan"] for row in rows}
+        kept = [r for r in before if r["scan"] not in done and Path(out, f"{r['scan']}.nii.gz").is_file()]
         if rows:
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
                 writer.writerow(COLUMNS)
                 for row in by_doubt(rows + kept):
                     writer.writerow([_cell(row[column]) for column in COLUMNS])
+
+    def more():
+        nonlocal written
+        if time.monotonic() - written > seconds:
+            write()
+            written = time.monotonic()
+
+    try:
+        yield more
+    finally:
+        write()
 
 
 def _cell(value):
@@ -129,6 +146,7 @@ def read_trust(path):
             reader = csv.DictReader(handle)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 return []
-            return [{**row, **{c: float(row[c] or "nan") for c in _NUMBERS}} for row in reader]
+            kinds = {**dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": int}
+            return [{**row, **{c: kind(row[c]) for c, kind in kinds.items()}} for row in reader]
     except (OSError, ValueError, TypeError):
         return []

@@ -3,7 +3,21 @@
 import argparse
 
 import cmems
-from cmems.cli import check, compare, demo, evaluate, info, phantom, pick, predict, prepare, report, rounds, train
+from cmems.cli import (
+    check,
+    compare,
+    demo,
+    evaluate,
+    info,
+    phantom,
+    pick,
+    predict,
+    prepare,
+    publish,
+    report,
+    rounds,
+    train,
+)
 from cmems.cli.common import Help, main_guard
 
 # Each module has ABOUT, one sentence; EXAMPLE; add_arguments(parser); and run(args), which alone imports torch.
@@ -15,6 +29,7 @@ COMMANDS = dict(
     rounds=rounds,
     evaluate=evaluate,
     predict=predict,
+    publish=publish,
     compare=compare,
     report=report,
     phantom=phantom,

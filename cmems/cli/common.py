@@ -69,10 +69,16 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
-def add_config(parser, many=False):
-    """Add the config, or several, and ``--cfg-options``."""
+def add_config(parser, many=False, what=""):
+    """Add the config, or several, and ``--cfg-options``; ``what`` else it may be."""
     text = "Python-file config, cmems::FOLDER/NAME of those that come along, or a folder that `cmems prepare` wrote"
+    text = what + text
     parser.add_argument("configs" if many else "config", nargs="+" if many else None, metavar="config", help=text)
+    add_options(parser)
+
+
+def add_options(parser):
+    """Add ``--cfg-options``."""
     parser.add_argument(
         "--cfg-options", nargs="+", action=_Pairs, metavar="KEY=VALUE", help="e.g. train_cfg.max_iters=100"
     )

@@ -325,18 +325,19 @@ def _note_copies(entries):
             entry["notes"].append(["the same voxels as another case's", f"{other}{apart}"])
 
 
-def modality_of(data):
-    """Return the modality by which a :class:`PreparedDataset` was scaled.
+def modality_of(intensity, where):
+    """Return the modality by which voxels were scaled.
+
+    Args:
+        intensity (str): As a manifest says it.
+        where (str | Path): For the message.
 
     Raises:
-        InputError: Its manifest names another scaling.
+        InputError: It is another scaling.
     """
-    seen = data.manifest["intensity"]
-    modality = next((name for name, text in _INTENSITY.items() if text == seen), None)
+    modality = next((name for name, text in _INTENSITY.items() if text == intensity), None)
     if modality is None:
-        raise InputError(
-            f"{data.root / MANIFEST}: intensity: expected one of {list(_INTENSITY.values())}, got {seen!r}"
-        )
+        raise InputError(f"{where}: intensity: expected one of {list(_INTENSITY.values())}, got {intensity!r}")
     return modality
 
 

@@ -256,10 +256,10 @@ _TOP = {
     "cases": (lambda v: isinstance(v, dict) and all(isinstance(e, dict) for e in v.values()), "an object of objects"),
     "files": (lambda v: isinstance(v, dict) and all(map(_file, v.values())), "objects with shape, dtype and sha256"),
 }
-_AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
+AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
 _OPTIONAL = {  # of a manifest, and of a case
     "pixel": (lambda v: v is None or _numbers([v], 1) and v > 0, "a positive number of mm"),
-    "axes": (lambda v: v is None or isinstance(v, str) and _AXES.fullmatch(v), "axes as LPS"),
+    "axes": (lambda v: v is None or isinstance(v, str) and AXES.fullmatch(v), "axes as LPS"),
     "reading": (
         lambda v: isinstance(v, dict) and (v.get("channel") is None or _whole(v["channel"], 0)),
         "an object with channel and fill_nan",
@@ -309,6 +309,21 @@ def manifest_problems(manifest):
         start = stop
     stray = set(manifest["files"]) - set(_expected(manifest))
     return problems + [f"files: {name!r} belongs to no case" for name in sorted(stray)]
+
+
+def preparation_problems(content, largest):
+    """Return what is wrong with a manifest's entries that say how scans are prepared, one line per problem.
+
+    Args:
+        content (dict): The entries, and ``orientations``, those of the cases.
+        largest (int): The largest side of the squares.
+    """
+    keys = ("dataset", "size", "classes", "intensity")
+    wanted = {**{k: _TOP[k] for k in keys}, "orientations": (_texts, "a list of different axes")}
+    problems = _odd(content, wanted, "") + _odd(content, _OPTIONAL, "", content)
+    if not problems and content["size"] > largest:
+        problems.append(f"size: expected {largest} or less, got {content['size']}")
+    return problems
 
 
 def _odd(values, wanted, where, among=None):

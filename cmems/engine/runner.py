@@ -83,10 +83,11 @@ class SegmentationRunner(Runner):
     Attributes:
         settings (dict | None): What the run is made of, in plain values; kept in checkpoints, and compared with where
             a run goes on. None: not compared.
+        preparation (str | None): How the data was prepared, as JSON; kept in checkpoints, to be published with them.
         starts_over (bool): Remove what an earlier run left in the work directory, right before the first step.
     """
 
-    settings, starts_over = None, False
+    settings, preparation, starts_over = None, None, False
 
     def setup_env(self, env_cfg):
         """Set up what MMEngine does, the compiled kernels and the memory."""
@@ -172,6 +173,7 @@ class SegmentationRunner(Runner):
             guard.check()
         kwargs.setdefault("save_param_scheduler", self.param_schedulers is not None)
         meta = dict(meta or {}, settings=json.dumps(self.settings), world_size=self.world_size, steps=self.max_iters)
+        meta["preparation"] = self.preparation
         if hasattr(self.optim_wrapper, "optimizer"):
             meta["optimizer"] = type(self.optim_wrapper.optimizer).__name__
         path = Path(out_dir, filename)

@@ -20,12 +20,15 @@ class Doubt(NamedTuple):
         num_networks: M.
         softmax: ``(K - 1,)`` float64: mean probability of a class where it is the label; NaN where it is nowhere.
         entropies: ``(D, H, W)`` float32 in [0, 1] on the volume's grid, 1 where all classes are alike likely; or None.
+        probabilities: ``(K, D, H, W)`` uint16 on the volume's grid, the members' mean before a clean-up, 65,535 for 1;
+            or None.
     """
 
     shared: np.ndarray
     num_networks: int
     softmax: np.ndarray
     entropies: np.ndarray | None
+    probabilities: np.ndarray | None = None
 
 
 def overlaps(views):

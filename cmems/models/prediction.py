@@ -1,5 +1,6 @@
 """From networks to a volume's labels on its own grid."""
 
+import numpy as np
 import torch
 
 from cmems import ops
@@ -59,12 +60,13 @@ class Prediction:
         return self._segment(networks, volumes)
 
     @torch.no_grad()
-    def segment_with_doubt(self, networks, volumes, maps=False):
+    def segment_with_doubt(self, networks, volumes, maps=False, probabilities=False):
         """Label volumes as :meth:`segment` does, and say of each what speaks against its labels.
 
         Args:
             networks, volumes: See :meth:`segment`.
             maps (bool): Bring the entropy to the volumes' grids too.
+            probabilities (bool): Bring the mean probabilities to the volumes' grids too.
 
         Returns:
             tuple[list[dict], list[Doubt]]: What :meth:`segment` returns, and a :class:`cmems.models.doubt.Doubt` each.
@@ -77,12 +79,14 @@ class Prediction:
         doubts = []
         for volume, shared, p in zip(volumes, overlaps, soft, strict=True):
             entropies = self._entropies(p, volume) if maps else None
-            doubts.append(Doubt(shared.sum(0).cpu().numpy(), len(networks), mean_softmax(p), entropies))
+            whole = self._whole(p, volume) if probabilities else None
+            doubts.append(Doubt(shared.sum(0).cpu().numpy(), len(networks), mean_softmax(p), entropies, whole))
         return labels, doubts
 
     def _segment(self, networks, volumes, heard=None):
         """Label volumes; ``heard`` collects, by batch, the members' overlaps and the best probabilities."""
         device = next(networks[0].parameters()).device
+        device = "cpu" if device.type == "mps" else device  # which has no float64, and no antialiased resizing
         slices = torch.cat([_square(volume, device) for volume in volumes])
         soft = self.resize == "probabilities" or self.clean
         depths, answers = [len(v["image"]) for v in volumes], []
@@ -103,6 +107,15 @@ class Prediction:
         shape, spacing, back = _shape(volume)[1:], volume["spacing"][1:], volume["frame"].probabilities_back
         return torch.cat([entropy(back(p, shape, spacing)) for p in probabilities.split(_CHUNK)]).cpu().numpy()
 
+    def _whole(self, probabilities, volume):
+        """Bring ``(D, K, S, S)`` probabilities to the volume's grid: ``(K, D, H, W)`` uint16, 65,535 for 1."""
+        (depth, *shape), back = _shape(volume), volume["frame"].probabilities_back
+        found = np.empty((probabilities.shape[1], depth, *shape), np.uint16)
+        for k, p in enumerate(probabilities.split(_CHUNK)):
+            p = back(p, shape, volume["spacing"][1:]).transpose(0, 1)
+            found[:, k * _CHUNK : (k + 1) * _CHUNK] = np.rint(p.cpu().numpy() * 65535)
+        return found
+
     @property
     def _list(self):
         """List the views as (quarter turns, mirrored first)."""
@@ -116,9 +129,9 @@ class Prediction:
         first = next(p for p in networks[0].parameters() if p.dim() == 4)
         channels_last = first.is_contiguous(memory_format=torch.channels_last)
         batch = batch.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        device = images.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16 and computes_bfloat16(device)):
-            return [net(batch) for net in networks]
+        home, device = images.device, first.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16 and computes_bfloat16(device.type)):
+            return [net(batch.to(device)).to(home) for net in networks]
 
     def _by_view(self, logits):
         """Yield the networks' ``(M, B, K, S, S)`` softmax of each view, turned back."""

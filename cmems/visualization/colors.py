@@ -2,6 +2,8 @@
 
 import colorsys
 
+from cmems.errors import printable
+
 # On grey images: light and dark alternate, so that neighbouring classes also differ in lightness.
 _SAFE = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#FFFFFF")
 
@@ -17,3 +19,26 @@ def class_colors(count):
         rgb = colorsys.hsv_to_rgb(k * 0.381966 % 1, 0.45 + 0.4 * (k % 2), 0.95)
         colors.append(tuple(round(255 * part) for part in rgb))
     return colors
+
+
+def label_tables(classes):
+    """Return the files by which viewers show labels in these colours, under their classes' names.
+
+    Args:
+        classes (sequence[str]): Foreground classes; label k is the k-th.
+
+    Returns:
+        dict[str, str]: Text by file name: ITK-SNAP's label descriptions and 3D Slicer's colour table.
+    """
+    snap, slicer = (
+        ["# ITK-SnAP Label Description File", "# IDX -R- -G- -B- -A- VIS MSH LABEL"],
+        ["# 3D Slicer colour table"],
+    )
+    rows = [("background", (0, 0, 0)), *zip(classes, class_colors(len(classes)), strict=True)]
+    for k, (name, rgb) in enumerate(rows):
+        name, shown = printable(name), int(k > 0)
+        snap.append(
+            "{:5d} {:3d} {:3d} {:3d} {} {} {} ".format(k, *rgb, *[shown] * 3) + '"{}"'.format(name.replace('"', "'"))
+        )
+        slicer.append(" ".join([str(k), "_".join(name.split()), *map(str, rgb), str(255 * shown)]))
+    return {"labels_itksnap.txt": "\n".join(snap) + "\n", "labels_slicer.ctbl": "\n".join(slicer) + "\n"}

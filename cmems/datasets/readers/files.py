@@ -12,7 +12,7 @@ _RATIO = 1100
 _NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
 # What lies beside scans and is none; any other file is named rather than passed over.
 _ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
-_ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5"}
+_ASIDE |= {".bvec", ".ctbl", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5"}
 
 
 @contextmanager

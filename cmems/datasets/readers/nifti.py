@@ -82,21 +82,42 @@ def nifti_axes(path):
         return known_axes(Volume(None, tuple(spacing[::-1].tolist()), affine, frames)), spacing[2] / spacing[:2].max()
 
 
-def nifti_like(path, voxels):
-    """Return the bytes of a NIfTI file with uint8 ``(D, H, W)`` voxels and the geometry of the scan at ``path``."""
+def nifti_like(path, voxels, description=None):
+    """Return the bytes of a NIfTI file with the geometry of the scan at ``path``.
+
+    Args:
+        path (str | Path): The scan.
+        voxels (np.ndarray): ``(D, H, W)`` uint8; or ``(K, D, H, W)`` uint16, shares of which 65,535 is 1.
+        description (str | None): What the header says of the file, up to 79 characters. Default: what the scan's says.
+    """
     source, raw = _open(Path(path))
     affine = source.affine
     header = nib.Nifti2Header if isinstance(source, nib.Nifti2Image) else nib.Nifti1Header
     header = header.from_header(source.header, check=False)
     header["vox_offset"] = 0
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
+    header.set_data_dtype(voxels.dtype)
     header["cal_min"], header["cal_max"] = 0, 0
+    if description is not None:
+        header["descrip"] = description.encode()
     if not regular(affine):  # nibabel's choice of a header's affines may be the unusable one
         affine = _geometry(Path(path), source, raw)[1]
         header.set_xyzt_units("mm")
+    header.set_slope_inter(1, 0)
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
-    return kind(np.ascontiguousarray(voxels.transpose(2, 1, 0)), affine, header).to_bytes()
+    content = bytearray(kind(np.ascontiguousarray(voxels.T), affine, header).to_bytes())
+    if voxels.dtype == np.uint16:  # a slope of one's own nibabel does not write
+        dtype, offset = header.structarr.dtype.fields["scl_slope"]
+        content[offset : offset + dtype.itemsize] = np.array(1 / 65535, dtype).tobytes()
+    return bytes(content)
+
+
+def nifti_description(path):
+    """Return what a NIfTI file's header says of it; None where there is no such file, or it is none."""
+    try:
+        with reading(path, "a NIfTI file"):
+            return bytes(nib.load(path).header["descrip"]).rstrip(b"\0").decode(errors="replace")
+    except InputError:
+        return None
 
 
 def _open(path):

@@ -1,0 +1,154 @@
+"""What scans went through before networks saw them: all that a new scan needs of a prepared data set."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from cmems.datasets.prepare import MAX_SIZE, image_problems, modality_of, scale_intensity, scaling_notes
+from cmems.datasets.prepared import preparation_problems
+from cmems.datasets.readers.files import nifti_stem
+from cmems.datasets.readers.folder import filled
+from cmems.datasets.readers.geometry import axes, known_axes, turned, turned_array
+from cmems.datasets.readers.nifti import read_nifti
+from cmems.errors import InputError
+from cmems.resize import Frame
+
+_GRID = 1 << 14  # pixels that a slice may have a side once it was resampled
+
+
+class Preparation(NamedTuple):
+    """How a data set was prepared.
+
+    Attributes:
+        name: Data set.
+        classes: Foreground classes; label k is the k-th.
+        intensity: How voxels were scaled, as a manifest says it.
+        frame: How slices become the squares that networks take.
+        axes: The axes that scans are turned to, as ``LPS``; None: left as they lie.
+        orientations: Those that the scans' files had.
+        channel: Which channel of volumes of four axes is read; None: they have three.
+        fill_nan: Whether NaN is read as the volume's smallest value.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    intensity: str
+    frame: Frame
+    axes: str | None = None
+    orientations: tuple[str, ...] = ()
+    channel: int | None = None
+    fill_nan: bool = False
+
+    @classmethod
+    def of(cls, data):
+        """Return that of a :class:`PreparedDataset`, of which the manifest is enough."""
+        known = sorted({case["orientation"] for case in data.manifest["cases"].values()})
+        return cls.read(dict(data.manifest, orientations=known), data.root)
+
+    @classmethod
+    def read(cls, content, where):
+        """Return that of a manifest's entries, or of :meth:`plain`.
+
+        Args:
+            content (dict): Plain values.
+            where (str | Path): What they are of; for messages.
+
+        Raises:
+            InputError: Naming what is missing or of another kind.
+        """
+        if problems := preparation_problems(content, MAX_SIZE):
+            raise InputError([f"{where}: {problem}" for problem in problems])
+        how = content.get("reading") or {}
+        return cls(
+            name=content["dataset"],
+            classes=tuple(content["classes"]),
+            intensity=content["intensity"],
+            frame=Frame(content["size"], content.get("pixel")),
+            axes=content.get("axes"),
+            orientations=tuple(content["orientations"]),
+            channel=how.get("channel"),
+            fill_nan=bool(how.get("fill_nan")),
+        )
+
+    def plain(self):
+        """Return it as plain values, named as in a manifest."""
+        return dict(
+            dataset=self.name,
+            classes=list(self.classes),
+            intensity=self.intensity,
+            size=self.frame.size,
+            pixel=self.frame.pixel,
+            axes=self.axes,
+            orientations=list(self.orientations),
+            reading=dict(channel=self.channel, fill_nan=self.fill_nan),
+        )
+
+    def text(self):
+        """Return :meth:`plain` as JSON."""
+        return json.dumps(self.plain())
+
+    @property
+    def modality(self):
+        """The modality by which voxels were scaled; raises InputError where the scaling is not known."""
+        return modality_of(self.intensity, self.name)
+
+    def read_scan(self, path):
+        """Read a NIfTI scan, as the scans of the data set were; see :func:`read_nifti`."""
+        return read_nifti(path, self.channel)
+
+    def ready(self, volume, path):
+        """Bring a scan to what networks know.
+
+        Args:
+            volume (Volume): As read.
+            path (str | Path): For messages.
+
+        Returns:
+            Ready: What :meth:`Prediction.segment` takes, and the way back.
+
+        Raises:
+            InputError: The volume cannot be scaled.
+        """
+        volume = filled(volume) if self.fill_nan else volume
+        if problems := image_problems(path, volume, self.modality):
+            raise InputError(problems)
+        stored, orientation, turn, notes = known_axes(volume), axes(volume.affine), None, list(volume.notes)
+        if self.axes and stored and self.axes != stored:
+            volume, turn = turned(volume, self.axes), (self.axes, stored)
+        grid = self.frame.grid(volume.voxels.shape[1:], volume.spacing[1:])
+        if max(grid) > _GRID:
+            raise InputError(f"{path}: slices of {grid[0]} x {grid[1]} pixels of {self.frame.pixel:g} mm are too large")
+        voxels, _ = scale_intensity(volume.voxels, self.modality)
+        notes += scaling_notes(volume.voxels, voxels, self.modality)
+        if turn:
+            notes.append((f"turned to {self.axes} as the prepared cases, and the mask back", f"stored as {stored}"))
+        content = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=self.frame)
+        odd = orientation if orientation not in self.orientations else None
+        return Ready(nifti_stem(path), content, turn, odd, notes)
+
+
+class Ready(NamedTuple):
+    """A scan that networks can label.
+
+    Attributes:
+        name: Of the scan.
+        content: What :meth:`Prediction.segment` takes.
+        turn: The axes that it was turned to and those of the file; None where they are the same.
+        odd: The file's axes, where no scan of the data set lay so.
+        notes: What a user should know of it, as pairs of a sentence and its details.
+    """
+
+    name: str
+    content: dict
+    turn: tuple[str, str] | None
+    odd: str | None
+    notes: list
+
+    def back(self, voxels):
+        """Turn ``(D, H, W)`` voxels of ``content``'s grid, or more axes before these, to the file's axes."""
+        if self.turn is None:
+            return voxels
+        if voxels.ndim > 3:
+            return np.stack([self.back(part) for part in voxels])
+        return turned_array(voxels, *self.turn)

@@ -1,0 +1,289 @@
+"""One file that predicts without its data set, in Python and on the command line, and goes on after an interruption."""
+
+import json
+import shutil
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, TINY
+from scipy import ndimage
+
+import cmems
+from cmems.apis import predict, publish, train
+from cmems.apis.model_file import model_of_config, read_model
+from cmems.cli import main
+from cmems.engine.checkpoint import seal
+from cmems.errors import InputError
+
+EXTRA = 'val_dataloader = val_cfg = val_evaluator = None\nmodel["prediction"] = dict({})\n'
+
+
+def make(root, prepared_acdc, prediction):
+    """Return a config and a checkpoint of weights that give several classes; the data set lies in ``root``."""
+    shutil.copytree(prepared_acdc, root / "data")
+    config, path = root / "tiny.py", root / "w" / "last.pth"
+    config.write_text(TINY.format(repo=REPO, base="cmems/unet_acdc.py", data=root / "data") + EXTRA.format(prediction))
+    train(str(config), str(root / "w"), cfg_options={"train_cfg.max_iters": 1})
+    saved, stream = torch.load(path, weights_only=True), torch.Generator().manual_seed(0)
+    for name, values in saved["state_dict"].items():
+        if name.endswith("head.weight"):
+            values.normal_(0, 3, generator=stream)
+    torch.save(saved, path)
+    seal(path)
+    return str(config), str(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, prepared_acdc):
+    """A config, its checkpoint and the model file made of it."""
+    root = tmp_path_factory.mktemp("made")
+    clean = 'views=4, averaged=True, clean=[dict(type="KeepLargest", of="foreground")]'
+    config, checkpoint = make(root, prepared_acdc, clean)
+    publish(checkpoint, root / "model.pth")
+    return config, checkpoint, str(root / "model.pth")
+
+
+@pytest.fixture
+def model(made, tmp_path, monkeypatch):
+    """A copy of the model file, alone in an empty folder, where this process is."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(made[2], "model.pth")
+    return "model.pth"
+
+
+@pytest.fixture
+def scans(raw_acdc, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for frame in (1, 2):
+        name = f"patient003_frame0{frame}.nii.gz"
+        shutil.copy(raw_acdc / "training/patient003" / name, folder)
+    return folder
+
+
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_model_file_predicts_what_config_and_checkpoint_predict(made, model, scans):
+    config, checkpoint, _ = made
+    expected = predict(config, checkpoint, scans, "by_config")
+    shutil.move(f"{config.removesuffix('tiny.py')}data", "data")  # the model file knows of none
+    try:
+        found = predict(model, None, scans, "by_model")
+        segmenter = cmems.Segmenter(model)
+    finally:
+        shutil.move("data", f"{config.removesuffix('tiny.py')}data")
+    assert found.trust == expected.trust
+    assert found.model == expected.model == "the ensemble, cleaned up"
+    for name, path in found.paths.items():
+        assert len(np.unique(voxels(path))) > 2
+        assert np.array_equal(voxels(path), voxels(expected.paths[name]))
+        scan = nib.load(scans / f"{name}.nii.gz")
+        array = np.asarray(scan.dataobj).T
+        for labels in (segmenter(scans / f"{name}.nii.gz"), segmenter(array, (8, 1.5, 1.5), axes="RAS"),
+                       segmenter(array, spacing=(8, 1.5, 1.5))):  # fmt: skip
+            assert labels.dtype == np.uint8
+            assert np.array_equal(labels.T, voxels(path))
+
+
+def test_the_file_holds_the_averaged_weights_and_no_optimiser(made):
+    config, checkpoint, path = made
+    saved = torch.load(path, weights_only=True)
+    whole = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert set(saved) == {"state_dict", "meta"}
+    for name, values in saved["state_dict"].items():
+        assert torch.equal(values, whole[f"teachers.ema.{name}"])
+    by_config = cmems.Segmenter(config, checkpoint)
+    assert by_config.key == cmems.Segmenter(path).key
+    assert model_of_config(config, checkpoint).preparation == read_model(path).preparation
+    with pytest.raises(InputError, match="it is a model file already"):
+        publish(path, "again.pth")
+
+
+def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
+    config, checkpoint, path = made
+    publish(checkpoint, tmp_path / "one.pth", config, {"model.prediction.views": 1})
+    assert cmems.Segmenter(tmp_path / "one.pth").prediction.views == 1
+    assert cmems.Segmenter(tmp_path / "one.pth", views=4).key == cmems.Segmenter(path).key
+    saved = torch.load(checkpoint, weights_only=True)
+    del saved["meta"]["preparation"]  # as those from before it was kept
+    torch.save(saved, tmp_path / "old.pth")
+    with pytest.raises(InputError, match="does not tell what it was trained with; --config CONFIG does"):
+        publish(tmp_path / "old.pth", tmp_path / "two.pth")
+    assert not (tmp_path / "two.pth").exists()
+
+
+def poison(path, act):
+    saved = torch.load(path, weights_only=True)
+    content = json.loads(saved["meta"]["model"])
+    act(content)
+    saved["meta"]["model"] = json.dumps(content)
+    torch.save(saved, path)
+    seal(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("networks", 0, "type"), "evil.UNet", "'evil.UNet' is not among the registered backbones, which are"),
+        (("networks", 0, "type"), "evil", "'evil' is not among the registered backbones"),
+        (("networks", 1, "norm_cfg"), {"type": "evil.Norm"}, "norm_cfg.type: 'evil.Norm' is not among"),
+        (("networks", 1, "norm_cfg"), {"type": "BN", "_scope_": "evil"}, "reads nothing from elsewhere"),
+        (("networks", 0, "init_cfg"), {"type": "Pretrained"}, "reads nothing from elsewhere"),
+        (("networks", 0, "pretrained"), True, "reads nothing from elsewhere"),
+        (("networks", 0, "encoder"), "hf-hub:evil/net", "expected a plain word"),
+        (("networks", 0, "channels"), [1 << 40] * 5, "weights|shape|networks"),
+        (("networks", 0, "surprise"), 1, "networks: TypeError"),
+        (("prediction", "clean", 0, "type"), "evil.Clean", "not among the registered post-processors"),
+        (("prediction", "views"), 3, "expected 1, 4 or 8"),
+        (("prediction", "resize"), ["labels"], "prediction.resize: expected"),
+        (("preparation", "classes"), ["RV"], "networks of 2 classes"),
+        (("preparation", "size"), 1 << 30, "size: expected 4096 or less"),
+        (("preparation", "intensity"), "by hand", "intensity: expected one of"),
+        (("env", "compiled_kernels"), "yes", "expected true or false"),
+        (("version",), 2, "expected a file of `cmems publish`"),
+    ],
+)
+def test_nothing_in_a_model_file_is_imported_or_runs_or_leads_out(where, value, message, model, tmp_path, monkeypatch):
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "__init__.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def act(content):
+        node = content
+        for key in where[:-1]:
+            node = node[key]
+        node[where[-1]] = value
+
+    poison(model, act)
+    with pytest.raises(InputError, match=message):
+        cmems.Segmenter(model)
+    assert not (tmp_path / "ran").exists()
+    assert "evil" not in sys.modules
+
+
+def test_a_damaged_model_file_is_refused_in_one_line(made, model, scans, monkeypatch, capsys, tmp_path):
+    content = bytearray((tmp_path / model).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / model).write_bytes(content)
+    for path, message in [(model, "its bytes are not those of its checksum"), (made[1], "a file of `cmems publish`"),
+                          ("none.pth", "no such file")]:  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["cmems", "predict", path, str(scans), "masks"])
+        with pytest.raises(SystemExit):
+            main()
+        said = capsys.readouterr().err
+        assert message in said
+        assert len(said.splitlines()) == 1
+    assert not (tmp_path / "masks").exists()
+
+
+def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
+    segmenter = cmems.Segmenter(model)
+    segmenter.together = 1
+
+    def stop(done, total, name):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    shutil.copy(scans / "patient003_frame01.nii.gz", scans / "a.nii.gz")
+    with pytest.raises(KeyboardInterrupt):
+        predict(segmenter, None, scans, "masks", progress=stop)
+    seen = []
+    found = predict(segmenter, None, scans, "masks", progress=lambda *a: seen.append(a[0]))
+    assert found.kept == ["a", "patient003_frame01"]
+    assert seen == [1, 2, 3]
+    assert len(found.trust) == 9
+    assert (tmp_path / "masks/trust.csv").read_text().count("\n") == 10
+    edited = tmp_path / "masks/a.nii.gz"
+    before = nib.load(edited)
+    nib.save(nib.Nifti1Image(np.zeros_like(voxels(edited)), before.affine, before.header), edited)
+    shutil.copy(scans / "patient003_frame02.nii.gz", scans / "patient003_frame01.nii.gz")  # another scan of that name
+    (tmp_path / "masks/patient003_frame02.nii.gz").write_bytes(b"cut")
+    assert predict(segmenter, None, scans, "masks").kept == ["a"]
+    assert not voxels(edited).any()
+    assert predict(model, None, scans, "masks", views=1).kept == []
+    assert predict(model, None, scans, "masks", views=1, probabilities=True).kept == []
+    assert len(predict(model, None, scans, "masks", views=1, probabilities=True).kept) == 3
+
+
+def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch, capsys):
+    path = scans / "patient003_frame01.nii.gz"
+    plain = cmems.Segmenter(model, clean=False)
+    ready = plain.preparation.ready(plain.volume(path), path)
+    (models,) = plain.prediction.segment(plain.networks, [ready.content])
+    assert np.array_equal(plain(path), models["ensemble"])
+    assert np.array_equal(cmems.Segmenter(model, network=2, clean=False)(path), models["network_2"])
+    assert (models["network_2"] != models["ensemble"]).any()
+    largest = cmems.Segmenter(model, network=1, clean=False, keep_largest=True)(path)
+    assert all(ndimage.label(largest == k)[1] <= 1 for k in (1, 2, 3))
+    assert ndimage.label(models["network_1"] == 1)[1] > 1
+    with pytest.raises(InputError, match="--network 3: model.pth has 1, 2 or ensemble"):
+        cmems.Segmenter(model, network=3)
+    words = ["predict", model, str(path), "masks", "--network", "2", "--views", "1", "--no-clean", "--keep-largest"]
+    monkeypatch.setattr("sys.argv", ["cmems", *words])
+    main()
+    said = capsys.readouterr().out
+    assert said.startswith("model.pth: network 2, cleaned up, on ")
+    assert "masks: 1 mask by network 2, cleaned up; 1 RV, 2 Myo, 3 LV;" in said
+
+
+def test_probabilities_and_label_names_lie_beside_the_masks(made, model, scans, tmp_path):
+    segmenter = cmems.Segmenter(model, network=1, clean=False, views=1)
+    segmenter.prediction.resize = "probabilities"
+    predict(segmenter, None, scans, "masks", probabilities=True)
+    soft = nib.load("masks/probabilities/patient003_frame01.nii.gz")
+    shares = soft.get_fdata()
+    assert shares.shape == (40, 40, 3, 4)
+    assert np.allclose(shares.sum(-1), 1, atol=1e-4)
+    mask = voxels("masks/patient003_frame01.nii.gz")
+    assert (shares.argmax(-1) == mask).mean() > 0.999  # but for ties
+    assert np.array_equal(soft.affine, nib.load(scans / "patient003_frame01.nii.gz").affine)
+    assert '    1  86 180 233 1 1 1 "RV"\n' in (tmp_path / "masks/labels_itksnap.txt").read_text()
+    assert "2 Myo 240 228 66 255\n" in (tmp_path / "masks/labels_slicer.ctbl").read_text()
+
+
+def test_masks_overlay_their_scans_in_every_orientation(model, scans, tmp_path):
+    (tmp_path / "turned").mkdir()
+    scan = nib.load(scans / "patient003_frame01.nii.gz")
+    oblique = np.eye(4)
+    oblique[:3, :3] = np.linalg.qr(np.array([[1, 0.2, 0.1], [-0.2, 1, 0.1], [0.1, -0.1, 1]]))[0]
+    oblique *= np.sign(np.diag(oblique))  # columns that keep their directions
+    image = nib.Nifti1Image(np.asarray(scan.dataobj), oblique @ scan.affine)
+    images = {}
+    for axes in np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1).T:
+        if len(set(axes)) == 3:
+            for flips in np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1).T:
+                name = "".join(map(str, axes)) + "".join("-+"[f > 0] for f in flips)
+                path = tmp_path / "turned" / f"{name}.nii"
+                nib.save(image.as_reoriented(np.stack([axes, flips], 1)), path)
+                images[name] = nib.load(path)
+    assert len({nib.aff2axcodes(each.affine) for each in images.values()}) == 48
+    masks = predict(model, None, tmp_path / "turned", "masks", network=1, views=1).paths
+    expected = np.asarray(nib.load(masks["012+++"]).dataobj)
+    assert len(np.unique(expected)) > 1
+    for name, path in masks.items():
+        mask = nib.load(path)
+        assert np.array_equal(mask.affine, images[name].affine)
+        back = nib.orientations.io_orientation(np.linalg.inv(image.affine) @ mask.affine)
+        assert np.array_equal(np.asarray(mask.as_reoriented(back).dataobj), expected), name
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing", "axes", "message"),
+    [
+        (np.zeros((4, 4)), (1, 1, 1), None, r"expected \(D, H, W\) real numbers"),
+        (np.zeros((2, 4, 4), complex), (1, 1, 1), None, "of complex128"),
+        (np.ones((2, 4, 4)), (1, 1, 1), None, "the array: expected an image, got the constant 1"),
+        (np.eye(4)[None], None, None, "spacing: expected"),
+        (np.eye(4)[None], (1, 1, 0), None, "spacing: expected"),
+        (np.eye(4)[None], (1, 1, 1), "RL", "axes: expected three letters"),
+        ("scan.nii", (1, 1, 1), None, "its header tells spacing and axes"),
+    ],
+)
+def test_an_array_that_is_no_scan_is_refused(array, spacing, axes, message, made):
+    with pytest.raises(InputError, match=message):
+        cmems.Segmenter(made[2])(array, spacing, axes)
