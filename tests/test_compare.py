@@ -5,6 +5,7 @@ import copy
 import csv
 import io
 import json
+import math
 import os
 import runpy
 import shutil
@@ -15,12 +16,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap, wilcoxon
 
 from cmems.apis import load_config
 from cmems.comparison.changes import components
 from cmems.comparison.compare import compare, execute, plan_runs
-from cmems.comparison.rows import EXEMPLARS, exemplar_slice
+from cmems.comparison.paired import compare_scores, mean_over_classes, paired
+from cmems.comparison.report import write_report
+from cmems.comparison.rows import EXEMPLARS, Row, exemplar_slice
 from cmems.comparison.suites import SUITES, get_suite
 from cmems.errors import InputError
 
@@ -198,6 +203,7 @@ def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_
     runs = [line for line in text.splitlines() if line.startswith("| one | acdc | A |")]
     assert len(runs) == 2
     assert f" | {config} | " in runs[0]
+    assert not (work / "tiny" / "report_pairs.csv").read_text().splitlines()[1:]  # one row is done: nothing to pair
     stamp = {p: p.stat().st_mtime_ns for p in work.rglob("metrics.json")}
     again, lines = quiet(dict(suite, rows=rows[1:]), ["acdc"], seeds=(0, 1), work_dir=work, steps=1)
     assert again["failed"] == 0
@@ -266,3 +272,105 @@ def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_p
     assert execute(dict(folder=str(folder), config="", seed=0)) is None
     assert not (folder / "config").exists()
     other.wait()
+
+
+def scores(path, values, metric="DSC", model="ensemble", status="ok", **more):
+    """Write a ``metrics.csv``: ``values`` by case, of one class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [f"{case},{model},{more.get('cls', 'A')},{v},{status},False" for case, v in values.items()]
+    path.write_text("\n".join([f"case,model,class,{metric},{metric}_status,{metric}_skipped", *rows, ""]))
+    return path
+
+
+def test_two_runs_are_compared_case_by_case_as_scipy_and_the_hand_say(tmp_path):
+    a = {"p1": 0.50, "p2": 0.60, "p3": 0.70, "p4": 0.80, "p5": 0.90, "p6": 0.40}
+    gains = {"p1": 0.01, "p2": 0.02, "p3": 0.03, "p4": 0.04, "p5": 0.05, "p6": -0.06}
+    b = {case: a[case] + gains[case] for case in reversed(a)}  # matched by name, not by line
+    first, second = scores(tmp_path / "a.csv", a), scores(tmp_path / "run/test_val/metrics.csv", b)
+    rows, models = compare_scores(first, tmp_path / "run")
+    assert models == ("ensemble", "ensemble")
+    assert [row["class"] for row in rows] == ["mean", "A"]
+    row = rows[1]
+    assert row["difference"] == pytest.approx(0.015)
+    assert row["n"] == 6
+    # The ranks are 1 to 6; the one loss has rank 6, so W = 6; of the 64 signs, 14 subsets of 1..6 sum to at most 6.
+    assert row["p"] == pytest.approx(2 * 14 / 64)
+    assert row["p"] == pytest.approx(wilcoxon([b[c] for c in a], [a[c] for c in a]).pvalue)
+    data = (np.array(list(gains.values())),)
+    interval = bootstrap(data, np.mean, method="percentile", n_resamples=9999, random_state=1).confidence_interval
+    assert (row["low"], row["high"]) == pytest.approx(tuple(interval), abs=2e-3)
+    turned = compare_scores(second, first)[0][1]
+    assert (turned["difference"], turned["p"]) == (pytest.approx(-0.015), row["p"])
+
+
+def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path):
+    assert paired(dict(a=0.5, b=0.25), dict(a=0.5, b=0.25))["p"] == 1
+    assert paired(dict(a=0.5, b=math.nan), dict(a=0.5, c=1.0)) == dict(
+        a=0.5, b=0.5, difference=0, low=0, high=0, p=1, n=1
+    )
+    assert paired({}, {})["n"] == 0
+    missed = scores(tmp_path / "a.csv", dict(p=0.0), "HD95", status="missed")
+    (mean, _), _ = compare_scores(missed, scores(tmp_path / "b.csv", dict(p=3.0), "HD95"))
+    assert (mean["n"], math.isnan(mean["p"])) == (0, True)
+    assert mean_over_classes(dict(A=dict(p=1.0, q=math.nan), B=dict(p=0.5, q=0.25))) == dict(p=0.75, q=0.25)
+
+
+def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
+    one = scores(tmp_path / "a.csv", dict(p=0.5, q=0.5))
+    other = scores(tmp_path / "b.csv", dict(p=0.5, x=0.5))
+    shown = tool(one, other)
+    assert shown.returncode == 2
+    assert shown.stderr == f"error: cases differ: q (1) in {one} alone; x (1) in {other} alone\n"
+    for words, text in (
+        ((tmp_path, one), f"error: {tmp_path}: expected one metrics.csv, found none; cmems evaluate writes it\n"),
+        ((one, tmp_path / "no"), "no: no such file or folder; expected a tested run, or a metrics.csv\n"),
+        ((one, one, "--steps", 3), f"error: --steps: for a suite; {one} and {one} are compared as they were tested\n"),
+        (("methods", "--out", "x.csv"), "error: --out: expected two runs; a suite's report goes to --work-dir\n"),
+        ((one, scores(tmp_path / "c.csv", dict(p=1), "HD95")), "no metric in common; one has DSC, the other HD95\n"),
+        ((one, scores(tmp_path / "d.csv", dict(p=1, q=1), cls="B")), f"A (1) in {one} alone; B (1) in"),
+        ((one, Path("README.md")), "README.md: expected columns case, model, class and metrics"),
+    ):
+        refused = tool(*words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert text in refused.stderr
+    for name, preset in (("m", "strict"), ("n", "transunet")):
+        rules = dict(DSC=dict(metric="DSC", preset=preset, unit="mm"))
+        path = scores(tmp_path / name / "metrics.csv", dict(p=0.5))
+        path.with_name("metrics.json").write_text(json.dumps(dict(conventions=rules)))
+    with pytest.raises(InputError, match=r"convention strict in mm in .*m, convention transunet in mm in .*n"):
+        compare_scores(tmp_path / "m", tmp_path / "n")
+
+
+def test_the_table_of_two_runs_is_shown_and_kept(tmp_path):
+    one, other = scores(tmp_path / "a.csv", dict(p=0.5, q=0.25)), scores(tmp_path / "b.csv", dict(p=0.75, q=0.25))
+    shown = tool(one, other, "--out", tmp_path / "pairs.csv")
+    assert shown.returncode == 0
+    assert "| DSC A    | 0.375 | 0.500 | +0.125 | +0.000 to +0.250 | 1 | 2 |" in shown.stdout
+    assert shown.stdout.endswith(f"{tmp_path / 'pairs.csv'}: the same, as CSV\n")
+    rows = list(csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines()))
+    assert [float(row["difference"]) for row in rows] == [0.125, 0.125]
+
+
+def test_a_report_pairs_every_row_with_the_best_of_one_slice_over_the_means_of_its_runs(tmp_path):
+    values = dict(poor=[(0.1, 0.2), (0.3, 0.2)], best=[(0.5, 0.6), (0.7, 0.6)], full=[(0.9, 0.9), (0.9, 0.9)])
+    plan = []
+    for label, seeds in values.items():
+        runs = []
+        for seed, (p, q) in enumerate(seeds):
+            folder = tmp_path / label / str(seed)
+            entry = dict(mean=(p + q) / 2, volumes=2, missed=0)
+            path = scores(folder / "test_val/metrics.csv", dict(p=p, q=q))
+            summary = dict(DSC=dict(ensemble=dict(mean=entry, A=entry)))
+            rules = dict(DSC=dict(metric="DSC", preset="strict"))
+            content = dict(header=dict(classes=["A"]), summary=summary, conventions=rules)
+            path.with_name("metrics.json").write_text(json.dumps(content))
+            runs.append(dict(folder=str(folder), name=label, dataset="d", exemplar="A", seed=seed, base="-"))
+        plan.append(dict(dataset="d", row=Row(label, "-", one_slice=label != "full"), runs=runs))
+    suite = get_suite(dict(name="x", rows=[entry["row"] for entry in plan]))
+    report = write_report(suite, plan, {}, tmp_path / "x")
+    rows = list(csv.DictReader((tmp_path / "x" / "report_pairs.csv").read_text().splitlines()))
+    assert [(row["row"], row["reference"], row["n"]) for row in rows] == [("poor", "best", "2"), ("full", "best", "2")]
+    assert [float(row["difference"]) for row in rows] == pytest.approx([-0.4, 0.3])
+    text = (tmp_path / "x" / "report.md").read_text()
+    assert "| poor, DSC | 0.600 | 0.200 | -0.400 | -0.400 to -0.400 | 0.5 | 2 |" in text
+    assert "poor, DSC" in report["text"]

@@ -35,9 +35,10 @@ def fake_metric(name, values, classes=ACDC, changes=None):
     summary, cases = {}, []
     for model, means in values.items():
         summary[model] = {
-            c: dict(mean=v, volumes=2, missed=0, false=0, skipped=0) for c, v in zip(classes, means, strict=True)
+            c: dict(mean=v, median=v, volumes=2, missed=0, false=0, skipped=0)
+            for c, v in zip(classes, means, strict=True)
         }
-        summary[model]["mean"] = dict(mean=float(np.mean(means)), volumes=2, missed=0, false=0, skipped=0)
+        summary[model]["mean"] = dict(mean=float(np.mean(means)), median=0.5, volumes=2, missed=0, false=0, skipped=0)
         for case in ("case1", "case2"):
             cases += [
                 dict(case=case, model=model, cls=c, value=v, status="ok", skipped=False)
@@ -134,6 +135,14 @@ def test_an_undefined_mean_is_a_dash_in_the_table_and_so_is_the_distance_to_what
         row = next(line for line in metric_table(metrics, ACDC).splitlines() if "ensemble" in line)
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert (cells[4], cells[8]) == ("0.000", shown)
+        assert (cells[5] == "–") == (shown == "–")  # nor has the mean over classes one
+
+
+def test_medians_stand_below_the_means():
+    table = metric_table(fake_metrics(changes={("ensemble", "RV"): dict(median=0.111)}), ACDC)
+    rows = [line for line in table.splitlines() if "ensemble" in line]
+    assert [row.split("|")[3].strip() for row in rows] == ["0.770", "0.111"]
+    assert table.index("| model") < table.index("| median") < table.index(rows[1])
 
 
 def test_classes_have_their_spread_over_volumes_where_the_lines_have_room():
@@ -175,14 +184,28 @@ def test_json_and_csv_agree_and_nan_is_null_and_empty(tmp_path):
     assert found["cases"][0]["HD95"] is None
     assert found["cases"][0]["HD95_status"] == "missed"
     assert found["cases"][0]["HD95_skipped"] is True
-    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == ["metrics.csv", "metrics.json"]
+    names = ["metrics.csv", "metrics.json", "metrics_summary.csv"]
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == names
+
+
+def test_the_summary_is_a_table_too_and_holds_what_ones_own_metrics_return(tmp_path):
+    own = {"confusion/ensemble/A_as_B": 0.25, "count": np.int64(3)}
+    metrics = fake_metrics(changes={("ensemble", "RV"): dict(sd=0.1)})
+    write_metrics(tmp_path / "m", metrics, {}, {"ensemble/DSC": 0.821, "ensemble/DSC_RV": 0.77, **own})
+    assert json.loads((tmp_path / "m.json").read_text())["values"]["confusion/ensemble/A_as_B"] == 0.25
+    with open(tmp_path / "m_summary.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 2 * 3 * 4 + 2
+    row = next(r for r in rows if (r["metric"], r["model"], r["class"]) == ("DSC", "ensemble", "RV"))
+    assert [float(row[k]) for k in ("mean", "sd", "median", "volumes", "missed")] == [0.77, 0.1, 0.77, 2, 0]
+    assert [(r["metric"], float(r["mean"]), r["model"]) for r in rows[-2:]] == [(k, v, "") for k, v in own.items()]
 
 
 def test_no_spreadsheet_runs_a_cell_and_markdown_shows_names_as_they_are(tmp_path):
     metrics = fake_metrics()
     for metric in metrics:
         metric.cases[0]["case"] = "=1+1"
-    _, path = write_metrics(tmp_path / "metrics", metrics, {})
+    _, path, _ = write_metrics(tmp_path / "metrics", metrics, {})
     assert "\n'=1+1,network_1,RV,0.75" in path.read_text()
     assert csv_cell(-0.5) == -0.5
     assert escaped("a_b|c_ [x](y) <b> 0.1 < 0.2\n# z") == r"a_b\|c\_ \[x\](y) \<b> 0.1 < 0.2 # z"

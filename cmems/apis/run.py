@@ -228,7 +228,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         split (str | None): Split to measure on. Default: the config's test split.
         preset (str | None): Metric convention for every metric of the config.
         show_dir (str | None): Write overlay panels there.
-        out (str | None): Folder of ``metrics.json`` and ``metrics.csv``. Default: the work directory.
+        out (str | None): Folder of ``metrics.json`` and its tables. Default: the work directory.
         work_dir (str | None): Where the log and tables go. Default: ``test_<split>`` beside the checkpoint.
         cfg_options (dict | None): Dotted keys to set.
 

@@ -1,18 +1,26 @@
 """``cmems compare``."""
 
+import argparse
 import ast
 import signal
 import sys
 
 from cmems.errors import InputError
 
-ABOUT = "Train and test every row of a suite; report it beside the paper."
-EXAMPLE = "cmems compare paper_table2 --datasets acdc_128 --seeds 0 1 2 --jobs 2"
+ABOUT = "Train and test every row of a suite, and report it beside the paper; or compare two runs case by case."
+EXAMPLE = "cmems compare paper_table2 --datasets acdc_128 --seeds 0 1 2 --jobs 2\n  cmems compare RUN_A RUN_B"
 
 
 def add_arguments(parser):
     """Add what the command takes."""
     add_suite(parser)
+    parser.add_argument(
+        "other",
+        nargs="?",
+        metavar="RUN",
+        help="a second run: the two, in place of a suite, are tested runs' folders or metrics.csv files",
+    )
+    parser.add_argument("--out", metavar="FILE", help="of two runs: write the table there too, as CSV")
     parser.add_argument(
         "--resume", action="store_true", help="let interrupted runs go on; finished ones are kept anyway"
     )
@@ -33,9 +41,14 @@ def add_suite(parser):
 
 
 def run(args):
-    """Run the suite, print its tables; exit 1 where a run failed."""
+    """Run the suite, print its tables; exit 1 where a run failed. Of two runs, print how they differ."""
     from cmems.comparison.compare import compare
 
+    if args.other is not None:
+        compare_runs(args)
+        return
+    if args.out is not None:
+        raise InputError("--out: expected two runs; a suite's report goes to --work-dir")
     if args.list or args.suite is None:
         show(args.suite, args.datasets)
         if not args.list:
@@ -59,6 +72,25 @@ def run(args):
     say_report(report)
     if report["failed"]:
         sys.exit(1)
+
+
+def compare_runs(args):
+    """Print what two runs' scores say case by case."""
+    from cmems.comparison.paired import COLUMNS, compare_scores, paired_table
+    from cmems.visualization.tables import write_csv
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    own = ("suite", "other", "out")
+    idle = [k for k, v in vars(parser.parse_args([])).items() if k not in own and getattr(args, k) != v]
+    if idle:
+        options = ", ".join(f"--{key.replace('_', '-')}" for key in idle)
+        raise InputError(f"{options}: for a suite; {args.suite} and {args.other} are compared as they were tested")
+    rows, models = compare_scores(args.suite, args.other)
+    print(paired_table(rows, models))
+    if args.out:
+        write_csv(args.out, rows, COLUMNS)
+        print(f"{args.out}: the same, as CSV")
 
 
 def say_report(report):

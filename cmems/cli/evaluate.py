@@ -15,7 +15,7 @@ def add_arguments(parser):
         "--metrics-preset", help="transunet (the paper's), ssl4mis, nan or strict; default the config's"
     )
     parser.add_argument("--show-dir", help="write overlay panels (image, reference, networks, ensemble) there")
-    parser.add_argument("--out", help="folder of metrics.json and metrics.csv; default the work directory")
+    parser.add_argument("--out", help="folder of metrics.json and the tables metrics*.csv; default the work directory")
     parser.add_argument("--work-dir", help="where the log goes; default test_<split> beside the checkpoint")
 
 

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
 from cmems.comparison import paper
+from cmems.comparison.paired import COLUMNS, drawn, mean_over_classes, paired, read_scores
 from cmems.comparison.rows import family
 from cmems.files import whole_file
-from cmems.visualization.tables import csv_cell
+from cmems.visualization.tables import csv_cell, lost, write_csv
 
 METRICS = dict(DSC=3, HD95=2)  # decimals
 _OURS, _PAPER = "#0072B2", "#D55E00"
@@ -29,7 +30,7 @@ td:first-child, th:first-child { text-align: left } img { max-width: 100% }"""
 
 
 def write_report(suite, plan, failures, folder):
-    """Write ``report.md``, ``report.csv``, ``report.html`` and ``report.png``.
+    """Write ``report.md``, ``report.csv``, ``report_pairs.csv``, ``report.html`` and ``report.png``.
 
     Args:
         suite (Suite): What was compared.
@@ -46,6 +47,7 @@ def write_report(suite, plan, failures, folder):
     picture = _plot(suite, by_dataset)
     blocks, text = [("heading", suite.title), ("text", _LEGEND)], []
     blocks += [("text", note) for note in suite.notes]
+    pairs = []
     for dataset, group in by_dataset.items():
         notes = _notes(dataset)
         blocks += [("heading", dataset), *(("text", note) for note in notes)]
@@ -54,6 +56,14 @@ def write_report(suite, plan, failures, folder):
             blocks += [("text", table["title"]), ("table", table)]
             text += ["", f"{dataset}: {table['title']}", _terminal(table)]
         blocks += [("table", t) for t in [_exemplar_table(group)] if t]
+        best, compared = _pairs(group)
+        if compared:
+            columns, cells = drawn(compared, (best, "row"))
+            labels = [f"{row['row']}, {row['metric']}" for row in compared]
+            table = dict(columns=columns, rows=[[label, *c[1:]] for label, c in zip(labels, cells, strict=True)])
+            blocks += [("text", _PAIRED), ("table", table)]
+            text += ["", f"{dataset}: {_PAIRED}", _terminal(table)]
+            pairs += compared
         ordering, troubles = _order(group), _troubles(group)
         blocks += [("plain", line) for line in (*ordering, *troubles)]
         text += [*ordering, *troubles]
@@ -62,10 +72,17 @@ def write_report(suite, plan, failures, folder):
     _write(folder / "report.md", _markdown(blocks).encode())
     _write(folder / "report.html", _html(suite.title, blocks).encode())
     _write(folder / "report.csv", _csv(entries).encode())
-    files = [folder / f"report.{end}" for end in ("md", "csv", "html", "png")]
+    write_csv(folder / "report_pairs.csv", pairs, _PAIR_COLUMNS)
+    files = [folder / f"report{end}" for end in (".md", ".csv", "_pairs.csv", ".html", ".png")]
     return dict(text="\n".join([*text, ""]), files=files, entries=entries)
 
 
+_PAIR_COLUMNS = ("dataset", "row", "reference", *COLUMNS)
+_PAIRED = (
+    "Each row against the one of highest mean DSC that learns from one slice, case by case; a case is the mean over "
+    "classes and the row's runs. 95 % by bootstrap over cases; p of Wilcoxon's signed-rank test, not corrected for the "
+    "number of rows."
+)
 _LEGEND = (
     "Cells: mean ± standard deviation over seeds and exemplars, and (the paper's figure). Each run counts with its "
     "ensemble, or its network 1 where it has no other, of last.pth. Missed: organs of volumes of which nothing was "
@@ -90,6 +107,7 @@ def _entry(planned, failures):
     return dict(
         dataset=planned["dataset"],
         label=row.label,
+        one_slice=row.one_slice,
         sweep=row.sweep,
         cells=cells,
         classes=classes,
@@ -111,14 +129,18 @@ def _read(run):
     classes, summary, values = content["header"]["classes"], content["summary"], {}
     for metric, models in summary.items():
         model = "ensemble" if "ensemble" in models else "network_1"
-        values[metric] = {c: models[model][c]["mean"] for c in ("mean", *classes)}
+        unknown = {c for c in ("mean", *classes) if lost(content["conventions"][metric], models[model], c)}
+        values[metric] = {c: None if c in unknown else models[model][c]["mean"] for c in ("mean", *classes)}
         misses = {c: models[model][c]["missed"] for c in classes}
         volumes = sum(models[model][c]["volumes"] for c in classes)
     facts = folder / "run.json"
     facts = json.loads(facts.read_text()) if facts.is_file() else {}
     split, unit = path.parent.name.removeprefix("test_"), content["conventions"].get("HD95", {}).get("unit")
     counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
-    return dict(classes=classes, values=values, facts=facts, model=model, split=split, unit=unit, **counts)
+    scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
+    cases = {metric: mean_over_classes(scores[metric]) for metric in METRICS if metric in scores}
+    known = dict(facts=facts, model=model, split=split, unit=unit, cases=cases)
+    return dict(classes=classes, values=values, **known, **counts)
 
 
 def _spread(values):
@@ -197,6 +219,27 @@ def _order(group):
     if not swapped:
         return [f"Order by DSC: as in the paper, in every pair ({len(pairs)})."]
     return [f"Order by DSC: {len(swapped)} of {len(pairs)} pairs differ from the paper: {'; '.join(swapped)}."]
+
+
+def _pairs(group):
+    """Compare every row with the best that learns from one slice: its label, and rows of ``_PAIR_COLUMNS``."""
+    done = [e for e in group if e["cells"]["DSC"].get("mean")]
+    best = max((e for e in done if e["one_slice"]), key=lambda e: e["cells"]["DSC"]["mean"][0], default=None)
+    rows = []
+    for metric in METRICS:
+        for entry in done if best else ():
+            if entry is not best and entry["cells"][metric].get("mean"):
+                found = paired(_by_case(best, metric), _by_case(entry, metric))
+                known = dict(dataset=entry["dataset"], row=entry["label"], reference=best["label"], metric=metric)
+                rows.append({**known, "class": "mean", **found})
+    return best and best["label"], rows
+
+
+def _by_case(entry, metric):
+    """Return a row's score by case, the mean of its runs."""
+    runs = [run["found"]["cases"].get(metric, {}) for run in entry["runs"] if run["found"]]
+    means = {case: _spread([run.get(case) for run in runs]) for case in runs[0]}
+    return {case: mean[0] for case, mean in means.items() if mean}
 
 
 def _troubles(group):

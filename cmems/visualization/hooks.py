@@ -15,7 +15,9 @@ from cmems.visualization.tables import metric_table, model_label, write_metrics
 
 @HOOKS.register_module()
 class MetricTableHook(Hook):
-    """Prints a test's table and writes ``metrics.json`` and ``metrics.csv``; a validation gets one line.
+    """Prints a test's table and writes ``metrics.json``, ``metrics.csv`` and ``metrics_summary.csv``.
+
+    A validation gets one line.
 
     Args:
         out (str | None): Folder of the files. Default: the work directory.
@@ -49,9 +51,9 @@ class MetricTableHook(Hook):
             checkpoint=None if checkpoint is None else Path(checkpoint).name,
             seed=getattr(runner, "seed", None),
         )
-        write_metrics(Path(self.out or runner.work_dir, "metrics"), known, header)
+        files = write_metrics(Path(self.out or runner.work_dir, "metrics"), known, header, metrics)
         if self.show:
-            say(f"{self.out or runner.work_dir}: metrics.json, metrics.csv")
+            say(f"{self.out or runner.work_dir}: {', '.join(file.name for file in files)}")
 
 
 @HOOKS.register_module()

@@ -1,7 +1,7 @@
 """Metrics as the paper's Tables 1 and 2 print them, and as files.
 
 A metric, here, is an object with ``convention``, ``summary`` and ``cases`` as the metrics of :mod:`cmems.evaluation`
-keep them once they have computed; other metrics are passed over.
+keep them once they have computed; of other metrics the files keep what they returned, and the table nothing.
 """
 
 import csv
@@ -16,12 +16,12 @@ from cmems.files import whole_file
 
 WIDTH = 110
 _DECIMALS = {"DSC": 3, "HD95": 2, "ASSD": 2}
-_DISTANCES = ("HD95", "ASSD")
+DISTANCES = ("HD95", "ASSD")
 _COUNTS = (("missed", "missed", "prediction empty"), ("false", "false", "reference empty"), ("skipped", "skipped", ""))
 
 
 def metric_table(metrics, classes):
-    """Return the table of means, one row per model, and below it what the means do not tell: the counts.
+    """Return the table of means and medians, one row per model, and below it what they do not tell: the counts.
 
     Args:
         metrics (sequence): DSC and HD95 metrics.
@@ -60,34 +60,64 @@ def metric_rows(metrics):
     return list(rows.values())
 
 
-def write_metrics(path_stem, metrics, header):
-    """Write ``<path_stem>.json`` (everything) and ``<path_stem>.csv`` (the rows of :func:`metric_rows`).
+def write_metrics(path_stem, metrics, header, values=None):
+    """Write ``<path_stem>.json`` (everything) and two tables of it.
+
+    ``<path_stem>.csv`` holds the rows of :func:`metric_rows`; ``<path_stem>_summary.csv`` a row per metric, model and
+    class or ``mean``, and one for each value of another metric.
 
     Args:
         path_stem (str | Path): Path without suffix.
         metrics (sequence): DSC and HD95 metrics.
         header (dict): What was evaluated, how; kept as ``header``.
+        values (dict | None): All that the evaluator returned, one's own metrics' too; kept as ``values``.
 
     Returns:
-        tuple[Path, Path]: The files. NaN is null in JSON and an empty field in CSV.
+        list[Path]: The files. NaN is null in JSON and an empty field in CSV.
     """
-    metrics, rows = _ours(metrics), metric_rows(metrics)
+    metrics, rows, values = _ours(metrics), metric_rows(metrics), dict(values or {})
     names = [metric.convention["metric"] for metric in metrics]
     content = dict(
         header=header,
         conventions=dict(zip(names, (m.convention for m in metrics), strict=True)),
         summary=dict(zip(names, (m.summary for m in metrics), strict=True)),
+        values=values,
         cases=rows,
     )
-    json_path, csv_path = Path(f"{path_stem}.json"), Path(f"{path_stem}.csv")
-    with whole_file(json_path) as part:
+    files = [Path(f"{path_stem}{end}") for end in (".json", ".csv", "_summary.csv")]
+    with whole_file(files[0]) as part:
         part.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["case", "model", "class"]
-    with whole_file(csv_path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
+    write_csv(files[1], rows, ["case", "model", "class"])
+    write_csv(files[2], _summary_rows(metrics, values), ["metric", "model", "class", "mean", "sd", "median"])
+    return files
+
+
+def _summary_rows(metrics, values):
+    """Yield a row per summary entry, then one per value that is no mean of these."""
+    ours = set()
+    for metric in metrics:
+        name = metric.convention["metric"]
+        for model, entries in metric.summary.items():
+            for c, entry in entries.items():
+                ours |= {f"{model}/{name}", f"{model}/{name}_{c}"}
+                yield dict({"metric": name, "model": model, "class": c}, **entry)
+    yield from (dict(metric=key, mean=value) for key, value in values.items() if key not in ours)
+
+
+def write_csv(path, rows, columns):
+    """Write dicts as a table that no spreadsheet runs, a whole file or none.
+
+    Args:
+        path (str | Path): Where to.
+        rows (iterable[dict]): NaN becomes an empty field.
+        columns (sequence[str]): The first columns, in this order; further keys follow as they come.
+    """
+    rows = [_plain(row) for row in rows]
+    columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
+    with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: csv_cell(v) for k, v in _plain(row).items()} for row in rows)
-    return json_path, csv_path
+        writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in rows)
 
 
 def csv_cell(value):
@@ -110,38 +140,54 @@ def _title(metrics):
     cases = {found["case"] for metric in metrics for found in metric.cases}
     presets = list(dict.fromkeys(str(metric.convention["preset"]) for metric in metrics))
     units = {m.convention["metric"]: m.convention.get("unit") for m in metrics}
-    parts = [f"{name} in {unit}" if name in _DISTANCES and unit else name for name, unit in units.items()]
+    parts = [f"{name} in {unit}" if name in DISTANCES and unit else name for name, unit in units.items()]
     return f"{', '.join(parts)}; convention {' / '.join(presets)}; mean of {len(cases)} volume{'s' * (len(cases) != 1)}"
 
 
 def _grid(metrics, classes, spread):
-    """Draw one table; its two heading lines are rows, since PrettyTable's headings are one line of unique names."""
+    """Draw one table; its heading lines are rows, since PrettyTable's headings are one line of unique names."""
     columns = ["mean", *classes]
     table = PrettyTable(header=False)
     table.add_row(["", *(name for m in metrics for name in (m.convention["metric"], *[""] * len(classes)))])
     table.add_row(["model", *["avg", *classes] * len(metrics)], divider=True)
-    for model in metrics[0].summary:
-        cells = [
-            _cell(m, m.summary.get(model, {}).get(c, {}), spread and c != "mean") for m in metrics for c in columns
-        ]
-        table.add_row([model_label(model), *cells])
+    models = list(metrics[0].summary)
+    for key in ("mean", "median"):
+        if key == "median":
+            table.add_row([key, *[""] * len(columns) * len(metrics)])
+        for model in models:
+            cells = [_cell(m, model, c, key, spread and c != "mean") for m in metrics for c in columns]
+            table.add_row([model_label(model), *cells], divider=key == "mean" and model == models[-1])
     table.align = "r"
     table.align["Field 1"] = "l"
     return table.get_string()
 
 
-def _cell(metric, entry, spread):
-    """Return mean and standard deviation; a dash where there is none, as a distance to what was never found.
-
-    The paper's preset counts such a distance as 0, and is shown as it is.
-    """
-    name, mean, sd = metric.convention["metric"], entry.get("mean"), entry.get("sd")
-    lost = name in _DISTANCES and 0 < entry.get("volumes", 0) == entry.get("missed") and mean == 0
-    if mean is None or math.isnan(mean) or (lost and metric.convention["preset"] != "transunet"):
+def _cell(metric, model, column, key, spread):
+    """Return mean and standard deviation, or median; a dash where there is none."""
+    name, summary = metric.convention["metric"], metric.summary.get(model, {})
+    entry = summary.get(column, {})
+    value, sd = entry.get(key), entry.get("sd")
+    if value is None or math.isnan(value) or lost(metric.convention, summary, column):
         return "–"
     decimals = _DECIMALS.get(name, 3)
-    known = spread and sd is not None and not math.isnan(sd)
-    return f"{mean:.{decimals}f}" + (f"±{sd:.{min(decimals, 2) if name not in _DISTANCES else 1}f}" if known else "")
+    known = spread and key == "mean" and sd is not None and not math.isnan(sd)
+    return f"{value:.{decimals}f}" + (f"±{sd:.{min(decimals, 2) if name not in DISTANCES else 1}f}" if known else "")
+
+
+def lost(convention, summary, column):
+    """Tell whether a distance is one to what was never found, which some conventions count as 0, and none is.
+
+    The paper's preset is shown as it is.
+
+    Args:
+        convention (dict): Of the metric.
+        summary (dict): Of one model.
+        column (str): A class, or ``mean``, which is none where a class has none.
+    """
+    if convention["metric"] not in DISTANCES or convention["preset"] == "transunet":
+        return False
+    entries = [entry for c, entry in summary.items() if c == column or (column == "mean" and c != "mean")]
+    return any(0 < e["volumes"] == e["missed"] and e["mean"] == 0 for e in entries)
 
 
 def _footer(metrics, classes):

@@ -1,0 +1,170 @@
+"""Two sets of scores of the same cases, laid side by side: difference, interval, Wilcoxon's signed-rank test."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from prettytable import PrettyTable
+from scipy.stats import wilcoxon
+
+from cmems.errors import InputError
+from cmems.visualization.tables import DISTANCES, model_label
+
+COLUMNS = ("metric", "class", "a", "b", "difference", "low", "high", "p", "n")
+_MODELS = ("cleaned", "ensemble", "network_1")  # of a run, the first that it has
+
+
+def compare_scores(a, b):
+    """Compare two runs' scores per case.
+
+    Args:
+        a, b (str | Path): A ``metrics.csv`` of ``cmems evaluate``, the folder of one, or a run's folder, tested once.
+
+    Returns:
+        tuple[list[dict], tuple[str, str]]: A row of ``COLUMNS`` per metric and class or ``mean``, which is a case's
+        mean over classes; and the models that are compared, of each the cleaned one, the ensemble or network 1.
+        ``difference`` is B less A, see :func:`paired`.
+
+    Raises:
+        InputError: Scores are missing, or not of the same cases, classes and conventions.
+    """
+    (first, model_a, rules_a), (second, model_b, rules_b) = read_scores(a), read_scores(b)
+    metrics = [name for name in first if name in second]
+    if not metrics:
+        raise InputError(f"{a} and {b}: no metric in common; one has {', '.join(first)}, the other {', '.join(second)}")
+    rows = []
+    for name in metrics:
+        if rules_a.get(name, rules_b.get(name)) != rules_b.get(name, rules_a.get(name)):
+            raise InputError(f"{name}: {_rule(rules_a[name])} in {a}, {_rule(rules_b[name])} in {b}; expected one")
+        ours, theirs = first[name], second[name]
+        _same("cases", {case for each in ours.values() for case in each}, {c for e in theirs.values() for c in e}, a, b)
+        _same("classes", set(ours), set(theirs), a, b)
+        for c in ("mean", *ours):
+            pair = [mean_over_classes(each) if c == "mean" else each[c] for each in (ours, theirs)]
+            rows.append({"metric": name, "class": c, **paired(*pair)})
+    return rows, (model_a, model_b)
+
+
+def paired(a, b, resamples=9999):
+    """Compare two scores of the same cases.
+
+    Args:
+        a, b (dict[str, float]): Scores by case; a case that either lacks, or has as NaN, is left out.
+        resamples (int): Of the bootstrap, whose draws are the same each time.
+
+    Returns:
+        dict: ``a``, ``b``, the means; ``difference``, the mean of B less A; ``low`` and ``high``, 95 % of it, by the
+        percentiles of the bootstrap over cases; ``p``, two-sided, of Wilcoxon's signed-rank test as scipy makes it
+        (exact up to 50 cases without ties; equal scores are left out; 1 where all are); ``n`` cases. NaN where n is 0.
+    """
+    cases = [case for case, value in a.items() if not math.isnan(value) and not math.isnan(b.get(case, math.nan))]
+    if not cases:
+        return dict(dict.fromkeys(("a", "b", "difference", "low", "high", "p"), math.nan), n=0)
+    first, second = (np.array([each[case] for case in cases]) for each in (a, b))
+    differences = second - first
+    means = np.random.default_rng(0).choice(differences, (resamples, len(cases))).mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    p = wilcoxon(differences).pvalue if differences.any() else 1.0
+    found = dict(a=first.mean(), b=second.mean(), difference=differences.mean(), low=low, high=high, p=p)
+    return dict({key: float(value) for key, value in found.items()}, n=len(cases))
+
+
+def mean_over_classes(scores):
+    """Return, by case, the mean of the classes that have a score there; ``scores`` are by class, then by case."""
+    found = {}
+    for each in scores.values():
+        for case, value in each.items():
+            found.setdefault(case, []).append(value)
+    counted = {case: [v for v in values if not math.isnan(v)] for case, values in found.items()}
+    return {case: sum(values) / len(values) if values else math.nan for case, values in counted.items()}
+
+
+def read_scores(path, models=_MODELS):
+    """Read scores per case.
+
+    A distance to what was never found is NaN, also where the convention counts it as 0.
+
+    Args:
+        path (str | Path): As for :func:`compare_scores`.
+        models (sequence[str]): The first of these that is there is read.
+
+    Returns:
+        tuple[dict, str, dict]: Scores by metric, class and case; the model; conventions by metric, where known.
+
+    Raises:
+        InputError: There is no such file, or it holds no scores.
+    """
+    path = _scores_file(Path(path))
+    try:
+        with open(path, newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+        names = [n for n in (rows[0] if rows else ()) if n and f"{n}_status" in rows[0]]
+        model = next((m for m in models if any(row.get("model") == m for row in rows)), None)
+        if model is None or not names:
+            raise InputError(f"{path}: expected columns case, model, class and metrics, of {', '.join(models)}")
+        scores = {name: {} for name in names}
+        for row in rows:
+            for name in names if row["model"] == model else ():
+                value = float(row[name] or math.nan)
+                gone = name in DISTANCES and row[f"{name}_status"] == "missed" and value == 0
+                by_case = scores[name].setdefault(row["class"], {})
+                if row["case"] in by_case:
+                    raise InputError(f"{path}: {row['case']} stands there twice")
+                by_case[row["case"]] = math.nan if gone else value
+        beside = path.with_name("metrics.json")
+        known = path.name == "metrics.csv" and beside.is_file()
+        return scores, model, json.loads(beside.read_text(encoding="utf-8"))["conventions"] if known else {}
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
+
+
+def drawn(rows, names=("A", "B"), decimals=3):
+    """Return rows of ``COLUMNS`` as texts, for a table: columns, and the cells of each row."""
+    columns = ["", *names, f"{names[1]} - {names[0]}", "95 %", "p", "n"]
+    cells = []
+    for row in rows:
+        places = 2 if row["metric"] in DISTANCES else decimals
+        a, b, difference, low, high = (
+            "–" if math.isnan(row[key]) else f"{row[key]:{sign}.{places}f}"
+            for key, sign in (("a", ""), ("b", ""), ("difference", "+"), ("low", "+"), ("high", "+"))
+        )
+        p = "–" if math.isnan(row["p"]) else f"{row['p']:.2g}" if row["p"] >= 1e-4 else f"{row['p']:.0e}"
+        cells.append([f"{row['metric']} {row['class']}", a, b, difference, f"{low} to {high}", p, str(row["n"])])
+    return columns, cells
+
+
+def paired_table(rows, models):
+    """Return the table of :func:`compare_scores` for a terminal."""
+    columns, cells = drawn(rows)
+    table = PrettyTable(columns)
+    table.add_rows(cells)
+    table.align = "r"
+    table.align[""] = "l"
+    return f"A: {model_label(models[0])}, B: {model_label(models[1])}\n{table.get_string()}"
+
+
+def _scores_file(path):
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; expected a tested run, or a metrics.csv")
+    found = [p for p in (path / "metrics.csv", *sorted(path.glob("test_*/metrics.csv"))) if p.is_file()]
+    if len(found) != 1:
+        those = f"{len(found)}: {', '.join(map(str, found))}" if found else "none; cmems evaluate writes it"
+        raise InputError(f"{path}: expected one metrics.csv, found {those}")
+    return found[0]
+
+
+def _same(what, ours, theirs, a, b):
+    if ours != theirs:
+        alone = [f"{', '.join(sorted(s)[:3])}{' …' * (len(s) > 3)} ({len(s)}) in {where} alone"
+                 for s, where in ((ours - theirs, a), (theirs - ours, b)) if s]  # fmt: skip
+        raise InputError(f"{what} differ: {'; '.join(alone)}")
+
+
+def _rule(convention):
+    return f"convention {convention.get('preset')} in {convention.get('unit')}"
