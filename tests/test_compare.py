@@ -18,15 +18,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import unlabel
 from scipy.stats import bootstrap, wilcoxon
 
 from cmems.apis import load_config
+from cmems.apis.starter import Anatomy, write_config
 from cmems.comparison.changes import components
-from cmems.comparison.compare import compare, execute, plan_runs
+from cmems.comparison.compare import compare, execute
 from cmems.comparison.paired import compare_scores, mean_over_classes, paired
+from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
 from cmems.comparison.rows import EXEMPLARS, Row, exemplar_slice
 from cmems.comparison.suites import SUITES, get_suite
+from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 
 REPO = Path(__file__).parents[1]
@@ -374,3 +378,74 @@ def test_a_report_pairs_every_row_with_the_best_of_one_slice_over_the_means_of_i
     text = (tmp_path / "x" / "report.md").read_text()
     assert "| poor, DSC | 0.600 | 0.200 | -0.400 | -0.400 to -0.400 | 0.5 | 2 |" in text
     assert "poor, DSC" in report["text"]
+
+
+@pytest.fixture
+def own(prepared_acdc, tmp_path):
+    """A prepared data set of one's own, with the config that comes along; one training case has no label."""
+    data = tmp_path / "hearts"
+    shutil.copytree(prepared_acdc, data)
+    exemplar = [dict(case="patient001_frame01", slice=1)]
+    write_config(PreparedDataset(data), exemplar, Anatomy(upright=True, one_piece=True))
+    unlabel(data, ["patient002_frame02"])
+    return data
+
+
+def test_methods_move_to_data_of_ones_own_with_all_that_is_the_datas(own, tmp_path):
+    before = load_config(own)
+    suite, plan = plan_own(get_suite("methods"), own, [0], ["A", "patient002_frame01:1"], tmp_path, steps=7)
+    assert [e["row"].label for e in plan] == [r.label for r in SUITES["methods"].rows if r.label != "FullySup"]
+    assert suite.notes == (
+        f"FullySup is left out: {own}: full supervision needs every train case labelled; without: patient002_frame02",
+    )
+    assert not any(e["row"].paper for e in plan)
+    picked = {e["row"].label: e["runs"] for e in plan if e["row"].label in ("UniMatch", "Cross Teaching", "MT-UNet")}
+    for label, (first, second) in picked.items():
+        (tmp_path / "one.py").write_text(second["config"])
+        config, method = load_config(tmp_path / "one.py"), load_config(second["base"])
+        assert second["folder"].startswith(f"{tmp_path}/runs/hearts/{Path(second['base']).parent.name}-")
+        assert first["folder"] != second["folder"]
+        assert config.model.objectives == method.model.objectives, label
+        assert config.model.weak == before.model.weak != method.model.weak
+        assert config.train_dataloader.exemplar_slice == dict(case="patient002_frame01", slice=1)
+        assert config.train_dataloader.synthetic == before.train_dataloader.synthetic
+        assert config.test_evaluator == before.test_evaluator
+        assert config.train_cfg.max_iters == 7
+        assert "prediction" not in config.model
+    plus = plan_own(get_suite("plus_methods"), own, [0], ["A"], tmp_path)[1][0]["runs"][0]
+    (tmp_path / "one.py").write_text(plus["config"])
+    assert load_config(tmp_path / "one.py").model.prediction == before.model.prediction  # not the heart's clean-up
+
+
+def test_a_suite_on_ones_own_data_trains_reports_and_goes_on(own, tmp_path):
+    small, theirs = {"model.backbone.channels": (4, 4, 4, 4, 4)}, dict(acdc=dict(DSC=dict(mean=1)))
+    rows = [
+        dict(label="one", config="configs/unet/unet_{dataset}.py", options=small, paper=theirs),
+        dict(label="all", config="configs/fullysup/unet_{dataset}.py", options=small, one_slice=False),
+    ]
+    suite, work = dict(name="mine", rows=rows), tmp_path / "w"
+    report, lines = quiet(suite, work_dir=work, steps=1, data=own)
+    assert report["failed"] == 0
+    assert lines[0].startswith("all is left out: ")
+    text = (work / "mine" / "report.md").read_text()
+    assert lines[0].split(": ", 1)[0] in text
+    assert "(paper)" not in text
+    assert "paper's figure" not in text
+    assert quiet(suite, work_dir=work, steps=1, data=own)[1][1:] == ["mine: 1 runs, 1 of them done"]
+
+
+def test_what_ones_own_data_lacks_is_said_before_anything_runs(own, tmp_path):
+    suite = dict(name="x", rows=[dict(label="all", config="configs/fullysup/unet_{dataset}.py")])
+    for options, text in (
+        (dict(data=own), "all is left out: .*full supervision needs every train case labelled"),
+        (dict(data=own, exemplars=["B"]), "--exemplars B: hearts has exemplars A; or give case:slice"),
+        (dict(data=own, exemplars=["patient009:1"]), "no case 'patient009'"),
+        (dict(data=own, datasets=["acdc"]), "--data and --datasets: expected one of them"),
+        (dict(data=tmp_path), "a folder without a config.py"),
+    ):
+        with pytest.raises(InputError, match=text):
+            compare(suite, work_dir=tmp_path / "w", **options)
+    unlabel(own, [c for split in ("val", "test") for c in PreparedDataset(own).cases(split)])
+    with pytest.raises(InputError, match="no case of val or test is labelled, so there is nothing to measure"):
+        compare(suite, work_dir=tmp_path / "w", data=own)
+    assert not (tmp_path / "w").exists()

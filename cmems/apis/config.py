@@ -128,6 +128,8 @@ def load_config(path, options=None):
     except Exception as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
     _drop_scope(config._cfg_dict)
+    for name in [name for name in config if name.startswith("_")]:  # for the config files that build on it alone
+        del config._cfg_dict[name]
     for name in config:
         near = difflib.get_close_matches(name, _READ, n=1, cutoff=0.8)
         if name not in _READ and near:

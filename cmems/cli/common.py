@@ -84,6 +84,27 @@ def add_options(parser):
     )
 
 
+def add_training(parser, each=""):
+    """Add how long and how a training goes, and what becomes of one that is there.
+
+    Args:
+        parser (ArgumentParser): Gets the options that :func:`training` reads.
+        each (str): What of several trainings the lengths are of.
+    """
+    parser.add_argument("--resume", action="store_true", help="go on from what the work directory holds, if anything")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that the work directory holds")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16 where the machine computes in it")
+    length = f"train {each} ".rstrip()
+    parser.add_argument("--steps", type=int, help=f"{length} so many steps; validations and learning rate are fitted")
+    parser.add_argument("--hours", type=float, help=f"{length} as many steps as this machine makes in that time")
+    parser.add_argument("--seed", type=int, help="overrides the config's")
+
+
+def training(args):
+    """Return what :func:`add_training` was given, as :func:`cmems.apis.train` takes it."""
+    return {name: getattr(args, name) for name in ("resume", "overwrite", "amp", "steps", "hours", "seed")}
+
+
 def cfg_options(args):
     """Return what ``--cfg-options`` was given, as it was typed, or None."""
     from cmems.apis.config import Texts

@@ -34,6 +34,7 @@ def add_suite(parser):
     """Add what says which runs are meant."""
     parser.add_argument("suite", nargs="?", help="a name that `cmems compare --list` shows, or a .py file of rows")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="ends of the configs' names: acdc_128, …")
+    parser.add_argument("--data", metavar="DATA", help="your own, as `cmems prepare` leaves it, not --datasets")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="of each row")
     parser.add_argument("--exemplars", nargs="+", metavar="X", help="A (the config's), B, C, or case:slice")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps instead of the configs'")
@@ -43,6 +44,7 @@ def add_suite(parser):
 def run(args):
     """Run the suite, print its tables; exit 1 where a run failed. Of two runs, print how they differ."""
     from cmems.comparison.compare import compare
+    from cmems.comparison.plan import TEMPLATE
 
     if args.other is not None:
         compare_runs(args)
@@ -50,7 +52,7 @@ def run(args):
     if args.out is not None:
         raise InputError("--out: expected two runs; a suite's report goes to --work-dir")
     if args.list or args.suite is None:
-        show(args.suite, args.datasets)
+        show(args.suite, args.datasets if args.data is None else [TEMPLATE])
         if not args.list:
             raise InputError("which suite? Name one of those above, or a .py file that defines rows")
         return
@@ -68,6 +70,7 @@ def run(args):
         args.launcher,
         dict(map(parameter, args.slurm)),
         say=lambda line: print(line, flush=True),
+        data=args.data,
     )
     say_report(report)
     if report["failed"]:
@@ -101,7 +104,7 @@ def say_report(report):
 
 def show(name, datasets):
     """Print the suites, or a suite's rows with what is missing for them."""
-    from cmems.comparison.compare import missing_configs
+    from cmems.comparison.plan import missing_configs
     from cmems.comparison.suites import SUITES, get_suite
 
     if name is None:

@@ -18,4 +18,4 @@ def run(args):
 
     if args.suite is None:
         raise InputError("which suite? `cmems compare --list` shows them")
-    say_report(report(args.suite, args.datasets, args.seeds, args.exemplars, args.work_dir, args.steps))
+    say_report(report(args.suite, args.datasets, args.seeds, args.exemplars, args.work_dir, args.steps, args.data))

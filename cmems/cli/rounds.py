@@ -1,6 +1,6 @@
 """``cmems rounds``."""
 
-from cmems.cli.common import add_config, cfg_options
+from cmems.cli.common import add_config, add_training, cfg_options, training
 
 ABOUT = "Train configs one after the other, or a prepared data set twice; each labels the training scans for the next."
 EXAMPLE = "cmems rounds DATA --hours 0.25"
@@ -10,12 +10,7 @@ def add_arguments(parser):
     """Add what the command takes."""
     add_config(parser, many=True)
     parser.add_argument("--work-dir", help="where rounds and labels go; default that of the last config")
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run of the same rounds was")
-    parser.add_argument("--overwrite", action="store_true", help="replace the rounds that the work directory holds")
-    parser.add_argument("--amp", action="store_true", help="train in bfloat16 where the machine computes in it")
-    parser.add_argument("--steps", type=int, help="train each round so many steps")
-    parser.add_argument("--hours", type=float, help="give each round as many steps as fit in that time")
-    parser.add_argument("--seed", type=int, help="overrides the configs'")
+    add_training(parser, "each round")
 
 
 def run(args):
@@ -29,12 +24,7 @@ def run(args):
         args.work_dir,
         lambda k, of, what: say(f"round {k} of {of}: {what}"),
         cfg_options(args),
-        resume=args.resume,
-        overwrite=args.overwrite,
-        amp=args.amp,
-        seed=args.seed,
-        steps=args.steps,
-        hours=args.hours,
+        **training(args),
     )
     last = rounds_of(args.configs)[-1]
     print(f"{checkpoint}: weights of the last round; next: cmems predict {last} {checkpoint} SCANS MASKS")

@@ -4,12 +4,7 @@ All state is in files: a run's folder is named after what its config says and wh
 runs, finished ones are skipped, killed ones go on, and a changed config or data set is another run.
 """
 
-import copy
-import hashlib
-import json
 import os
-import pprint
-import re
 import subprocess
 import sys
 import threading
@@ -18,11 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
-from cmems.apis.config import find_config, load_config, set_options
+from cmems.apis.config import load_config
 from cmems.apis.record import read_record
-from cmems.apis.run import content_of
+from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
-from cmems.comparison.rows import exemplar_slice
 from cmems.comparison.suites import get_suite
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST, PREVIOUS
@@ -33,12 +27,6 @@ try:
     import fcntl
 except ImportError:  # where there is none, two commands must not share a work directory
     fcntl = None
-
-# What makes two configs the same run; the rest is variables of config files and the seed.
-_DECISIVE = (
-    *("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_imports", "custom_hooks"),
-    *("default_hooks", "val_dataloader", "test_dataloader", "test_evaluator"),
-)
 
 
 def compare(
@@ -53,6 +41,7 @@ def compare(
     launcher="local",
     slurm=None,
     say=print,
+    data=None,
 ):
     """Run a suite and report it.
 
@@ -68,6 +57,7 @@ def compare(
         launcher (str): ``local`` or ``slurm``.
         slurm (dict | None): Parameters of submitit's executor.
         say (callable): Gets lines for people.
+        data (str | None): Compare on this prepared data set of one's own, in place of ``datasets``.
 
     Returns:
         dict: What :func:`cmems.comparison.report.write_report` makes, with ``failed``, the number of failed runs.
@@ -75,11 +65,11 @@ def compare(
     Raises:
         InputError: A config is missing or wrong, or runs were interrupted and ``resume`` is not set.
     """
-    suite = get_suite(suite)
     if jobs < 1:
         raise InputError(f"--jobs: expected 1 or more, got {jobs}")
-    datasets, exemplars = list(datasets or suite.datasets), list(exemplars or suite.exemplars)
-    plan = plan_runs(suite, datasets, seeds, exemplars, work_dir, steps)
+    suite, plan = _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
+    for line in suite.notes if data else ():
+        say(line)
     runs = list({run["folder"]: run for entry in plan for run in entry["runs"]}.values())
     waiting = [run for run in runs if not is_done(run)]
     halves = [r["folder"] for r in waiting if any(Path(r["folder"], name).is_file() for name in (LAST, PREVIOUS))]
@@ -105,11 +95,11 @@ def compare(
     return dict(report, failed=len(failures))
 
 
-def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs/compare", steps=None):
+def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs/compare", steps=None, data=None):
     """Report a suite's runs that are there; nothing is trained.
 
     Args:
-        suite, datasets, seeds, exemplars, work_dir, steps: As for :func:`compare`.
+        suite, datasets, seeds, exemplars, work_dir, steps, data: As for :func:`compare`.
 
     Returns:
         dict: What :func:`cmems.comparison.report.write_report` makes.
@@ -117,9 +107,7 @@ def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs
     Raises:
         InputError: A config is missing or wrong, or no run is done.
     """
-    suite = get_suite(suite)
-    datasets, exemplars = list(datasets or suite.datasets), list(exemplars or suite.exemplars)
-    plan = plan_runs(suite, datasets, seeds, exemplars, work_dir, steps)
+    suite, plan = _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
     if not any(is_done(run) for entry in plan for run in entry["runs"]):
         raise InputError(
             f"{work_dir}: no run of suite {suite.name} is done there; cmems compare {suite.name} makes them"
@@ -127,115 +115,15 @@ def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs
     return write_report(suite, plan, {}, Path(work_dir, suite.name))
 
 
-def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
-    """Read every config and list what is to run.
-
-    Returns:
-        list[dict]: An entry per data set and row: ``dataset``, ``row`` and ``runs``, plain dicts.
-
-    Raises:
-        InputError: Configs are missing (all are listed), or one is wrong.
-    """
-    missing = missing_configs(suite, datasets)
-    if missing:
-        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
-    plan, bases = [], {}
-    for dataset in datasets:
-        for row in suite.rows:
-            runs, path = [], row.config.format(dataset=dataset)
-            bases[path] = bases.get(path) or load_config(path)
-            for exemplar in exemplars if row.one_slice else ["A"]:
-                resolved = (path, bases[path], *_resolve(row, path, bases[path], dataset, exemplar, steps))
-                runs += [_run(resolved, dataset, exemplar, seed, row, work_dir) for seed in seeds]
-            plan.append(dict(dataset=dataset, row=row, runs=runs))
-    return plan
-
-
-def missing_configs(suite, datasets):
-    """Return the paths of configs that a suite names and that are not there."""
-    paths = [row.config.format(dataset=dataset) for dataset in datasets for row in suite.rows]
-    return [path for path in dict.fromkeys(paths) if not _there(path)]
-
-
-def _there(path):
-    try:
-        return bool(find_config(path))
-    except InputError:
-        return False
-
-
-def _resolve(row, path, base, dataset, exemplar, steps):
-    """Return the options of a row, and the config that results."""
-    try:
-        options = dict(row.options(base) if callable(row.options) else row.options)
-    except (KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"row {row.label}: {path} lacks what the row changes ({error})") from error
-    chosen = exemplar_slice(exemplar, dataset)
-    if chosen is not None:
-        options["train_dataloader.exemplar_slice"] = dict(_delete_=True, **chosen)
-    if steps is not None:
-        options["train_cfg.max_iters"] = steps
-    config = copy.deepcopy(base)
-    return set_options(config, options), config
-
-
-def _run(resolved, dataset, exemplar, seed, row, work_dir):
-    path, base, options, config = resolved
-    content = config._cfg_dict.to_dict()
-    decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=_data_of(config))
-    decisive = json.dumps(decisive, sort_keys=True, default=str)
-    digest = hashlib.sha1(decisive.encode()).hexdigest()[:8]
-    mark = re.sub(r"\W+", "-", exemplar)
-    folder = Path(work_dir, "runs", dataset, f"{Path(path).parent.name}-{digest}", f"{mark}-seed{seed}")
-    return dict(
-        name=f"{row.label}, {dataset}, exemplar {exemplar}, seed {seed}",
-        base=path,
-        config=config_text(path, base, options, config),
-        folder=str(folder),
-        dataset=dataset,
-        exemplar=exemplar if row.one_slice else "-",
-        seed=seed,
-    )
-
-
-def _data_of(config):
-    """Return what a config's data sets hold, None for one that is not there: its run will say so."""
-    found = []
-    for root in (config.train_dataloader.get("data_root"), config.test_dataloader.dataset.get("data_root")):
-        try:
-            found.append(content_of(PreparedDataset(root)))
-        except InputError:
-            found.append(None)
-    return found
-
-
-def config_text(path, base, options, config):
-    """Return a config file's text: a base, and options with lists and dicts written out.
-
-    Args:
-        path (str): Path of the base.
-        base (Config): What it says.
-        options (dict): Dotted keys that were set.
-        config (Config): The base with the options.
-
-    Returns:
-        str: A file that reads as ``config`` does.
-    """
-    original, changed, sections = base._cfg_dict.to_dict(), config._cfg_dict.to_dict(), {}
-    for dotted in options:
-        parts, place, old, new = dotted.split("."), sections, original, changed
-        for depth, part in enumerate(parts):
-            old, new = old.get(part) if isinstance(old, dict) else None, new[part]
-            if depth == len(parts) - 1 or not isinstance(new, dict):  # an element of a list takes the whole list along
-                if isinstance(new, dict) and isinstance(old, dict):
-                    new = dict(_delete_=True, **new)
-                place[part] = new
-                break
-            place = place.setdefault(part, {})
-            if "_delete_" in place:  # a section that is already written whole
-                break
-    lines = [f"{key} = {pprint.pformat(value, width=100, sort_dicts=False)}" for key, value in sections.items()]
-    return "\n".join(["# Written by cmems compare.", f"_base_ = {str(find_config(path).resolve())!r}", *lines, ""])
+def _planned(suite, datasets, seeds, exemplars, work_dir, steps, data):
+    """Return the suite and its plan."""
+    suite = get_suite(suite)
+    if data and datasets:
+        raise InputError("--data and --datasets: expected one of them")
+    if data:
+        return plan_own(suite, data, seeds, list(exemplars or ["A"]), work_dir, steps)
+    datasets, exemplars = list(datasets or suite.datasets), list(exemplars or suite.exemplars)
+    return suite, plan_runs(suite, datasets, seeds, exemplars, work_dir, steps)
 
 
 def is_done(run):

@@ -45,11 +45,11 @@ def write_report(suite, plan, failures, folder):
     entries = [_entry(planned, failures) for planned in plan]
     by_dataset = {d: [e for e in entries if e["dataset"] == d] for d in dict.fromkeys(e["dataset"] for e in entries)}
     picture = _plot(suite, by_dataset)
-    blocks, text = [("heading", suite.title), ("text", _LEGEND)], []
+    blocks, text = [("heading", suite.title), ("text", _legend(entries))], []
     blocks += [("text", note) for note in suite.notes]
     pairs = []
     for dataset, group in by_dataset.items():
-        notes = _notes(dataset)
+        notes = _notes(dataset) if any(e["paper"] for e in group) else []
         blocks += [("heading", dataset), *(("text", note) for note in notes)]
         for metric in METRICS:
             table = _table(group, metric)
@@ -84,10 +84,14 @@ _PAIRED = (
     "number of rows."
 )
 _LEGEND = (
-    "Cells: mean ± standard deviation over seeds and exemplars, and (the paper's figure). Each run counts with its "
+    "Cells: mean ± standard deviation over seeds and exemplars{paper}. Each run counts with its "
     "ensemble, or its network 1 where it has no other, of last.pth. Missed: organs of volumes of which nothing was "
     "found, over all runs. HD95 in the unit of its convention; voxels under `transunet`."
 )
+
+
+def _legend(entries):
+    return _LEGEND.format(paper=", and (the paper's figure)" if any(e["paper"] for e in entries) else "")
 
 
 def _entry(planned, failures):
@@ -182,7 +186,8 @@ def _table(group, metric):
     splits = {r["found"]["split"] for e in group for r in e["runs"] if r["found"]}
     title = metric + (f" in {'/'.join(sorted(units))}" if metric == "HD95" and units else "")
     title += f", split {'/'.join(sorted(splits))}" if splits else ""
-    return dict(title=f"{title}, mean ± sd (paper)", columns=["", "mean", *classes, "missed", "runs"], rows=rows)
+    title += ", mean ± sd" + " (paper)" * any(e["paper"] for e in group)
+    return dict(title=title, columns=["", "mean", *classes, "missed", "runs"], rows=rows)
 
 
 def _exemplar_table(group):

@@ -63,7 +63,7 @@ def family(dataset):
     return FAMILIES.get(dataset, start if start in ("acdc", "synapse") else None)
 
 
-def exemplar_slice(name, dataset):
+def exemplar_slice(name, dataset, letters=None):
     """Return what ``train_dataloader.exemplar_slice`` must be for a letter or ``case:slice``; None keeps the config's.
 
     Raises:
@@ -74,7 +74,8 @@ def exemplar_slice(name, dataset):
     case, colon, index = name.rpartition(":")
     if colon and case and index.isdigit():
         return dict(case=case, slice=int(index))
-    letters = EXEMPLARS.get(dataset) or EXEMPLARS.get(dataset.split("_")[0], {})
+    if letters is None:
+        letters = EXEMPLARS.get(dataset) or EXEMPLARS.get(dataset.split("_")[0], {})
     if name not in letters:
         raise InputError(
             f"--exemplars {name}: {dataset} has exemplars {', '.join(['A', *letters])}; or give case:slice, "

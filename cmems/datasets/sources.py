@@ -286,20 +286,26 @@ class LabeledSource(_Source):
 
     def __init__(self, data, batch_size):
         super().__init__(data, batch_size)
-        labels = data.prepared.train_labels()
-        cases = [c for c in data.prepared.cases("train") if not data.prepared.case(c)["labelled"]]
-        if cases:
-            raise InputError(
-                f"{data.prepared.root}: full supervision needs every train case labelled; without: {', '.join(cases)}"
-            )
-        if (labels == UNLABELED).any():
-            raise InputError(f"{data.prepared.root}: full supervision needs every voxel annotated; some are marked 255")
+        labels = need_every_label(data.prepared)
         self.labels = torch.from_numpy(np.array(labels)).to(data.device)
 
     def __call__(self, draws):
         """Return ``images`` and ``labels`` of one step."""
         rows = self.rows(draws, len(self.data.store))
         return dict(images=self.data.store[rows], labels=self.labels[rows])
+
+
+def need_every_label(prepared):
+    """Return the labels ``(N, S, S)`` uint8 of all training slices; raises InputError where some are not annotated."""
+    labels = prepared.train_labels()
+    cases = [c for c in prepared.cases("train") if not prepared.case(c)["labelled"]]
+    if cases:
+        raise InputError(
+            f"{prepared.root}: full supervision needs every train case labelled; without: {', '.join(cases)}"
+        )
+    if (labels == UNLABELED).any():
+        raise InputError(f"{prepared.root}: full supervision needs every voxel annotated; some are marked 255")
+    return labels
 
 
 def _need_exemplar(source):

@@ -102,8 +102,8 @@ class _VolumeMetric(BaseMetric):
             means = [s["mean"] for s in self.summary[model].values()]
             total = _summarise([r for c in classes for r in rows[c]])
             averages = [_mean([r["value"] for r in each]) for each in zip(*rows.values(), strict=True)]
-            spread = {key: value for key, value in _spread(averages).items() if key != "mean"}
-            self.summary[model]["mean"] = dict(total, **spread, mean=_mean(means), volumes=len(rows[classes[0]]))
+            total.update(_spread(averages), mean=_mean(means), volumes=len(averages))
+            self.summary[model]["mean"] = total
             values[f"{model}/{self.name}"] = self.summary[model]["mean"]["mean"]
             values.update({f"{model}/{self.name}_{c}": self.summary[model][c]["mean"] for c in classes})
         return values
@@ -120,14 +120,13 @@ def _summarise(rows):
 
 
 def _spread(values):
-    counted = [v for v in values if not math.isnan(v)]
+    counted = [v for v in values if not math.isnan(v)] or [math.nan]
     sd = statistics.stdev(counted) if len(counted) > 1 else math.nan
-    return dict(mean=_mean(values), sd=sd, median=statistics.median(counted) if counted else math.nan)
+    return dict(mean=sum(counted) / len(counted), sd=sd, median=statistics.median(counted))
 
 
 def _mean(values):
-    counted = [v for v in values if not math.isnan(v)]
-    return sum(counted) / len(counted) if counted else math.nan
+    return _spread(values)["mean"]
 
 
 @METRICS.register_module()

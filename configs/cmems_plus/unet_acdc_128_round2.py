@@ -4,12 +4,5 @@ train_dataloader = dict(
     exemplar=dict(batch_size=4),
     static=dict(type="StaticLabels", batch_size=16, folder="work_dirs/unet_acdc_128_round2/labels_1"),
 )
-heart = [
-    dict(type="KeepLargest", of="foreground"),
-    dict(type="KeepLargest", classes=(2, 3)),
-    dict(type="KeepLargest", classes=(1,), beside=2),
-]
-model = dict(backbone=dict(num_classes=4), prediction=dict(views=8, clean=heart))
+model = {{_base_._heart}}
 train_cfg = dict(max_iters=900, val_interval=300)
-budget = dict(rates={3000: 1e-3, 30000: 3e-4})
-del heart

@@ -8,12 +8,5 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
-heart = [
-    dict(type="KeepLargest", of="foreground"),
-    dict(type="KeepLargest", classes=(2, 3)),
-    dict(type="KeepLargest", classes=(1,), beside=2),
-]
-model = dict(backbone=dict(num_classes=4), prediction=dict(views=8, clean=heart))
+model = {{_base_._heart}}
 train_cfg = dict(max_iters=1000, val_interval=250)
-budget = dict(rates={3000: 1e-3, 30000: 3e-4})
-del heart

@@ -40,7 +40,6 @@ del affine, look
 model = dict(prediction=dict(views=8))
 optim_wrapper = dict(type="AutocastOptimWrapper", optimizer=dict(lr=1e-3))
 train_cfg = dict(max_iters=2400, val_interval=400)
-budget = dict(rates={3000: 1e-3, 30000: 3e-4})
 # A missed organ is not rewarded: docs/evaluation.md.
 val_evaluator = [dict(type="DSC", preset="strict")]
 test_evaluator = [dict(type="DSC", preset="strict"), dict(type="HD95", preset="strict")]

@@ -34,5 +34,4 @@ model = dict(
     pseudo_labeler=dict(threshold=0.0),
     prediction=dict(clean=[dict(type="KeepLargest", of="class")]),
 )
-budget = dict(rates={3000: 1e-3, 30000: 3e-4})
 del affine, look

@@ -32,5 +32,4 @@ model = dict(
     backbone=dict(num_classes=4),
     prediction=dict(views=8, clean=[dict(type="KeepLargest", of="foreground"), dict(type="KeepLargest", of="class")]),
 )
-budget = dict(rates={3000: 1e-3, 30000: 3e-4})
 del affine, radial, look

@@ -12,3 +12,4 @@ model = dict(
     ],
     prediction=dict(resize="probabilities", averaged=True),
 )
+budget = dict(rates={3000: 1e-3, 30000: 3e-4})

@@ -36,3 +36,15 @@ train_dataloader = dict(
 del affine, radial, look
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
+# Of the model: the heart is one piece, and so are the left ventricle with its wall, and the right one beside them.
+_heart = dict(
+    backbone=dict(num_classes=4),
+    prediction=dict(
+        views=8,
+        clean=[
+            dict(type="KeepLargest", of="foreground"),
+            dict(type="KeepLargest", classes=(2, 3)),
+            dict(type="KeepLargest", classes=(1,), beside=2),
+        ],
+    ),
+)

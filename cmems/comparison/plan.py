@@ -1,0 +1,202 @@
+"""What a suite's runs are: the config of each, and the folder that it is known by."""
+
+import copy
+import hashlib
+import json
+import pprint
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from cmems.apis.config import find_config, load_config, set_options
+from cmems.apis.run import content_of
+from cmems.comparison.rows import exemplar_slice
+from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.sources import load_exemplars, need_every_label
+from cmems.errors import InputError
+
+TEMPLATE = "acdc_128"  # one's own data takes the methods from the configs for this
+# What makes two configs the same run; the rest is variables of config files and the seed.
+_DECISIVE = (
+    *("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_imports", "custom_hooks"),
+    *("default_hooks", "val_dataloader", "test_dataloader", "test_evaluator"),
+)
+
+
+def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
+    """Read every config and list what is to run.
+
+    Returns:
+        list[dict]: An entry per data set and row: ``dataset``, ``row`` and ``runs``, plain dicts.
+
+    Raises:
+        InputError: Configs are missing (all are listed), or one is wrong.
+    """
+    missing = missing_configs(suite, datasets)
+    if missing:
+        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
+    plan, bases = [], {}
+    for dataset in datasets:
+        for row in suite.rows:
+            runs, path = [], row.config.format(dataset=dataset)
+            bases[path] = bases.get(path) or load_config(path)
+            for exemplar in exemplars if row.one_slice else ["A"]:
+                chosen = exemplar_slice(exemplar, dataset)
+                resolved = (path, bases[path], *_resolve(row, path, bases[path], {}, chosen, steps))
+                runs += [_run(resolved, path, dataset, exemplar, seed, row, work_dir) for seed in seeds]
+            plan.append(dict(dataset=dataset, row=row, runs=runs))
+    return plan
+
+
+def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
+    """Read the config of a prepared data set of one's own and every method's, and list what is to run.
+
+    Everything but the model is the data set's: exemplar, sources, schedule, metrics. Of the model too, what its anatomy
+    allows: classes, mirror images and turns, clean-up.
+
+    Args:
+        data (str | Path): Its folder, with the ``config.py`` that ``cmems prepare`` leaves.
+
+    Returns:
+        tuple[Suite, list[dict]]: The suite without the paper's figures, but with a note for each row that is left out,
+        as its method needs what the data lacks; and the plan of the others, as :func:`plan_runs` has it.
+
+    Raises:
+        InputError: A config is missing or wrong, nothing of the data can be measured, an exemplar is none, or no row
+            is left.
+    """
+    if missing := missing_configs(suite, [TEMPLATE]):
+        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
+    path, own = find_config(data), load_config(data)
+    prepared = PreparedDataset(own.train_dataloader.data_root)
+    name = prepared.root.resolve().name
+    if not any(prepared.case(c)["labelled"] for split in ("test", "val") for c in prepared.cases(split)):
+        raise InputError(f"{data}: no case of val or test is labelled, so there is nothing to measure methods by")
+    chosen = {exemplar: exemplar_slice(exemplar, name, {}) for exemplar in exemplars}
+    train = own.train_dataloader
+    for each in chosen.values():
+        load_exemplars(prepared, [each] if each else [train.exemplar_slice, *train.get("exemplar_slices", [])])
+    plan, left_out = [], []
+    for row in suite.rows:
+        row, runs, method = replace(row, paper={}), [], row.config.format(dataset=TEMPLATE)
+        moved = _moved(load_config(method), own, prepared.num_classes)
+        if "train_dataloader.labeled" in moved:
+            try:
+                need_every_label(prepared)
+            except InputError as error:
+                left_out.append(f"{row.label} is left out: {error}")
+                continue
+        for exemplar in exemplars if row.one_slice else ["A"]:
+            resolved = (path, own, *_resolve(row, path, own, moved, chosen.get(exemplar), steps))
+            runs += [_run(resolved, method, name, exemplar, seed, row, work_dir) for seed in seeds]
+        plan.append(dict(dataset=name, row=row, runs=runs))
+    if not plan:
+        raise InputError(left_out)
+    return replace(suite, title=f"{suite.name} on {name}", notes=tuple(left_out)), plan
+
+
+def _moved(config, own, num_classes):
+    """Return the options that make, of the config of one's own data, the method of another config."""
+    model, ours = config._cfg_dict.to_dict()["model"], own._cfg_dict.to_dict()["model"]
+    networks = model["backbone"] if isinstance(model["backbone"], list) else [model["backbone"]]
+    for network in networks:
+        network["num_classes"] = num_classes
+    model["weak"] = ours["weak"]
+    if "prediction" in model:
+        kept = {k: v for k, v in model["prediction"].items() if k not in ("views", "clean")}
+        model["prediction"] = {**{k: v for k, v in ours["prediction"].items() if k in ("views", "clean")}, **kept}
+    options = dict(model=dict(_delete_=True, **model))
+    if labeled := config.train_dataloader.get("labeled"):
+        options["train_dataloader.labeled"] = dict(
+            labeled.to_dict(), batch_size=own.train_dataloader.exemplar.batch_size
+        )
+    return options
+
+
+def missing_configs(suite, datasets):
+    """Return the paths of configs that a suite names and that are not there."""
+    paths = [row.config.format(dataset=dataset) for dataset in datasets for row in suite.rows]
+    return [path for path in dict.fromkeys(paths) if not _there(path)]
+
+
+def _there(path):
+    try:
+        return bool(find_config(path))
+    except InputError:
+        return False
+
+
+def _resolve(row, path, base, moved, chosen, steps):
+    """Return the options of a row, on top of those that moved it to other data, and the config that results."""
+    config = copy.deepcopy(base)
+    options = set_options(config, moved)
+    try:
+        more = dict(row.options(config) if callable(row.options) else row.options)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"row {row.label}: {path} lacks what the row changes ({error})") from error
+    if chosen is not None:
+        more["train_dataloader.exemplar_slice"] = dict(_delete_=True, **chosen)
+        if config.train_dataloader.get("exemplar_slices"):
+            more["train_dataloader.exemplar_slices"] = []
+    if steps is not None:
+        more["train_cfg.max_iters"] = steps
+    return {**options, **set_options(config, more)}, config
+
+
+def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
+    path, base, options, config = resolved
+    content = config._cfg_dict.to_dict()
+    decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=_data_of(config))
+    decisive = json.dumps(decisive, sort_keys=True, default=str)
+    digest = hashlib.sha1(decisive.encode()).hexdigest()[:8]
+    mark = re.sub(r"\W+", "-", exemplar)
+    folder = Path(work_dir, "runs", dataset, f"{Path(method).parent.name}-{digest}", f"{mark}-seed{seed}")
+    return dict(
+        name=f"{row.label}, {dataset}, exemplar {exemplar}, seed {seed}",
+        base=method,
+        config=config_text(path, base, options, config),
+        folder=str(folder),
+        dataset=dataset,
+        exemplar=exemplar if row.one_slice else "-",
+        seed=seed,
+    )
+
+
+def _data_of(config):
+    """Return what a config's data sets hold, None for one that is not there: its run will say so."""
+    found = []
+    for root in (config.train_dataloader.get("data_root"), config.test_dataloader.dataset.get("data_root")):
+        try:
+            found.append(content_of(PreparedDataset(root)))
+        except InputError:
+            found.append(None)
+    return found
+
+
+def config_text(path, base, options, config):
+    """Return a config file's text: a base, and options with lists and dicts written out.
+
+    Args:
+        path (str): Path of the base.
+        base (Config): What it says.
+        options (dict): Dotted keys that were set.
+        config (Config): The base with the options.
+
+    Returns:
+        str: A file that reads as ``config`` does.
+    """
+    original, changed, sections = base._cfg_dict.to_dict(), config._cfg_dict.to_dict(), {}
+    for dotted in options:
+        parts, place, old, new = dotted.split("."), sections, original, changed
+        for depth, part in enumerate(parts):
+            old, new = old.get(part) if isinstance(old, dict) else None, new[part]
+            if depth == len(parts) - 1 or not isinstance(new, dict):  # an element of a list takes the whole list along
+                if isinstance(new, dict) and isinstance(old, dict):
+                    new = dict(_delete_=True, **new)
+                place[part] = new
+                break
+            place = place.setdefault(part, {})
+            if "_delete_" in place:  # a section that is already written whole
+                break
+    lines = [f"{key} = {pprint.pformat(value, width=100, sort_dicts=False)}" for key, value in sections.items()]
+    return "\n".join(["# Written by cmems compare.", f"_base_ = {str(find_config(path).resolve())!r}", *lines, ""])
