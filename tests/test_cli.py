@@ -107,6 +107,18 @@ def _command_of(path):
     return renamed.get(path.stem, path.stem)
 
 
+def test_the_fuzz_reaches_the_tools(prepared_acdc, monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "tests/fuzz")
+    monkeypatch.delitem(sys.modules, "tools", raising=False)
+    from tools import outcome
+
+    monkeypatch.delitem(sys.modules, "tools")
+    assert outcome("prepare_data", "--check", prepared_acdc) == ("ok", "")
+    ended, said = outcome("prepare_data", "acdc", prepared_acdc / "none", "out")
+    assert ended == "refused"
+    assert "no such folder" in said
+
+
 def test_the_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(known_configs()) == len([p for p in (REPO / "configs").glob("*/*.py") if p.parent.name != "_base_"])

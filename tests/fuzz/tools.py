@@ -1,12 +1,12 @@
 """A tiny data set of every kind, and the tools run on it in this process."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import sys
 import traceback
@@ -36,15 +36,12 @@ def tool(name, *words):
     Raises:
         Exception: What the command would have shown as a traceback.
     """
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", REPO / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     said, shown, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [name, *map(str, words)]
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module.main()
+            runpy.run_path(str(REPO / "tools" / f"{name}.py"), run_name="__main__")
         return 0, said.getvalue()
     except SystemExit as ended:
         if name == "compare" and ended.code == 1:  # a run failed, which the table's lines say
