@@ -107,6 +107,12 @@ def _command_of(path):
     return renamed.get(path.stem, path.stem)
 
 
+def test_a_current_folder_that_was_removed_is_told(cli, tmp_path):
+    tmp_path.rmdir()
+    done = cli("check", "data")
+    assert (done.code, done.err) == (2, "error: the current folder was removed; go to one that is there\n")
+
+
 def test_the_fuzz_reaches_the_tools(prepared_acdc, monkeypatch):
     monkeypatch.syspath_prepend(REPO / "tests/fuzz")
     monkeypatch.delitem(sys.modules, "tools", raising=False)

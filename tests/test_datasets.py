@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import shutil
-import subprocess
-import sys
+import time
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import nibabel as nib
@@ -14,7 +16,8 @@ import pytest
 import torch
 from conftest import write_acdc
 
-from cmems.datasets.prepare import check, prepare, scale_intensity
+from cmems.cli import main
+from cmems.datasets.prepare import _start_worker, check, prepare, scale_intensity
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData
 from cmems.datasets.store import SliceStore
@@ -35,9 +38,21 @@ def run_prepare(layout, raw, out, size=32, **options):
     return prepare(READERS.get(layout)(raw, **options), out, size=size, workers=1)
 
 
-def command(*arguments):
-    words = [sys.executable, "tools/prepare_data.py", *map(str, arguments)]
-    return subprocess.run(words, cwd=REPO, capture_output=True, text=True)
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run ``tools/prepare_data.py`` in this process; give its exit code, output and errors."""
+    monkeypatch.chdir(REPO)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["prepare_data.py", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = main("prepare") or 0
+        except SystemExit as end:
+            code = end.code
+        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
+
+    return run
 
 
 # What a prepared data set holds
@@ -196,7 +211,7 @@ def test_a_folder_with_other_files_is_left_alone(raw_acdc, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_check_names_every_file_that_changed(prepared_acdc, tmp_path):
+def test_check_names_every_file_that_changed(command, prepared_acdc, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(prepared_acdc, out)
     assert check(out) == []
@@ -211,7 +226,7 @@ def test_check_names_every_file_that_changed(prepared_acdc, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_command_says_what_it_made_and_which_slices_can_be_the_exemplar(raw_acdc, tmp_path):
+def test_the_command_says_what_it_made_and_which_slices_can_be_the_exemplar(command, raw_acdc, tmp_path):
     done = command("acdc", raw_acdc, tmp_path / "out", "--size", 32)
     assert done.returncode == 0, done.stderr
     assert "train 4 volumes / 12 slices, val 2 volumes / 6 slices" in done.stdout
@@ -276,14 +291,14 @@ def test_a_damaged_file_is_named_with_what_was_expected_and_seen(damage, raw_acd
     assert not (out / "manifest.json").exists()
 
 
-def test_all_problems_of_a_raw_folder_are_reported_at_once(raw_acdc, tmp_path):
+def test_all_problems_of_a_raw_folder_are_reported_at_once(command, raw_acdc, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     shutil.copytree(raw_acdc, raw)
     DAMAGE["range"][0](raw / "training" / "patient001")
     DAMAGE["nan"][0](raw / "training" / "patient001")
     for patient in ("patient002", "patient003"):
         nifti(raw / "training" / patient / f"{patient}_frame02.nii.gz", np.ones((40, 40, 3), np.int16))
-    done = command("acdc", raw, out, "--size", 32)
+    done = command("acdc", raw, out, "--size", 32, "--workers", 1)
     assert done.returncode == 2
     assert done.stderr.startswith("error: 4 problems:")
     for words in ("frame01_gt.nii.gz: expected labels", "patient002_frame02", "patient003_frame02"):
@@ -297,7 +312,8 @@ def test_all_problems_of_a_raw_folder_are_reported_at_once(raw_acdc, tmp_path):
         (("acdc", "nowhere", "out"), "nowhere: no such folder; expected training/patientNNN"),
         (("acdx", ".", "out"), "reader 'acdx' is not registered: did you mean acdc"),
         (("nifti", ".", "out"), "--classes: a folder of NIfTI files needs its foreground classes"),
-        (("acdc", ".", "out", "--classes", "a,b"), "layout acdc: an option does not apply to it"),
+        (("acdc", ".", "out", "--classes", "a,b"), "--classes: layout acdc has no such option"),
+        (("nifti", ".", "out", "--labels", "1,x"), "--labels 1,x: expected whole numbers, comma-separated"),
         (("acdc", "docs", "out"), "docs: no case found; expected training/patientNNN"),
         (("acdc", "RAW", "out", "--val", "patient9"), "--val patient9: no such case"),
         (("acdc", "RAW", "out", "--size", "8"), "--size: expected an integer of 16 to 4096 pixels, got 8"),
@@ -306,7 +322,7 @@ def test_all_problems_of_a_raw_folder_are_reported_at_once(raw_acdc, tmp_path):
         (("--check", "docs"), "docs: not a prepared data set: it has no manifest.json"),
     ],
 )
-def test_a_wrong_command_ends_in_one_message(arguments, message, raw_acdc, tmp_path):
+def test_a_wrong_command_ends_in_one_message(command, arguments, message, raw_acdc, tmp_path):
     words = {"out": str(tmp_path / "out"), "RAW": str(raw_acdc)}
     done = command(*(words.get(a, a) for a in arguments))
     assert done.returncode == 2
@@ -314,6 +330,29 @@ def test_a_wrong_command_ends_in_one_message(arguments, message, raw_acdc, tmp_p
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_worker_ends_with_the_process_that_started_it():
+    fork = get_context("fork")
+    ours, theirs = fork.Pipe()
+
+    def work():
+        _start_worker()
+        theirs.send(os.getpid())
+        time.sleep(60)
+
+    def start():
+        fork.Process(target=work).start()
+        time.sleep(60)
+
+    parent = fork.Process(target=start)
+    parent.start()
+    theirs.close()
+    assert ours.recv() != parent.pid
+    parent.kill()
+    assert ours.poll(20)
+    with pytest.raises(EOFError):  # the worker held the other end
+        ours.recv()
 
 
 def test_an_unlabelled_case_cannot_be_the_exemplar_nor_train_full_supervision(tmp_path):

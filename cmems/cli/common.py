@@ -24,6 +24,7 @@ def main_guard(main):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         try:
+            _need_folder()
             return main(*args, **kwargs)
         except InputError as error:
             sys.stdout.flush()
@@ -47,6 +48,13 @@ def main_guard(main):
             sys.exit(130)
 
     return guarded
+
+
+def _need_folder():
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder was removed; go to one that is there") from None
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -1,5 +1,7 @@
 """``cmems prepare``."""
 
+import inspect
+
 from cmems.cli.common import said
 from cmems.errors import InputError
 
@@ -63,10 +65,12 @@ def run(args):
         raise InputError(f"--spacing: the files of layout {args.layout} hold no voxel size; expected --voxel Z Y X too")
     options = {k: getattr(args, k) for k in ("classes", "modality", "labels", "channel", "fill_nan", "fold")}
     options = {k: v for k, v in dict(options, spacing=args.voxel).items() if v is not None}
-    try:
-        reader = READERS.get(args.layout)(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
-    except TypeError as error:
-        raise InputError(f"layout {args.layout}: an option does not apply to it ({error})") from error
+    layout = READERS.get(args.layout)
+    foreign = [name for name in options if name not in inspect.signature(layout).parameters]
+    if foreign:
+        flags = ", ".join(f"--{dict(spacing='voxel').get(name, name).replace('_', '-')}" for name in foreign)
+        raise InputError(f"{flags}: layout {args.layout} has no such option")
+    reader = layout(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
     anatomy = Anatomy(args.upright, args.turn, tuple(args.radial), args.one_piece)
     anatomy.check(reader.classes)
     exemplars = parse_exemplars(args.exemplar)
@@ -150,7 +154,10 @@ def _range(values):
 
 
 def _numbers(text):
-    return [int(number) for number in text.split(",")]
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"--labels {text}: expected whole numbers, comma-separated, e.g. 500,200,600") from None
 
 
 def _names(text):

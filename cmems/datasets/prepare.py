@@ -11,8 +11,9 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
@@ -183,7 +184,7 @@ def _converted(reader, cases, parts, frame, workers):
         yield from ((case, _convert(reader, case, parts, frame)) for case in cases)
         return
     # "spawn": a forked child inherits torch's thread pool in an unusable state.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         running = {pool.submit(_convert, reader, case, parts, frame): case for case in cases}
         try:
             yield from ((running[done], done.result()) for done in as_completed(running))
@@ -196,8 +197,10 @@ def _converted(reader, cases, parts, frame, workers):
             raise
 
 
-def _one_thread():
+def _start_worker():
+    """Take one thread, and end with the process that this one works for: a killed one cannot tell its workers."""
     torch.set_num_threads(1)
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _convert(reader, case, parts, frame):

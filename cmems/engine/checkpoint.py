@@ -85,6 +85,8 @@ def seal(path):
 
 def _check_seal(path, data):
     """Refuse a file that is not what was written; warn of one that carries no checksum."""
+    if not data.startswith(b"PK"):
+        raise InputError(f"checkpoint {path}: damaged, or a file of another kind: it begins as no checkpoint does")
     damaged = f"checkpoint {path}: truncated or damaged"
     if data[-22:-18] != _END or data[-2:] != b"\0\0":
         body, digest = data[:-64], data[-64:]
