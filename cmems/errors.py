@@ -1,4 +1,4 @@
-"""The exceptions that the command line prints without a traceback."""
+"""The exceptions that the command line prints without a traceback, and other words for people."""
 
 
 def printable(text):
@@ -31,3 +31,18 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum, text):
         super().__init__(text)
         self.signum = signum
+
+
+def said(notes):
+    """Yield a line per kind of note, naming the cases that it is of.
+
+    Args:
+        notes (dict[str, list]): By case, pairs of a sentence and its details.
+    """
+    kinds = {}
+    for case, pairs in notes.items():
+        for sentence, detail in pairs:
+            kinds.setdefault(sentence, []).append(f"{case} ({detail})" if detail else case)
+    for sentence, cases in kinds.items():
+        more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
+        yield printable(f"{sentence}: {', '.join(cases[:3])}{more}")

@@ -17,8 +17,10 @@ import pytest
 from cmems.apis import load_config
 from cmems.apis.config import find_config, known_configs
 from cmems.apis.record import read_record
+from cmems.apis.run import _flat
 from cmems.cli import main
 from cmems.cli.commands import COMMANDS
+from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 
 REPO = Path(__file__).parents[1]
@@ -73,6 +75,7 @@ def test_every_help_has_an_example_and_imports_nothing_heavy():
 import contextlib, io, sys
 from cmems.cli import main
 from cmems.cli.commands import COMMANDS
+from cmems.datasets.prepared import PreparedDataset
 for words in ([], *([name] for name in COMMANDS)):
     sys.argv, out = ["cmems", *words, "--help"], io.StringIO()
     try:
@@ -226,6 +229,43 @@ def test_a_wrong_choice_is_told_before_anything_is_prepared(words, message, cli,
     assert done.code == 2
     assert message in done.err
     assert not Path("DATA").exists()
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [
+        (["p1:0"], "exemplar case=p1 slice=0 of DATA: expected every class, but RV, Myo, LV are absent"),
+        (["p2:1"], "expected a labelled slice, but this case has no label"),
+        (["p1:1", "p1:1"], "--exemplar p1:1: named twice"),
+    ],
+)
+def test_a_slice_that_training_would_refuse_is_refused_beside_the_data(slices, message, cli, own):
+    done = prepare(cli, own, "--exemplar", *slices)
+    assert done.code == 2
+    assert message in done.err
+    assert not Path("DATA/config.py").exists()
+
+
+def test_slices_of_one_value_are_told_and_cannot_be_the_exemplar(cli, own):
+    path = own / "images/p1.nii.gz"
+    scan = nib.load(path)
+    voxels = np.asarray(scan.dataobj)
+    nib.save(nib.Nifti1Image(voxels * np.int16([0, 1, 0]), scan.affine), path)
+    line = "warning: slices of one value, in which there is nothing to see: p1 (2 of 3, the first 0)"
+    assert line in prepare(cli, own).out
+    assert line in cli("check", "DATA").out
+    assert [f"warning: {found}" for found in _flat(PreparedDataset("DATA"))] == [line]
+    nib.save(nib.Nifti1Image(voxels * np.int16([1, 0, 1]), scan.affine), path)
+    done = prepare(cli, own, "--overwrite")
+    assert done.code == 2
+    assert "exemplar case=p1 slice=1 of DATA: expected an image, but all its pixels are 0" in done.err
+
+
+@pytest.mark.parametrize("words", [("pick", "SCANS", ""), ("prepare", "nifti", "", "DATA"), ("check", "")])
+def test_an_empty_word_does_not_mean_the_current_folder(words, cli):
+    done = cli(*words)
+    assert done.code == 2
+    assert done.err.endswith("expected a word, got an empty one; is a variable not set?\n")
 
 
 def test_an_edited_config_is_kept(cli, own):

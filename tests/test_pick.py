@@ -98,3 +98,8 @@ def test_a_description_tells_no_brightness_and_the_middle_is_the_mean():
     assert first.shape == (3, 64)
     order = by_distance_to_middle(dict(a=np.array([[0.0], [4.0]]), b=np.array([[1.0]])))
     assert [(name, z) for name, z, _ in order] == [("b", 0), ("a", 0), ("a", 1)]
+
+
+def test_a_folder_of_folders_is_told_with_what_it_holds(scans, tmp_path):
+    with pytest.raises(InputError, match=r"expected NIfTI files, \.nii or \.nii\.gz; it holds a folder: scans$"):
+        pick(str(tmp_path), str(tmp_path / "out"))

@@ -11,7 +11,7 @@ import numpy as np
 from cmems.apis.trust import read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.prepare import image_problems, scale_intensity
-from cmems.datasets.readers.files import nifti_files, reading
+from cmems.datasets.readers.files import folders_in, nifti_files, reading
 from cmems.datasets.readers.geometry import known_axes
 from cmems.datasets.readers.nifti import nifti_like, read_nifti
 from cmems.errors import InputError
@@ -75,7 +75,7 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
     paths, problems = nifti_files(scans)
     if not paths:
-        raise InputError([f"{scans}: expected NIfTI files, .nii or .nii.gz", *problems])
+        raise InputError([f"{scans}: expected NIfTI files, .nii or .nii.gz{folders_in(scans)}", *problems])
     person = _patients(paths, patient)
     unknown = [name for name in skip if name not in person]
     if unknown:

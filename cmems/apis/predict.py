@@ -17,7 +17,7 @@ from cmems.apis.model_file import load_learner
 from cmems.apis.segmenter import Segmenter, best_device
 from cmems.apis.trust import by_doubt, read_trust, trust_file, trust_rows
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.readers.files import nifti_files, nifti_stem, reading
+from cmems.datasets.readers.files import folders_in, nifti_files, nifti_stem, reading
 from cmems.datasets.readers.nifti import nifti_description, nifti_like
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
@@ -202,7 +202,8 @@ def _find(scans, out):
     """Return the scans' paths by stem, and what lies in their folder and is none."""
     found, problems = nifti_files(scans) if scans.is_dir() else ({nifti_stem(scans): scans}, [])
     if not scans.exists() or not (found or problems):
-        raise InputError(f"{scans}: expected a NIfTI file or a folder of them, .nii or .nii.gz")
+        hint = folders_in(scans) if scans.is_dir() else ""
+        raise InputError(f"{scans}: expected a NIfTI file or a folder of them, .nii or .nii.gz{hint}")
     if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
     return found, problems

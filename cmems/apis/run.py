@@ -17,10 +17,10 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, find_config, load_config, run_settings
 from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
-from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.prepared import FLAT, PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
 from cmems.engine.runner import told
-from cmems.errors import InputError, Stopped
+from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
 from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
@@ -88,6 +88,8 @@ def train(
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     settings = run_settings(cfg, content_of(data))
+    for line in _flat(data):
+        say(f"warning: {data.root}: {line}")
     _check_validation(cfg)
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir):
         if resume:
@@ -152,6 +154,12 @@ def _check_seed(cfg):
     seed = (cfg.get("randomness") or {}).get("seed")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 32):
         raise InputError(f"seed: expected an integer from 0 to {(1 << 32) - 1}, got {seed!r}")
+
+
+def _flat(data):
+    """Return the line, if any, that names training cases with slices of one value, which are drawn like the others."""
+    notes = {case: data.case(case).get("notes", []) for case in data.cases("train")}
+    return said({case: [note for note in each if note[0] == FLAT] for case, each in notes.items()})
 
 
 def _check_validation(cfg):

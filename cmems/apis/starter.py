@@ -6,6 +6,7 @@ import numpy as np
 
 from cmems.apis.config import BESIDE, SECOND
 from cmems.datasets.prepared import UNLABELED
+from cmems.datasets.sources import load_exemplars
 from cmems.errors import InputError
 from cmems.files import whole_file
 
@@ -66,7 +67,10 @@ def parse_exemplars(texts):
         case, colon, index = text.rpartition(":")
         if not (colon and case and index.isdecimal()):
             raise InputError(f"--exemplar {text}: expected CASE:SLICE, slices counted from 0, e.g. patient01:12")
-        found.append(dict(case=case, slice=int(index)))
+        each = dict(case=case, slice=int(index))
+        if each in found:
+            raise InputError(f"--exemplar {text}: named twice")
+        found.append(each)
     return found
 
 
@@ -86,10 +90,9 @@ def write_config(data, exemplars, anatomy, replace=False):
         ``replace``.
 
     Raises:
-        InputError: No such slice.
+        InputError: A slice cannot be an exemplar: see :func:`cmems.datasets.sources.load_exemplars`.
     """
-    for each in exemplars:
-        data.row(**each)
+    load_exemplars(data, exemplars)  # what training would end at
     anatomy.check(data.classes)
     _write(data.root / SECOND, second_text(data), replace)
     return data.root / BESIDE, _write(data.root / BESIDE, config_text(data, exemplars, anatomy), replace)

@@ -29,12 +29,16 @@ def run(args):
 def check_data(path):
     """Compare a prepared data set with its manifest."""
     from cmems.datasets.prepare import check
-    from cmems.errors import InputError
+    from cmems.datasets.prepared import PreparedDataset
+    from cmems.errors import InputError, said
 
     problems = check(path)
     if problems:
         raise InputError(problems)
     print(f"{path}: every file is as its manifest says")
+    cases = PreparedDataset(path, arrays=False).manifest["cases"]
+    for line in said({name: case.get("notes", []) for name, case in cases.items()}):
+        print(f"  warning: {line}")
 
 
 def check_weights(paths):

@@ -19,6 +19,7 @@ from cmems.cli import (
     train,
 )
 from cmems.cli.common import Help, main_guard
+from cmems.errors import InputError
 
 # Each module has ABOUT, one sentence; EXAMPLE; add_arguments(parser); and run(args), which alone imports torch.
 COMMANDS = dict(
@@ -49,7 +50,7 @@ def main(command=None):
     if command is not None:
         parser = argparse.ArgumentParser(**_about(COMMANDS[command]))
         COMMANDS[command].add_arguments(parser)
-        COMMANDS[command].run(parser.parse_args())
+        COMMANDS[command].run(_full(parser.parse_args()))
         return
     parser = argparse.ArgumentParser(
         prog="cmems",
@@ -64,8 +65,16 @@ def main(command=None):
         one = commands.add_parser(name, aliases=_SHORT.get(name, []), help=about["description"].rstrip("."), **about)
         module.add_arguments(one)
         one.set_defaults(run=module.run)
-    args = parser.parse_args()
+    args = _full(parser.parse_args())
     args.run(args)
+
+
+def _full(args):
+    """Refuse empty words, which a shell makes of a variable that is not set; as paths they would mean this folder."""
+    empty = [name for name, value in vars(args).items() if value == ""]
+    if empty:
+        raise InputError(f"{empty[0].replace('_', '-')}: expected a word, got an empty one; is a variable not set?")
+    return args
 
 
 def _about(module):

@@ -118,18 +118,3 @@ def cfg_options(args):
     from cmems.apis.config import Texts
 
     return None if args.cfg_options is None else Texts(args.cfg_options)
-
-
-def said(notes):
-    """Yield a line per kind of note, naming the cases that it is of.
-
-    Args:
-        notes (dict[str, list]): By case, pairs of a sentence and its details.
-    """
-    kinds = {}
-    for case, pairs in notes.items():
-        for sentence, detail in pairs:
-            kinds.setdefault(sentence, []).append(f"{case} ({detail})" if detail else case)
-    for sentence, cases in kinds.items():
-        more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
-        yield printable(f"{sentence}: {', '.join(cases[:3])}{more}")

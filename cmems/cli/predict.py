@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from cmems.cli.common import add_config, cfg_options, said
+from cmems.cli.common import add_config, cfg_options
+from cmems.errors import said
 
 ABOUT = "Write a mask for every NIfTI scan, on the scan's own grid."
 EXAMPLE = "cmems predict heart.pth SCANS MASKS"

@@ -2,8 +2,7 @@
 
 import inspect
 
-from cmems.cli.common import said
-from cmems.errors import InputError
+from cmems.errors import InputError, said
 
 ABOUT = "Turn a raw folder into one prepared data set, with a config that trains it; or check one: --check OUT."
 EXAMPLE = "cmems prepare nifti RAW DATA --classes RV,Myo,LV --modality mr"

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset, file_sha256
+from cmems.datasets.prepared import FLAT, FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset, file_sha256
 from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -297,6 +297,9 @@ def scaling_notes(voxels, scaled, modality):
         notes.append(("scaling leaves few grey levels", f"{levels} of {had}, from voxels of {low:g} to {high:g}"))
     if counts.max() > 0.99 * scaled.size:
         notes.append(("more than 99 % of the voxels have one value", f"voxels of {low:g} to {high:g}"))
+    flat = [z for z, plane in enumerate(scaled) if plane.min() == plane.max()]
+    if flat:
+        notes.append((FLAT, f"{len(flat)} of {len(scaled)}, the first {flat[0]}"))
     if modality == "ct" and low >= 0:
         notes.append(
             ("CT without a voxel below 0 HU, where air is -1000; is it scaled already?", f"{low:g} to {high:g}")

@@ -16,6 +16,7 @@ from cmems.resize import Frame
 FORMAT, VERSION = "cmems-prepared", 1
 MANIFEST = "manifest.json"
 UNLABELED = 255
+FLAT = "slices of one value, in which there is nothing to see"  # a note of a case
 
 
 class PreparedDataset:

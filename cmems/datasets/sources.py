@@ -103,7 +103,7 @@ def load_exemplars(prepared, slices, device="cpu"):
         tuple[Tensor, Tensor]: Images ``(E, 1, S, S)`` float32 in [0, 1] and labels ``(E, S, S)`` uint8, 255 unknown.
 
     Raises:
-        InputError: A slice does not exist or has no label, or all of them lack a class.
+        InputError: A slice does not exist, has no label or is of one value; or all of them lack a class.
     """
     rows = [prepared.row(**each) for each in slices]
     labels = np.stack([prepared.train_label(row) for row in rows])
@@ -123,6 +123,12 @@ def load_exemplars(prepared, slices, device="cpu"):
             f"{'is' if len(missing) == 1 else 'are'} absent; slices that hold all: {complete or 'none here'}"
         )
     images = torch.from_numpy(np.stack([prepared.train_images()[row] for row in rows])).float()
+    for each, image in zip(slices, images, strict=True):
+        if image.min() == image.max():
+            raise InputError(
+                f"exemplar case={each['case']} slice={each['slice']} of {prepared.root}: expected an image, but all "
+                f"its pixels are {image.min():g}: there is nothing to learn from"
+            )
     return images.unsqueeze(1).to(device), torch.from_numpy(labels).to(device)
 
 

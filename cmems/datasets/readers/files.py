@@ -100,5 +100,11 @@ def nifti_files(folder):
     return found, problems
 
 
+def folders_in(folder):
+    """Return a hint, for where no NIfTI file was found in a folder, at the folders that lie in it; "" without any."""
+    found = [p.name for p in sorted(Path(folder).iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return f"; it holds {'a folder' if len(found) == 1 else 'folders'}: {', '.join(found[:3])}" if found else ""
+
+
 def _other_half(path):
     return next((p for p in (path.with_suffix(s) for s in (".img", ".IMG", ".Img")) if p.is_file()), None)
