@@ -141,6 +141,9 @@ def test_the_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypa
         find_config("cmems::cmems_plus/unet_nift")
     with pytest.raises(InputError, match=r"a folder without a config\.py"):
         find_config(tmp_path)
+    Path("last.pth").touch()
+    with pytest.raises(InputError, match=r"last\.pth: expected a Python file.*, which comes before the checkpoint"):
+        find_config("last.pth")
 
 
 def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, own):

@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 
 from cmems.apis import load_config, predict, train
+from cmems.apis import test as run_test
 from cmems.apis.trust import by_doubt, trust_rows, trust_table
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.volumes import VolumeDataset
@@ -45,6 +46,21 @@ def command(*arguments):
     return subprocess.run(
         [sys.executable, "tools/predict.py", *map(str, arguments)], cwd=REPO, capture_output=True, text=True
     )
+
+
+def test_the_config_that_a_training_keeps_predicts_and_says_what_it_lacks(trained, scans, tmp_path):
+    _, checkpoint = trained
+    kept = tmp_path / "w" / "tiny.py"
+    assert len(predict(str(kept), checkpoint, str(scans), str(tmp_path / "masks")).paths) == 2
+    with pytest.raises(
+        InputError, match=r"w/tiny\.py: test_dataloader\.dataset\.data_root is not set; the config that"
+    ):
+        run_test(str(kept), checkpoint)
+    bare = tmp_path / "bare.py"
+    bare.write_text("model = None\n")
+    for act in (train, lambda path: predict(path, checkpoint, str(scans), str(tmp_path / "masks"))):
+        with pytest.raises(InputError, match=r"bare\.py: model is not set"):
+            act(str(bare))
 
 
 @pytest.mark.parametrize(("networks", "model"), [(2, "ensemble"), (1, "network_1")])

@@ -56,6 +56,15 @@ def test_two_n_steps_are_n_steps_and_a_resume_and_n_steps_bit_for_bit(tiny_confi
     assert first["meta"]["best"] == second["meta"]["best"]
 
 
+def test_a_work_directory_loses_nothing_that_is_the_users(tiny_config, tmp_path, prepared_acdc):
+    config = Path(tiny_config(extra=NO_VALIDATION + "train_cfg = dict(max_iters=1)  # mine\n"))
+    text = config.read_text()
+    train(str(config), str(config.parent))
+    assert config.read_text() == text
+    with pytest.raises(InputError, match="holds a prepared data set; name a folder of its own for the run"):
+        train(str(config), str(prepared_acdc))
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     config = tiny_config(
         extra="default_hooks = dict(checkpoint=dict(interval=3))\nval_dataloader = val_cfg = val_evaluator = None\n"

@@ -66,7 +66,7 @@ def find_config(name):
             folder, whose ``config.py`` is meant.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it is no Python file.
     """
     package, colons, inner = str(name).partition("::")
     if colons and package == "cmems":
@@ -78,6 +78,9 @@ def find_config(name):
         raise InputError(f"config {name}: no such config comes with cmems{hint}")
     path = Path(name)
     if path.is_file():
+        if path.suffix != ".py":
+            hint = ", which comes before the checkpoint" if path.suffix == ".pth" else ""
+            raise InputError(f"config {path}: expected a Python file, .py, or a prepared data set's folder{hint}")
         return path
     if path.is_dir():
         if (path / BESIDE).is_file():
@@ -99,15 +102,16 @@ def known_configs():
     return sorted(path.as_posix() for path in found)
 
 
-def load_config(path, options=None):
+def load_config(path, options=None, needs=()):
     """Read a Python-file config; modules that its ``custom_imports`` names are found beside it too.
 
     Args:
         path (str): The config, as :func:`find_config` takes it.
         options (dict | None): Values to set, keys dotted: ``{"train_cfg.max_iters": 100}``.
+        needs (sequence[str]): Dotted keys that must be set.
 
     Raises:
-        InputError: No such file, a mistake in it, or an option or a setting that nothing reads.
+        InputError: No such file, a mistake in it, an option or a setting that nothing reads, or a need that is not met.
         OSError: The system's folder of temporary files takes no copy of it.
     """
     path = find_config(path)
@@ -135,7 +139,21 @@ def load_config(path, options=None):
         if name not in _READ and near:
             raise InputError(f"config {path}: nothing reads '{name}'; did you mean {near[0]}?")
     set_options(config, options or {})
+    missing = [key for key in needs if value_at(config, key) is None]
+    if missing:
+        raise InputError(
+            f"config {path}: {missing[0]} is not set; the config that a training or a test leaves in its work "
+            "directory lacks what that had no use for: name the one it was made from"
+        )
     return config
+
+
+def value_at(config, key):
+    """Return what a config has at a dotted key, or None."""
+    node = config._cfg_dict
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def _drop_scope(node):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import cmems
-from cmems.apis.config import load_config
+from cmems.apis.config import load_config, value_at
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import modality_of
 from cmems.datasets.prepared import PreparedDataset
@@ -27,6 +27,7 @@ from cmems.registry import BACKBONES, MODELS, POST_PROCESSORS
 FORMAT, VERSION = "cmems-model", 1
 _LEADS_OUT = re.compile("pretrained|checkpoint|init_cfg|path|file|url|cache|^_")  # keys of what reads from elsewhere
 _PREDICTION = dict(batch=int, views=int, resize=str, bfloat16=bool, clean=list)
+_DATA_PLACES = ("test_dataloader.dataset.data_root", "train_dataloader.data_root", "data_root")
 _PLAIN_TEXT = re.compile(r"[\w.+ -]*")
 
 
@@ -118,10 +119,18 @@ def _of_checkpoint(saved, path):
 
 
 def _of_config(config, cfg_options):
-    cfg = load_config(config, cfg_options)
-    data = PreparedDataset(cfg.test_dataloader.dataset.data_root, arrays=False)
+    cfg, data = _load(config, cfg_options)
     settings = json.loads(json.dumps(cfg._cfg_dict.to_dict()["model"], default=str))
     return settings, Preparation.of(data), _env(cfg)
+
+
+def _load(config, cfg_options):
+    """Return a config, and the prepared data set that it names, of which the manifest is enough."""
+    cfg = load_config(config, cfg_options, ["model"])
+    root = next(filter(None, (value_at(cfg, place) for place in _DATA_PLACES)), None)
+    if root is None:
+        raise InputError(f"config {config}: data_root is not set; expected the prepared data set it was trained on")
+    return cfg, PreparedDataset(root, arrays=False)
 
 
 def _env(cfg):
@@ -134,12 +143,11 @@ def model_of_config(config, checkpoint, cfg_options=None):
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong.
     """
-    cfg = load_config(config, cfg_options)
-    data = PreparedDataset(cfg.test_dataloader.dataset.data_root, arrays=False)
+    cfg, data = _load(config, cfg_options)
     modality_of(data.manifest["intensity"], data.root)
     learner = load_learner(cfg, config, checkpoint, data)
     prediction = {k: v for k, v in (cfg.model.get("prediction") or {}).items() if k != "averaged"}
-    together = cfg.test_dataloader.get("batch_size", 1)
+    together = value_at(cfg, "test_dataloader.batch_size") or 1
     return Model(learner.predictors, prediction, Preparation.of(data), _env(cfg), str(checkpoint), together)
 
 

@@ -230,7 +230,7 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong.
     """
-    cfg = load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options, ["model", "train_dataloader.data_root"])
     data = PreparedDataset(cfg.train_dataloader.data_root)
     set_up_cpu(cfg.get("env_cfg") or {})
     model = load_learner(cfg, config, checkpoint, data).to(best_device())

@@ -29,7 +29,7 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
             :func:`cmems.apis.train` raises.
     """
     configs = rounds_of(configs)
-    loaded = [load_config(config, cfg_options) for config in configs]
+    loaded = [load_config(config, cfg_options, ["train_dataloader.data_root"]) for config in configs]
     for config, cfg in list(zip(configs, loaded, strict=True))[1:]:
         static = cfg.train_dataloader.get("static")
         if not static or static.get("type") != "StaticLabels":

@@ -17,7 +17,7 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, find_config, load_config, run_settings
 from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
-from cmems.datasets.prepared import FLAT, PreparedDataset
+from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
 from cmems.engine.runner import told
 from cmems.errors import InputError, Stopped, said
@@ -25,6 +25,9 @@ from cmems.files import naming
 from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
 from cmems.visualization import say
+
+_TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
+_TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
 
 
 def train(
@@ -63,9 +66,10 @@ def train(
             neither resumed nor overwritten, or another process trains there; or a number was not finite.
         Stopped: A signal ended it, after its checkpoint was written.
     """
+    fitted = () if steps is None and hours is None else ("train_cfg.val_interval",)
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them")
-    cfg = load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options, (*_TRAINS, *fitted))
     cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
     if steps is not None and hours is not None:
@@ -91,6 +95,8 @@ def train(
     for line in _flat(data):
         say(f"warning: {data.root}: {line}")
     _check_validation(cfg)
+    if Path(cfg.work_dir, MANIFEST).is_file():
+        raise InputError(f"--work-dir {cfg.work_dir}: holds a prepared data set; name a folder of its own for the run")
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir):
         if resume:
             _find_checkpoint(cfg)
@@ -246,7 +252,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong.
     """
-    cfg = load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options, _TESTS)
     read_checkpoint(checkpoint)
     if split:
         cfg.test_dataloader.dataset.split = split

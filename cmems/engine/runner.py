@@ -104,6 +104,13 @@ class SegmentationRunner(Runner):
                 handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # MMEngine's own calls
         return logger
 
+    def dump_config(self):
+        """Write the config into the work directory, but not over the file that it was read from."""
+        name = self.cfg.filename
+        target = name and Path(self.work_dir, Path(name).name)
+        if not (target and target.exists() and target.samefile(name)):
+            super().dump_config()
+
     def wrap_model(self, model_wrapper_cfg, model):
         """Wrap the model for several processes; on CPUs too, where MMEngine would name a GPU.
 
