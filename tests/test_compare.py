@@ -172,6 +172,16 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
         get_suite(str(tmp_path / "broken.py"))
     with pytest.raises(InputError, match="has no 'modle'"):
         compare(dict(name="x", rows=[dict(rows[0], options={"modle.x": 1})]), ["acdc"], work_dir=tmp_path)
+    for words, message in (
+        (dict(steps=0), "--steps: expected a positive integer, got 0"),
+        (dict(seeds=[-1]), "seed: expected an integer from 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(dict(name="x", rows=rows), ["acdc"], work_dir=tmp_path / "w", **words)
+    bare = [dict(rows[0], options=dict(data_root=str(tmp_path / "none")))]
+    with pytest.raises(InputError, match="none: no such folder; expected a prepared data set"):
+        compare(dict(name="x", rows=bare), ["acdc"], seeds=(0, 1), work_dir=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match="--launcher slurm needs submitit: pip install submitit"):
         compare(dict(name="x", rows=rows), ["acdc"], work_dir=tmp_path / "w", launcher="slurm")

@@ -22,6 +22,12 @@ _WARM_UP, _TIMED = 2, 4  # steps
 _METRICS = 1.3  # of a validation's time, beside its forwards
 
 
+def check_steps(steps):
+    """Raise InputError for what is no positive integer."""
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"--steps: expected a positive integer, got {steps!r}")
+
+
 def fit_to_steps(cfg, steps):
     """Set a config's number of steps, and what goes with it: validations as many as before, and the learning rate.
 
@@ -35,8 +41,7 @@ def fit_to_steps(cfg, steps):
     Raises:
         InputError: Not a positive integer.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"--steps: expected a positive integer, got {steps!r}")
+    check_steps(steps)
     validations = max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
     cfg.train_cfg.max_iters, cfg.train_cfg.val_interval = steps, math.ceil(steps / validations)
     rates = (cfg.get("budget") or {}).get("rates")

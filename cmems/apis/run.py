@@ -82,7 +82,7 @@ def train(
     count_steps(cfg)
     if seed is not None:
         cfg.setdefault("randomness", {})["seed"] = seed
-    _check_seed(cfg)
+    check_seed((cfg.get("randomness") or {}).get("seed"))
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
     # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
@@ -156,8 +156,8 @@ def default_work_dir(config):
     return str(Path("work_dirs", path.parent.name, path.stem))
 
 
-def _check_seed(cfg):
-    seed = (cfg.get("randomness") or {}).get("seed")
+def check_seed(seed):
+    """Raise InputError for what is no seed; None is one that is drawn."""
     if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 32):
         raise InputError(f"seed: expected an integer from 0 to {(1 << 32) - 1}, got {seed!r}")
 
@@ -266,7 +266,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         hooks["table"] = dict(hooks.get("table") or dict(type="MetricTableHook"), out=out)
     if show_dir:
         hooks["panels"] = dict(hooks.get("panels") or dict(type="PanelHook"), out_dir=show_dir)
-    _check_seed(cfg)
+    check_seed((cfg.get("randomness") or {}).get("seed"))
     data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
     cases = data.cases(split)
     if cases and not any(data.case(case)["labelled"] for case in cases):

@@ -63,7 +63,8 @@ def compare(
         dict: What :func:`cmems.comparison.report.write_report` makes, with ``failed``, the number of failed runs.
 
     Raises:
-        InputError: A config is missing or wrong, or runs were interrupted and ``resume`` is not set.
+        InputError: A config, or data of a run that is to do, is missing or wrong, or runs were interrupted and
+            ``resume`` is not set.
     """
     if jobs < 1:
         raise InputError(f"--jobs: expected 1 or more, got {jobs}")
@@ -78,6 +79,10 @@ def compare(
             f"{len(halves)} run(s) were interrupted, e.g. {halves[0]}: add --resume to go on from their last.pth, or "
             "remove their folders"
         )
+    unfit = dict.fromkeys(problem for run in waiting for problem in run["unfit"])
+    if unfit:
+        raise InputError(list(unfit))
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
     say(f"{suite.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done")
     launch = _local if launcher == "local" else _slurm
     failures, folder = {}, Path(work_dir, suite.name)

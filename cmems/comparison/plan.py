@@ -8,8 +8,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from cmems.apis.budget import check_steps
 from cmems.apis.config import find_config, load_config, set_options
-from cmems.apis.run import content_of
+from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import load_exemplars, need_every_label
@@ -32,6 +33,7 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
     Raises:
         InputError: Configs are missing (all are listed), or one is wrong.
     """
+    _check_numbers(steps, seeds)
     missing = missing_configs(suite, datasets)
     if missing:
         raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
@@ -65,6 +67,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
         InputError: A config is missing or wrong, nothing of the data can be measured, an exemplar is none, or no row
             is left.
     """
+    _check_numbers(steps, seeds)
     if missing := missing_configs(suite, [TEMPLATE]):
         raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
     path, own = find_config(data), load_config(data)
@@ -93,6 +96,13 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     if not plan:
         raise InputError(left_out)
     return replace(suite, title=f"{suite.name} on {name}", notes=tuple(left_out)), plan
+
+
+def _check_numbers(steps, seeds):
+    if steps is not None:
+        check_steps(steps)
+    for seed in seeds:
+        check_seed(seed)
 
 
 def _moved(config, own, num_classes):
@@ -145,8 +155,8 @@ def _resolve(row, path, base, moved, chosen, steps):
 
 def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
     path, base, options, config = resolved
-    content = config._cfg_dict.to_dict()
-    decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=_data_of(config))
+    content, (data, unfit) = config._cfg_dict.to_dict(), _data_of(config)
+    decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=data)
     decisive = json.dumps(decisive, sort_keys=True, default=str)
     digest = hashlib.sha1(decisive.encode()).hexdigest()[:8]
     mark = re.sub(r"\W+", "-", exemplar)
@@ -159,18 +169,20 @@ def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
         dataset=dataset,
         exemplar=exemplar if row.one_slice else "-",
         seed=seed,
+        unfit=unfit,
     )
 
 
 def _data_of(config):
-    """Return what a config's data sets hold, None for one that is not there: its run will say so."""
-    found = []
+    """Return what a config's data sets hold, None for one that is not there, and what is wrong with them."""
+    found, problems = [], []
     for root in (config.train_dataloader.get("data_root"), config.test_dataloader.dataset.get("data_root")):
         try:
             found.append(content_of(PreparedDataset(root)))
-        except InputError:
+        except InputError as error:
             found.append(None)
-    return found
+            problems += error.problems
+    return found, problems
 
 
 def config_text(path, base, options, config):
