@@ -295,7 +295,8 @@ def test_a_reference_that_is_unknown_in_parts_shows_the_rest():
     sample = fake_sample()
     sample["label"][:, 50:] = 255
     known = dict(sample, label=np.where(sample["label"] == 255, 0, sample["label"]))
-    assert np.array_equal(panel(sample, slices=[2]), panel(known, slices=[2]))
+    a, b = (columns_of(panel(each, slices=[2]), 5)[1] for each in (sample, known))
+    assert np.array_equal(a, b)
 
 
 def test_slices_on_request_and_an_empty_volume_are_drawn():
@@ -320,10 +321,10 @@ def test_an_affine_that_grows_to_right_and_anterior_is_turned_to_the_radiologica
 
 
 def test_an_affine_that_contradicts_the_spacing_turns_nothing():
-    from cmems.visualization.panels import _orientation
+    from cmems.visualization.panels import orientation
 
-    assert _orientation(np.eye(4), (10.0, 1.4, 1.4)) == ((slice(None), slice(None)), None)
-    assert _orientation(np.eye(4), (10.0, 1.0, 1.0))[1] == "RLAP"
+    assert orientation(np.eye(4), (10.0, 1.4, 1.4)) == ((slice(None), slice(None)), None)
+    assert orientation(np.eye(4), (10.0, 1.0, 1.0))[1] == "RLAP"
 
 
 def test_the_dice_below_a_tile_is_that_of_its_slice():
@@ -338,6 +339,60 @@ def test_the_dice_below_a_tile_is_that_of_its_slice():
 
 def test_colours_of_classes_differ_however_many():
     assert len(set(class_colors(20))) == 20
+
+
+# Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
+VISIONS = dict(
+    all=np.eye(3),
+    protan=[[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    deutan=[[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    tritan=[[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+)
+
+
+def oklab(rgb, vision):
+    rgb = np.asarray(rgb) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.transpose(VISIONS[vision])
+    lms = linear.clip(0, 1) @ np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]]).T
+    return np.cbrt(lms) @ np.array([[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]).T
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_the_first_eight_colours_are_told_apart_by_every_common_vision(vision):
+    colors = oklab(class_colors(8), vision)
+    apart = np.linalg.norm(colors[:, None] - colors, axis=-1) + np.eye(8)
+    assert apart.min() > 0.1
+
+
+def test_an_outline_stands_between_black_lines_on_any_grey():
+    from cmems.visualization.panels import overlay
+
+    labels = np.zeros((30, 30), np.uint8)
+    labels[5:25, 5:25] = 1
+    green = class_colors(4)[3]
+    drawn = overlay(np.full((30, 30, 3), 150, np.uint8), labels, [green], fill=0)
+    across = [tuple(map(int, pixel)) for pixel in drawn[15, 3:10]]
+    assert across == [(150,) * 3, (0,) * 3, green, green, (0,) * 3, (150,) * 3, (150,) * 3]
+    assert count(drawn[:1], (0, 0, 0)) == 0
+
+
+def test_a_panel_tells_the_slice_the_length_of_its_bar_and_the_dice_of_the_volume(monkeypatch):
+    from cmems.visualization.panels import ImageDraw, scale_length
+
+    texts = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, xy, text, *a, **k: texts.append(text) or draw(self, xy, text, *a, **k)
+    )
+    sample = fake_sample()
+    sample["label"][:, 100:] = 255
+    for found in sample["predictions"].values():
+        found[:, 110:] = 1  # where nothing is known nothing counts
+    panel(sample, slices=[2], classes=ACDC)
+    assert "slice 3 of 6, index 2" in texts
+    assert "network 2: volume 1.00" in texts
+    assert "20 mm" in texts
+    assert [scale_length(w) for w in (100, 70, 40, 6.5)] == [20, 20, 10, 1]
 
 
 # the curves

@@ -1,11 +1,12 @@
-"""One colour per class, the same in every picture: told apart under the common colour blindnesses (Okabe & Ito)."""
+"""One colour per class, the same in every picture, told apart under the common colour blindnesses."""
 
 import colorsys
 
 from cmems.errors import printable
 
-# On grey images: light and dark alternate, so that neighbouring classes also differ in lightness.
-_SAFE = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#FFFFFF")
+# After Okabe & Ito, whose colours are for figures on white. On grey images their green and purple, which some eyes see
+# as greys, fade: here the one is lighter, the other darker, and the blue is lighter than a dark tissue.
+_SAFE = ("#56B4E9", "#F0E442", "#D55E00", "#10E6A6", "#B030A8", "#5A60EA", "#E69F00", "#FFFFFF")
 
 
 def class_colors(count):

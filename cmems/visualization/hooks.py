@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from cmems.registry import HOOKS
 from cmems.visualization.collapse import collapse_signs
 from cmems.visualization.curves import plot_curves, read_history
-from cmems.visualization.panels import panel, write_png
+from cmems.visualization.panels import FILL, panel, write_png
 from cmems.visualization.progress import say
 from cmems.visualization.tables import metric_table, model_label, write_metrics
 
@@ -63,12 +63,13 @@ class PanelHook(Hook):
     Args:
         out_dir (str | None): Folder. Default: ``panels`` in the work directory.
         max_volumes (int): How many volumes.
+        fill (float): Opacity inside the outlines; 0: outlines alone.
     """
 
     priority = "LOW"
 
-    def __init__(self, out_dir=None, max_volumes=8):
-        self.out_dir, self.max_volumes = out_dir, max_volumes
+    def __init__(self, out_dir=None, max_volumes=8, fill=FILL):
+        self.out_dir, self.max_volumes, self.fill = out_dir, max_volumes, fill
         self._drawn = 0
 
     def before_test(self, runner):
@@ -80,7 +81,9 @@ class PanelHook(Hook):
         """Draw what the batch brought."""
         for sample in list(outputs or [])[: self.max_volumes - self._drawn]:
             folder = Path(self.out_dir or Path(runner.work_dir, "panels"))
-            write_png(folder / f"{sample['case']}.png", panel(sample, classes=_classes(runner.test_loop)))
+            write_png(
+                folder / f"{sample['case']}.png", panel(sample, classes=_classes(runner.test_loop), fill=self.fill)
+            )
             self._drawn += 1
 
 

@@ -15,15 +15,18 @@ TILE = 288  # pixels of a tile's longer side
 GAP = 6
 FILL = 0.25  # opacity inside a contour; the contour itself is opaque
 _TEXT, _DIM, _PAPER = (240, 240, 240), (160, 160, 160), (20, 20, 20)
+_LENGTHS = tuple(n * 10**k for k in range(-3, 4) for n in (1, 2, 5))  # of scale bars, mm
 
 
-def panel(sample, slices=None, classes=()):
+def panel(sample, slices=None, classes=(), fill=FILL):
     """Draw one volume: a row per slice; columns image, reference (where there is one), each network, ensemble.
 
     Organs are filled lightly and outlined in the colours of :func:`cmems.visualization.colors.class_colors`. All tiles
     show the same region, around everything that any of them outlines, with the pixels' true aspect. Where a true
     affine says that slices are axial, the patient's right is on the left and anterior is up, as radiologists read
-    them; else slices are shown as stored.
+    them; else slices are shown as stored. Above each column stands the DSC of the whole volume, below each tile that of
+    its slice, both over the classes that either mask has, where the reference is known; a bar in the image has its
+    length beside it.
 
     Args:
         sample (dict): An evaluation sample: ``case``, ``spacing`` (z, y, x) mm, ``image`` (D, H, W) in [0, 1],
@@ -31,20 +34,20 @@ def panel(sample, slices=None, classes=()):
         slices (int | sequence[int] | None): How many slices, or which. Default 3: the labelled range is split in as
             many parts, and each gives the slice with most disagreement.
         classes (sequence[str]): Foreground classes; names for the legend.
+        fill (float): Opacity inside the outlines; 0: outlines alone.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
     """
-    masks = {} if sample.get("label") is None else {"reference": np.where(sample["label"] == 255, 0, sample["label"])}
-    masks |= {model_label(name): np.asarray(found) for name, found in sample["predictions"].items()}
+    masks, unknown = masks_of(sample), sample.get("label") is not None and sample["label"] == 255
     image = np.asarray(sample["image"], dtype=np.float32)
     shown = choose_slices(masks, 3 if slices is None else slices)
-    top, bottom, left, right = _crop([found[z] for found in masks.values() for z in shown], image.shape[1:])
-    flips, letters = _orientation(sample.get("affine"), sample["spacing"])
-    highest = max((int(found.max(initial=0)) for found in masks.values()), default=0)
-    names = [*classes, *(f"class {k + 1}" for k in range(len(classes), highest))]
+    top, bottom, left, right = crop([found[z] for found in masks.values() for z in shown], image.shape[1:])
+    flips, letters = orientation(sample.get("affine"), sample["spacing"])
+    names = class_names(classes, masks)
     colors = class_colors(len(names))
     size = _tile_size(bottom - top, right - left, sample["spacing"])
+    known = {name: np.where(unknown, 0, found) for name, found in masks.items()}
 
     def tile(array, z, resample):
         return _resized(array[z, top:bottom, left:right][flips], size, resample)
@@ -53,17 +56,49 @@ def panel(sample, slices=None, classes=()):
     for z in shown:
         grey = tile(np.rint(image.clip(0, 1) * 255).astype(np.uint8), z, Image.Resampling.BICUBIC)
         grey = np.repeat(grey[:, :, None], 3, axis=2)
-        tiles = [(grey, _caption(f"slice {z}"))]
+        tiles = [(grey, _caption(f"slice {z + 1} of {len(image)}, index {z}"))]
         for name, found in masks.items():
-            drawn = overlay(grey, tile(found, z, Image.Resampling.NEAREST), colors)
-            reference = masks.get("reference")
-            scored = reference is not None and name != "reference"
-            tiles.append((drawn, _scores(found[z], reference[z], names, colors) if scored else []))
+            drawn = overlay(grey, tile(found, z, Image.Resampling.NEAREST), colors, fill)
+            scored = "reference" in masks and name != "reference"
+            tiles.append((drawn, _scores(known[name][z], known["reference"][z], names, colors) if scored else []))
         rows.append(tiles)
+    if "reference" in masks:
+        for name in list(masks)[1:]:
+            values = dice_by_class(known[name], known["reference"], names)
+            columns[columns.index(name)] += f": volume {np.mean(list(values.values())):.2f}" if values else ""
+    length = scale_length((right - left) * float(sample["spacing"][2]))
+    bar = length, size[1] * length / ((right - left) * float(sample["spacing"][2]))
     spacing = " x ".join(f"{mm:.4g}" for mm in (sample["spacing"][2], sample["spacing"][1], sample["spacing"][0]))
-    scope = "    DSC of each slice alone" if "reference" in masks else ""
+    scope = "    DSC: of the volume above, of each slice below it" if "reference" in masks else ""
     title = f"{sample['case']}    voxel {spacing} mm{scope}"
-    return _sheet(title, columns, rows, names, colors, letters)
+    return _sheet(title, columns, rows, names, colors, letters, bar)
+
+
+def masks_of(sample):
+    """Return a sample's label maps by column, ``reference`` (unknown is background) first where there is one."""
+    masks = {} if sample.get("label") is None else {"reference": np.where(sample["label"] == 255, 0, sample["label"])}
+    return masks | {model_label(name): np.asarray(found) for name, found in sample["predictions"].items()}
+
+
+def class_names(classes, masks):
+    """Return a name for every class that the masks hold, those that are known first."""
+    highest = max((int(found.max(initial=0)) for found in masks.values()), default=0)
+    return [*classes, *(f"class {k + 1}" for k in range(len(classes), highest))]
+
+
+def dice_by_class(found, reference, names):
+    """Return the Dice of two label maps by the classes that either has."""
+    values = {}
+    for k, name in enumerate(names, 1):
+        a, b = found == k, reference == k
+        if a.any() or b.any():
+            values[name] = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    return values
+
+
+def scale_length(width):
+    """Return the length of a scale bar, mm, that takes at most three tenths of ``width`` mm: 1, 2 or 5 of a power."""
+    return max((length for length in _LENGTHS if length <= 0.3 * width), default=_LENGTHS[0])
 
 
 def contact_sheet(tiles, columns=5):
@@ -82,7 +117,7 @@ def contact_sheet(tiles, columns=5):
     sheet = Image.new("RGB", (min(columns, len(tiles)) * cell + GAP, rows * tall + GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for n, tile in enumerate(tiles):
-        flips, letters = _orientation(tile.get("affine"), tile["spacing"])
+        flips, letters = orientation(tile.get("affine"), tile["spacing"])
         height, width = size = _tile_size(*tile["image"].shape, tile["spacing"])
         grey = np.rint(np.asarray(tile["image"], np.float32).clip(0, 1) * 255).astype(np.uint8)[flips]
         x, y = GAP + n % columns * cell, GAP + n // columns * tall
@@ -107,27 +142,34 @@ def write_png(path, image):
     return Path(path)
 
 
-def overlay(grey, labels, colors):
+def overlay(grey, labels, colors, fill=FILL):
     """Fill and outline labels.
 
     Args:
         grey (np.ndarray): (H, W, 3) uint8.
         labels (np.ndarray): (H, W) uint8, 0 is background.
         colors (sequence[tuple]): RGB of classes 1, 2, ….
+        fill (float): Opacity inside the outlines.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8; the outer two pixels of each class have its very colour.
+        np.ndarray: (H, W, 3) uint8; the outer two pixels of each class have its very colour. A black pixel on either
+        side of them keeps any colour apart from any grey.
     """
     out = grey.astype(np.float32)
+    organs = labels > 0
+    out[~organs & ~_eroded(~organs, beyond=True)] = 0
     for k, color in enumerate(colors, 1):
         mask = labels == k
-        out[mask] = (1 - FILL) * out[mask] + FILL * np.array(color)
-        inside = mask
-        for _ in range(2):
-            p = np.pad(inside, 1)
-            inside = inside & p[:-2, 1:-1] & p[2:, 1:-1] & p[1:-1, :-2] & p[1:-1, 2:]
+        out[mask] = (1 - fill) * out[mask] + fill * np.array(color)
+        inside = _eroded(_eroded(mask))
+        out[inside & ~_eroded(inside)] = 0
         out[mask & ~inside] = color
     return np.rint(out).astype(np.uint8)
+
+
+def _eroded(mask, beyond=False):
+    p = np.pad(mask, 1, constant_values=beyond)
+    return mask & p[:-2, 1:-1] & p[2:, 1:-1] & p[1:-1, :-2] & p[1:-1, 2:]
 
 
 def choose_slices(masks, slices):
@@ -148,7 +190,7 @@ def choose_slices(masks, slices):
     return [int(part[np.argmax(disagreement[part])]) for part in parts]
 
 
-def _crop(planes, shape):
+def crop(planes, shape):
     """Return top, bottom, left, right around all foreground with a margin, or the whole plane."""
     seen = np.any([plane > 0 for plane in planes], axis=0) if planes else np.zeros(shape, bool)
     if not seen.any():
@@ -161,7 +203,7 @@ def _crop(planes, shape):
     return tuple(int(edge) for edge in box)
 
 
-def _orientation(affine, spacing):
+def orientation(affine, spacing):
     """Return the flips (rows, columns) for radiological display and the letters at left, right, top and bottom.
 
     An affine whose steps are not the spacing is a placeholder (ACDC's) and says nothing of the patient.
@@ -194,11 +236,7 @@ def _caption(text, color=_DIM):
 
 def _scores(found, reference, names, colors):
     """Return the caption of a tile: mean DSC over the classes that either has, and each class in its colour."""
-    values = {}
-    for k, name in enumerate(names, 1):
-        a, b = found == k, reference == k
-        if a.any() or b.any():
-            values[name] = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    values = dice_by_class(found, reference, names)
     if not values:
         return _caption("both empty")
     parts = [(f"DSC {np.mean(list(values.values())):.2f}", _TEXT)]
@@ -207,8 +245,8 @@ def _scores(found, reference, names, colors):
     return parts
 
 
-def _sheet(title, columns, rows, names, colors, letters):
-    """Lay tiles, headings, captions and the legend out on one sheet."""
+def _sheet(title, columns, rows, names, colors, letters, bar):
+    """Lay tiles, headings, captions and the legend out on one sheet; ``bar`` is a length in mm and in pixels."""
     height, width = rows[0][0][0].shape[:2]
     cell = max(width, 250)  # room for the scores below a narrow tile
     title_at, tiles_at, caption = 28, 56, 26
@@ -227,6 +265,8 @@ def _sheet(title, columns, rows, names, colors, letters):
             sheet.paste(Image.fromarray(pixels), (x, y))
             if c == 0 and letters:
                 _draw_letters(draw, letters, x, y, width, height)
+            if c == 0:
+                _draw_bar(draw, *bar, x + 8, y + height - 10)
             at = x
             for text, color in parts:
                 draw.text((at, y + height + 3), text, color, _font(13))
@@ -247,6 +287,12 @@ def _draw_letters(draw, letters, x, y, width, height):
     places += ((x + width // 2, y + 3, "mt"), (x + width // 2, y + height - 3, "mb"))
     for letter, (at_x, at_y, anchor) in zip(letters, places, strict=True):
         draw.text((at_x, at_y), letter, _TEXT, _font(13), anchor, stroke_width=1, stroke_fill=_PAPER)
+
+
+def _draw_bar(draw, length, pixels, x, y):
+    draw.rectangle((x - 1, y - 2, x + round(pixels) + 1, y + 2), fill=_PAPER)
+    draw.rectangle((x, y - 1, x + round(pixels), y + 1), fill=_TEXT)
+    draw.text((x, y - 4), f"{length:g} mm", _TEXT, _font(13), "ls", stroke_width=1, stroke_fill=_PAPER)
 
 
 def _flow(names, width):
