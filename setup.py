@@ -15,6 +15,7 @@ setup(
         "cmems": ["py.typed"],
         "cmems.configs": [".mim/*.yml", ".mim/configs/**/*.py"],
         "cmems.ops": ["*.cpp", "*.h"],
+        "cmems.visualization.page": ["*.html"],
     },
     entry_points={"console_scripts": ["cmems = cmems.cli:main"]},
     license="Apache-2.0",

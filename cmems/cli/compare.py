@@ -30,9 +30,11 @@ def add_arguments(parser):
     parser.add_argument("--list", action="store_true", help="show the suites, or the rows of SUITE, and stop")
 
 
-def add_suite(parser):
-    """Add what says which runs are meant."""
-    parser.add_argument("suite", nargs="?", help="a name that `cmems compare --list` shows, or a .py file of rows")
+def add_suite(parser, also=""):
+    """Add what says which runs are meant; ``also`` is what else may be named."""
+    parser.add_argument(
+        "suite", nargs="?", help=f"{also}a name that `cmems compare --list` shows, or a .py file of rows"
+    )
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="ends of the configs' names: acdc_128, …")
     parser.add_argument("--data", metavar="DATA", help="your own, as `cmems prepare` leaves it, not --datasets")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="of each row")

@@ -43,3 +43,8 @@ def label_tables(classes):
         )
         slicer.append(" ".join([str(k), "_".join(name.split()), *map(str, rgb), str(255 * shown)]))
     return {"labels_itksnap.txt": "\n".join(snap) + "\n", "labels_slicer.ctbl": "\n".join(slicer) + "\n"}
+
+
+def hex_color(rgb):
+    """Return an RGB tuple of 0-255 as ``#RRGGBB``."""
+    return "#{:02X}{:02X}{:02X}".format(*rgb)

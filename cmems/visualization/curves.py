@@ -3,13 +3,14 @@
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from cmems.files import whole_file
-from cmems.visualization.colors import class_colors
+from cmems.visualization.colors import class_colors, hex_color
 from cmems.visualization.tables import model_label
 
 _SHARES_OF_PIXELS = {"share_confident": "confident (at or above τ)", "agreement": "networks agree, on organs"}
@@ -44,26 +45,87 @@ def read_history(work_dir):
     return [history[step] for step in sorted(history)]
 
 
-def plot_curves(history, path):
-    """Draw losses, confidence and agreement, pseudo-label shares per class, and validation DSC into one PNG.
+class Line(NamedTuple):
+    """One line of a panel.
+
+    Attributes:
+        label: For the legend.
+        color: ``#RRGGBB``.
+        steps, values: As logged.
+        smooth: The values as they are drawn.
+        faint: Draw what was logged too, faintly.
+        main: The line that is looked at first.
+    """
+
+    label: str
+    color: str
+    steps: list[int]
+    values: list[float]
+    smooth: list[float]
+    faint: bool = False
+    main: bool = False
+
+
+class Panel(NamedTuple):
+    """One set of axes.
+
+    Attributes:
+        title: What is drawn; what it comes to.
+        lines: The lines; none where nothing was logged.
+        scale: ``log``; ``share``, from 0 to 1; or ``zero``, from 0 up.
+        markers: Whether each value is marked.
+        best: Step and value of the best of the main line, or None.
+    """
+
+    title: str
+    lines: list[Line]
+    scale: str
+    markers: bool = False
+    best: tuple | None = None
+
+
+def curve_panels(history):
+    """Return what is drawn of a training: losses, confidence and agreement, pseudo-label shares, validation.
 
     Args:
         history (list[dict]): Rows with ``step`` and any of ``loss*``, ``share_confident``, ``agreement``,
             ``share_<class>``, ``agreement_<class>``, ``<model>/DSC``. What no row has is left out.
+
+    Returns:
+        list[Panel]: Four.
+    """
+    return [_losses(history), _pixels(history), _shares(history), _validation(history)]
+
+
+def plot_curves(history, path):
+    """Draw :func:`curve_panels` into one PNG.
+
+    Args:
+        history (list[dict]): See there.
         path (str | Path): Where to; a whole file or none.
     """
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    losses, pixels, shares, validation = figure.subplots(2, 2).ravel()
-    _draw_losses(losses, history)
-    _draw_pixels(pixels, history)
-    _draw_shares(shares, history)
-    _draw_validation(validation, history)
-    for axes in (losses, pixels, shares, validation):
+    for axes, panel in zip(figure.subplots(2, 2).ravel(), curve_panels(history), strict=True):
+        for line in panel.lines:
+            if line.faint:
+                axes.plot(line.steps, line.values, color=line.color, alpha=0.25, linewidth=0.8)
+            style = dict(marker="o", markersize=4) if panel.markers else dict(path_effects=_OUTLINE)
+            style |= dict(linewidth=2.4, zorder=3) if line.main else dict(linewidth=1.6)
+            axes.plot(line.steps, line.smooth, color=line.color, label=line.label, **style)
+        if panel.best:
+            axes.plot(*panel.best, marker="*", markersize=14, color="#E69F00", markeredgecolor="#000000", zorder=4)
+        if panel.scale == "share":
+            axes.set_ylim(-0.02, 1.02)
+        elif panel.scale == "zero":
+            axes.set_ylim(bottom=0)
+        elif any(value > 0 for line in panel.lines for value in line.values):
+            axes.set_yscale("log")
+        axes.set_title(panel.title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
+        if panel.lines:
             axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
         else:
             axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color="#777777")
@@ -72,65 +134,57 @@ def plot_curves(history, path):
     return Path(path)
 
 
-def _draw_losses(axes, history):
-    """Draw each loss faintly as logged, boldly smoothed; log scale, since the terms differ by their weights."""
-    keys = _keys(history, lambda key: key == "loss" or key.startswith("loss_"))
-    for key, color in zip(sorted(keys, key=lambda k: (k != "loss", k)), _LINES * (1 + len(keys)), strict=False):
-        color = "#000000" if key == "loss" else color
-        steps, values = _series(history, key)
-        axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-        label = "total" if key == "loss" else key.removeprefix("loss_")
-        axes.plot(steps, _smooth(values), color=color, linewidth=1.8, label=label)
-    if any(value > 0 for key in keys for value in _series(history, key)[1]):
-        axes.set_yscale("log")
-    axes.set_title("loss (with its weight)")
+def _losses(history):
+    """Each loss as logged and smoothed; log scale, since the terms differ by their weights."""
+    keys = sorted(_keys(history, lambda key: key == "loss" or key.startswith("loss_")), key=lambda k: (k != "loss", k))
+    lines = []
+    for key, color in zip(keys, _LINES * (1 + len(keys)), strict=False):
+        total = key == "loss"
+        label, color = ("total", "#000000") if total else (key.removeprefix("loss_"), color)
+        lines.append(_line(history, key, label, color, faint=True, main=total))
+    return Panel("loss (with its weight)", lines, "log")
 
 
-def _draw_pixels(axes, history):
-    for (key, label), color in zip(_SHARES_OF_PIXELS.items(), _LINES, strict=False):
-        steps, values = _series(history, key)
-        if steps:
-            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=color, linewidth=1.8, label=label)
+def _pixels(history):
+    shares = zip(_SHARES_OF_PIXELS.items(), ("#000000", "#888888"), strict=True)  # classes have the colours
+    lines = [_line(history, key, label, color, faint=True) for (key, label), color in shares]
     organs = _keys(history, lambda key: key.startswith(_AGREEMENT))
     for key, rgb in zip(organs, class_colors(len(organs)), strict=True):
-        steps, values = _series(history, key)
-        label, color = f"networks' Dice, {key.removeprefix(_AGREEMENT)}", tuple(part / 255 for part in rgb)
-        axes.plot(steps, _smooth(values), color=color, linewidth=1.4, label=label, path_effects=_OUTLINE)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_title("pseudo-labels: confident, agreed")
+        lines.append(_line(history, key, f"networks' Dice, {key.removeprefix(_AGREEMENT)}", hex_color(rgb)))
+    return Panel("pseudo-labels: confident, agreed", [line for line in lines if line.steps], "share")
 
 
-def _draw_shares(axes, history):
-    """Draw the organs' shares in percent; a line that falls to zero is a class that the networks gave up."""
+def _shares(history):
+    """The organs' shares in percent; a line that falls to zero is a class that the networks gave up."""
     keys = _keys(history, lambda key: key.startswith("share_") and key not in _SHARES_OF_PIXELS)
     background = _series(history, "share_background")[1]
     organs = [key for key in keys if key != "share_background"]
+    lines = []
     for key, rgb in zip(organs, class_colors(len(organs)), strict=True):
-        steps, values = _series(history, key)
-        percent = [100 * value for value in _smooth(values)]
-        color = tuple(part / 255 for part in rgb)
-        axes.plot(steps, percent, color=color, linewidth=1.8, label=key.removeprefix("share_"), path_effects=_OUTLINE)
-    axes.set_ylim(bottom=0)
+        lines.append(_line(history, key, key.removeprefix("share_"), hex_color(rgb), times=100))
     now = f" (now {100 * background[-1]:.1f} % background)" if background else ""
-    axes.set_title(f"pseudo-labels: % of pixels per class{now}")
+    return Panel(f"pseudo-labels: % of pixels per class{now}", lines, "zero")
 
 
-def _draw_validation(axes, history):
-    keys = _keys(history, lambda key: key.endswith("/DSC"))
-    best = ""
+def _validation(history):
+    keys, lines, best = _keys(history, lambda key: key.endswith("/DSC")), [], None
+    title = "validation DSC"
     for key, color in zip(keys, _LINES * (1 + len(keys)), strict=False):
-        steps, values = _series(history, key)
-        model = key.removesuffix("/DSC")
+        label = model_label(key.removesuffix("/DSC"))
         main = key == ("cleaned/DSC" if "cleaned/DSC" in keys else "ensemble/DSC") or len(keys) == 1
-        style = dict(linewidth=2.4, color="#000000", zorder=3) if main else dict(linewidth=1.4, color=color)
-        axes.plot(steps, values, marker="o", markersize=4, label=model_label(model), **style)
+        line = _line(history, key, label, "#000000" if main else color, main=main)
+        line = line._replace(smooth=line.values)
+        lines.append(line)
         if main:
-            value, step = max((value, -step) for value, step in zip(values, steps, strict=True))
-            axes.plot(-step, value, marker="*", markersize=14, color="#E69F00", markeredgecolor="#000000", zorder=4)
-            best = f": best {model_label(model)} {value:.3f} at step {-step}"
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_title(f"validation DSC{best}")
+            value, step = max((value, -step) for value, step in zip(line.values, line.steps, strict=True))
+            best, title = (-step, value), f"validation DSC: best {label} {value:.3f} at step {-step}"
+    return Panel(title, lines, "share", markers=True, best=best)
+
+
+def _line(history, key, label, color, times=1, **how):
+    steps, values = _series(history, key)
+    values = [times * value for value in values]
+    return Line(label, color, steps, values, _smooth(values), **how)
 
 
 def _keys(history, wanted):

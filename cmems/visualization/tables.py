@@ -39,7 +39,7 @@ def metric_table(metrics, classes):
         tables = [_grid(group, classes, spread) for group in groups]
         if max(len(table.splitlines()[0]) for table in tables) <= WIDTH:
             break
-    return "\n".join([_title(metrics), *tables, *_footer(metrics, classes)])
+    return "\n".join([_title(metrics), *tables, *count_lines(metrics, classes)])
 
 
 def metric_rows(metrics):
@@ -155,14 +155,14 @@ def _grid(metrics, classes, spread):
         if key == "median":
             table.add_row([key, *[""] * len(columns) * len(metrics)])
         for model in models:
-            cells = [_cell(m, model, c, key, spread and c != "mean") for m in metrics for c in columns]
+            cells = [table_cell(m, model, c, key, spread and c != "mean") for m in metrics for c in columns]
             table.add_row([model_label(model), *cells], divider=key == "mean" and model == models[-1])
     table.align = "r"
     table.align["Field 1"] = "l"
     return table.get_string()
 
 
-def _cell(metric, model, column, key, spread):
+def table_cell(metric, model, column, key, spread):
     """Return mean and standard deviation, or median; a dash where there is none."""
     name, summary = metric.convention["metric"], metric.summary.get(model, {})
     entry = summary.get(column, {})
@@ -190,7 +190,7 @@ def lost(convention, summary, column):
     return any(0 < e["volumes"] == e["missed"] and e["mean"] == 0 for e in entries)
 
 
-def _footer(metrics, classes):
+def count_lines(metrics, classes):
     """List the non-zero counts; where all metrics count alike, without naming the metric."""
     lines, none = [], []
     for key, word, why in _COUNTS:
