@@ -116,7 +116,7 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     no_affine = bytearray(nib.Nifti1Image(np.zeros((8, 8, 2), np.int16), np.eye(4)).to_bytes())
     no_affine[280:328] = bytes(48)
     (scans / "d_affine.nii").write_bytes(no_affine)
-    (scans / "e.nrrd").write_bytes(b"NRRD0004")
+    (scans / "e.mha").write_bytes(b"ObjectType = Image")
     (scans / "._f.nii.gz").write_bytes(b"left by macOS")
     done = command(*trained, scans, tmp_path / "masks")
     assert done.returncode == 2
@@ -124,7 +124,7 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert "b_constant.nii.gz: expected an image, got the constant 1" in done.stderr
     assert "c_colour.nii.gz: expected one real number per voxel, got colour voxels" in done.stderr
     assert "d_affine.nii: expected an affine of three independent directions" in done.stderr
-    assert "e.nrrd: not a NIfTI file by its name" in done.stderr
+    assert "e.mha: not NIfTI, NRRD, PNG or DICOM by its name" in done.stderr
     assert done.stderr.startswith("error: 5 problems")
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
@@ -155,8 +155,8 @@ def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, sc
 def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, prepared_acdc, tmp_path):
     (tmp_path / "empty").mkdir()
     for given, out, message in [
-        (tmp_path / "empty", "masks", "empty: expected a NIfTI file or a folder of them"),
-        (tmp_path / "none.nii.gz", "masks", r"none\.nii\.gz: expected a NIfTI file or a folder of them"),
+        (tmp_path / "empty", "masks", "empty: expected a scan or a folder of scans"),
+        (tmp_path / "none.nii.gz", "masks", r"none\.nii\.gz: expected a scan or a folder of scans"),
         (scans, "scans", "scans: the masks would take the names of the scans"),
         (scans / "patient003_frame01.nii.gz", "scans", "scans: the masks would take the names of the scans"),
     ]:

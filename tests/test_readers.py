@@ -270,10 +270,10 @@ def test_what_may_be_a_scan_but_is_not_read_is_named(tmp_path):
     save(IMAGE, tmp_path / "images/a.nii")
     nib.save(nib.Nifti1Image(IMAGE, A), tmp_path / "images/a.nii.gz")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels/a.seg.nrrd").write_bytes(b"")
+    (tmp_path / "labels/a.mha").write_bytes(b"")
     with pytest.raises(InputError, match="2 problems") as caught:
         make(tmp_path, tmp_path / "out")
-    assert "a.seg.nrrd: not a NIfTI file by its name; convert it" in str(caught.value)
+    assert "a.mha: not NIfTI, NRRD, PNG or DICOM by its name; convert it" in str(caught.value)
     assert "a.nii.gz: the same name as a.nii; keep one of them" in str(caught.value)
 
 
@@ -446,7 +446,8 @@ def test_a_validation_mask_of_one_slice_is_said(tmp_path):
     mask[..., 1] = LABEL[..., 1]
     save(IMAGE, tmp_path / "images/a.nii")
     save(mask, tmp_path / "labels/a.nii")
-    assert "labels on few slices" in str(make(tmp_path, tmp_path / "out", val=["a"]).case("a")["notes"])
+    data = make(tmp_path, tmp_path / "out", val=["a"], unpainted="background")
+    assert "labels on few slices" in str(data.case("a")["notes"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Which slice to paint: before there is any label, and after a training."""
 
-import gzip
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,9 +10,19 @@ import numpy as np
 from cmems.apis.trust import read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.prepare import image_problems, scale_intensity
-from cmems.datasets.readers.files import folders_in, nifti_files, reading
-from cmems.datasets.readers.geometry import known_axes
-from cmems.datasets.readers.nifti import nifti_like, read_nifti
+from cmems.datasets.readers.files import folders_in
+from cmems.datasets.readers.geometry import known_axes, lay_on
+from cmems.datasets.readers.nifti import read_nifti
+from cmems.datasets.readers.scans import (
+    KINDS,
+    encoded,
+    mask_ending,
+    mask_file,
+    read_grid,
+    read_mask,
+    read_scan,
+    scan_files,
+)
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.registry import DESCRIPTIONS
@@ -48,8 +57,9 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
     each the slice on which the networks differ most, of those that show the most classes.
 
     Args:
-        scans (str): A folder of NIfTI files.
-        out (str): Folder of ``slices.png`` and ``<scan>.nii.gz``; a mask that is there already is left as it is.
+        scans (str): A folder of scans.
+        out (str): Folder of ``slices.png`` and ``<scan>.nii.gz``, of images ``.png``; a mask that is there already is
+            left as it is.
         number (int): How many.
         modality (str): ``mr`` or ``ct``: how intensities are scaled.
         patient (str | None): A regular expression; scans whose names begin with the same match are of one patient.
@@ -70,12 +80,12 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
     if not isinstance(number, int) or number < 1:
         raise InputError(f"--number: expected an integer of 1 or more, got {number!r}")
     if not Path(scans).is_dir():
-        raise InputError(f"{scans}: expected a folder of NIfTI files, .nii or .nii.gz")
+        raise InputError(f"{scans}: expected a folder of scans, {KINDS}")
     if Path(out).resolve() == Path(scans).resolve():
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
-    paths, problems = nifti_files(scans)
+    paths, problems = scan_files(scans)
     if not paths:
-        raise InputError([f"{scans}: expected NIfTI files, .nii or .nii.gz{folders_in(scans)}", *problems])
+        raise InputError([f"{scans}: expected scans, {KINDS}{folders_in(scans)}", *problems])
     person = _patients(paths, patient)
     unknown = [name for name in skip if name not in person]
     if unknown:
@@ -135,7 +145,10 @@ def _doubtful(paths, masks, progress):
     names = [name for name in dict.fromkeys(row["scan"] for row in rows) if name in paths]
     for done, name in enumerate(names, 1):
         worst = next(row for row in rows if row["scan"] == name)
-        mask = read_nifti(masks / f"{name}.nii.gz").voxels
+        file = mask_file(masks, name)
+        if file is None:
+            raise InputError(f"{masks / name}.nii.gz: no such file, which {masks / 'trust.csv'} names")
+        mask = lay_on(read_mask(file), read_grid(paths[name]), file, paths[name]).voxels
         classes = np.array([len(np.unique(plane[plane > 0])) for plane in mask])
         differ = masks / "doubt" / f"{name}_disagreement.nii.gz"
         shown = np.count_nonzero(mask, axis=(1, 2))
@@ -147,7 +160,7 @@ def _doubtful(paths, masks, progress):
 
 
 def _read(path, modality):
-    volume = read_nifti(path)
+    volume = read_scan(path)
     if problems := image_problems(path, volume, modality):
         raise InputError(problems)
     return volume, scale_intensity(volume.voxels, modality)[0]
@@ -157,12 +170,12 @@ def _write(chosen, paths, modality, out):
     picks, tiles = [], []
     for name, z, why in chosen:
         volume, image = _read(paths[name], modality)
-        picks.append(Pick(name, z, len(image), why, out / f"{name}.nii.gz"))
+        ending = mask_ending(paths[name]).replace(".dcm", ".nii.gz")  # no viewer paints in DICOM
+        picks.append(Pick(name, z, len(image), why, out / f"{name}{ending}"))
         captions = [f"{len(picks)}  {name}", f"slice {z} of 0 to {len(image) - 1}; {why}"]
         tiles.append(dict(image=image[z], spacing=volume.spacing, affine=volume.affine, captions=captions))
         if not picks[-1].mask.exists():
-            with reading(paths[name], "a NIfTI file"):
-                content = gzip.compress(nifti_like(paths[name], np.zeros(image.shape, np.uint8)), mtime=0)
+            content = encoded(paths[name], picks[-1].mask.name, np.zeros(image.shape, np.uint8), ())
             with whole_file(picks[-1].mask) as part:
                 part.write_bytes(content)
     if tiles:

@@ -17,8 +17,9 @@ from cmems.apis.model_file import load_learner
 from cmems.apis.segmenter import Segmenter, best_device
 from cmems.apis.trust import by_doubt, read_trust, trust_file, trust_rows
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.readers.files import folders_in, nifti_files, nifti_stem, reading
-from cmems.datasets.readers.nifti import nifti_description, nifti_like
+from cmems.datasets.readers.files import folders_in
+from cmems.datasets.readers.nifti import nifti_description
+from cmems.datasets.readers.scans import KINDS, choose_channel, encoded, mask_ending, scan_files, scan_stem
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -70,9 +71,10 @@ def predict(
         model (str | Segmenter): A file of :func:`cmems.apis.publish`; or a config, of whose data ``manifest.json`` is
             enough.
         checkpoint (str | None): The weights of a config.
-        scans (str): A NIfTI file, or a folder of them.
-        out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine; and of
-            the classes' names and colours, ``labels_itksnap.txt`` and ``labels_slicer.ctbl``.
+        scans (str): A scan, or a folder of them: NIfTI, NRRD, images or DICOM.
+        out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine; of
+            images ``<scan>.png`` of the same size, of DICOM a segmentation, ``<scan>.dcm``, which are made anew each
+            time; and of the classes' names and colours, ``labels_itksnap.txt`` and ``labels_slicer.ctbl``.
         cfg_options (dict | None): Dotted keys of the config to set.
         progress (callable | None): Called with (scans done, scans, name) after each scan.
         doubt_maps (bool): Write ``doubt/<scan>_entropy.nii.gz``, the entropy of the mean probabilities in percent of
@@ -92,9 +94,9 @@ def predict(
     out, segmenter = Path(out), model
     if not isinstance(model, Segmenter):
         segmenter = Segmenter(model, checkpoint, cfg_options, **choices)
-    paths, problems = _find(Path(scans), out)
+    paths, problems = _find(Path(scans), out, segmenter.preparation.channel)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
-    wanted = _files(out, len(segmenter.networks), doubt_maps, probabilities)
+    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
     rows, kept = _kept(out, segmenter, marks, wanted)
     written, odd, notes, writing, ahead = {name: wanted(name)[-1] for name in kept}, {}, {}, [], deque()
     names = (name for name in paths if name not in written)
@@ -102,7 +104,7 @@ def predict(
 
         def read_on():
             for name in islice(names, segmenter.together):
-                ahead.append((name, pool.submit(_read, paths[name], segmenter.preparation)))
+                ahead.append((name, pool.submit(_read, name, paths[name], segmenter.preparation)))
 
         for done, name in enumerate(kept, 1):
             if progress:
@@ -152,13 +154,14 @@ def _stamp(path):
     return hashlib.sha256(f"{path.name} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:16]
 
 
-def _files(out, networks, doubt_maps, probabilities):
+def _files(paths, out, networks, doubt_maps, probabilities):
     """Return a function that lists the files of a scan, the mask last."""
 
     def wanted(name):
         doubt = [Path(out, "doubt", f"{name}_{kind}.nii.gz") for kind in ("entropy", "disagreement")]
         found = doubt[: 1 + (networks > 1)] if doubt_maps else []
-        return [*found, *([Path(out, "probabilities", f"{name}.nii.gz")] * probabilities), Path(out, f"{name}.nii.gz")]
+        shares = [Path(out, "probabilities", f"{name}.nii.gz")] * probabilities
+        return [*found, *shares, Path(out, name + mask_ending(paths[name]))]
 
     return wanted
 
@@ -198,19 +201,22 @@ def _settled(writing, written, rows):
     return problems
 
 
-def _find(scans, out):
-    """Return the scans' paths by stem, and what lies in their folder and is none."""
-    found, problems = nifti_files(scans) if scans.is_dir() else ({nifti_stem(scans): scans}, [])
+def _find(scans, out, channel):
+    """Return the scans' paths by name, and what lies in their folder and is none."""
+    found, problems = scan_files(scans) if scans.is_dir() else ({scan_stem(scans): scans}, [])
     if not scans.exists() or not (found or problems):
         hint = folders_in(scans) if scans.is_dir() else ""
-        raise InputError(f"{scans}: expected a NIfTI file or a folder of them, .nii or .nii.gz{hint}")
+        raise InputError(f"{scans}: expected a scan or a folder of scans, {KINDS}{hint}")
     if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
+    if channel is not None:
+        found, more = choose_channel(found, channel)
+        problems = problems + more
     return found, problems
 
 
-def _read(path, preparation):
-    return preparation.ready(preparation.read_scan(path), path)
+def _read(name, path, preparation):
+    return preparation.ready(preparation.read_scan(path), path)._replace(name=name)
 
 
 def label_training_scans(config, checkpoint, out, cfg_options=None, progress=None):
@@ -278,8 +284,7 @@ def _write(path, scan, maps, mark, *rest):
         *rest: See :func:`trust_rows`.
     """
     for file, voxels in maps.items():
-        with reading(path, "a NIfTI file"):
-            content = gzip.compress(nifti_like(path, scan.back(voxels), mark), compresslevel=3, mtime=0)
+        content = encoded(path, file.name, scan.back(voxels), rest[1], mark)
         with whole_file(file) as part:
             part.write_bytes(content)
     return trust_rows(*rest)

@@ -10,6 +10,7 @@ import numpy as np
 from prettytable import PrettyTable
 from scipy.ndimage import find_objects, label
 
+from cmems.datasets.readers.scans import mask_file
 from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.files import whole_file
 from cmems.visualization.tables import csv_cell, model_label
@@ -113,7 +114,7 @@ def trust_file(out, rows, seconds=10):
 
     def write():
         done = {row["scan"] for row in rows}
-        kept = [r for r in before if r["scan"] not in done and Path(out, f"{r['scan']}.nii.gz").is_file()]
+        kept = [r for r in before if r["scan"] not in done and mask_file(out, r["scan"])]
         if rows:
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")

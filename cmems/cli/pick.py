@@ -6,7 +6,7 @@ EXAMPLE = "cmems pick SCANS MASKS --number 10"
 
 def add_arguments(parser):
     """Add what the command takes."""
-    parser.add_argument("scans", help="a folder of NIfTI files")
+    parser.add_argument("scans", help="a folder of scans")
     parser.add_argument("out", help="folder of the sheet and the masks; masks that are there already are left alone")
     parser.add_argument("--number", type=int, default=5, help="how many slices, at most one a patient")
     parser.add_argument("--modality", choices=["mr", "ct"], default="mr", help="how intensities are scaled")

@@ -6,7 +6,7 @@ import sys
 from cmems.cli.common import add_config, cfg_options
 from cmems.errors import said
 
-ABOUT = "Write a mask for every NIfTI scan, on the scan's own grid."
+ABOUT = "Write a mask for every scan (NIfTI, NRRD, PNG, DICOM), on the scan's own grid."
 EXAMPLE = "cmems predict heart.pth SCANS MASKS"
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser):
     parser.usage = "%(prog)s MODEL SCANS MASKS [options]\n       %(prog)s CONFIG CHECKPOINT SCANS MASKS [options]"
     add_config(parser, what="a file of `cmems publish`; or, with a checkpoint behind it, a config: ")
     parser.add_argument("checkpoint", help="best.pth or last.pth of the config; left out behind a model file")
-    parser.add_argument("scans", help="a NIfTI file, or a folder of them")
+    parser.add_argument("scans", help="a scan, or a folder of them")
     parser.add_argument(
         "out",
         nargs="?",

@@ -6,7 +6,7 @@ from cmems.errors import InputError, said
 
 ABOUT = "Turn a raw folder into one prepared data set, with a config that trains it; or check one: --check OUT."
 EXAMPLE = "cmems prepare nifti RAW DATA --classes RV,Myo,LV --modality mr"
-LAYOUTS = ("acdc", "synapse", "ssl4mis", "transunet", "nifti")
+LAYOUTS = ("acdc", "synapse", "ssl4mis", "transunet", "nifti", "folder")
 
 
 def add_arguments(parser):
@@ -21,9 +21,19 @@ def add_arguments(parser):
     parser.add_argument("--test", type=_names, help="test cases, comma-separated, or none")
     parser.add_argument("--splits", help="JSON file: lists train, val and test; splits_final.json; dataset.json")
     parser.add_argument("--fold", type=int, help="which of several folds of --splits, from 0")
-    parser.add_argument("--classes", type=_names, help="nifti: foreground classes, comma-separated")
+    parser.add_argument(
+        "--classes",
+        type=_names,
+        help="nifti: foreground classes, comma-separated; default those that masks or --names name",
+    )
     parser.add_argument("--modality", choices=["mr", "ct"], help="nifti: how intensities are scaled; default mr")
     parser.add_argument("--labels", type=_numbers, help="nifti: the number of each class; others are background")
+    parser.add_argument("--names", metavar="FILE", help="nifti: names of the numbers: ITK-SNAP's, .ctbl, CSV, JSON")
+    parser.add_argument(
+        "--unpainted",
+        choices=["auto", "unknown", "background"],
+        help="nifti: what slices without a label are; default auto, unknown where few are painted",
+    )
     parser.add_argument("--channel", type=int, help="nifti: which channel to read of several, from 0")
     parser.add_argument("--fill-nan", action="store_true", default=None, help="nifti: NaN become the smallest value")
     parser.add_argument("--voxel", type=float, nargs=3, metavar=("Z", "Y", "X"), help="ssl4mis, transunet: size, mm")
@@ -62,7 +72,10 @@ def run(args):
         raise InputError("--spacing MM and --crop SIDE go together: pixels of MM, of which SIDE by SIDE are cut out")
     if args.spacing and args.layout in ("ssl4mis", "transunet") and not args.voxel:
         raise InputError(f"--spacing: the files of layout {args.layout} hold no voxel size; expected --voxel Z Y X too")
-    options = {k: getattr(args, k) for k in ("classes", "modality", "labels", "channel", "fill_nan", "fold")}
+    options = {
+        k: getattr(args, k)
+        for k in ("classes", "modality", "labels", "names", "unpainted", "channel", "fill_nan", "fold")
+    }
     options = {k: v for k, v in dict(options, spacing=args.voxel).items() if v is not None}
     layout = READERS.get(args.layout)
     foreign = [name for name in options if name not in inspect.signature(layout).parameters]
@@ -77,7 +90,7 @@ def run(args):
         size = args.size if args.crop is None else args.crop
         data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing)
     show(data)
-    assumed = args.layout == "nifti" and args.modality is None
+    assumed = args.layout in ("nifti", "folder") and args.modality is None
     hint = ", assumed (--modality ct is for CT in HU)" * assumed
     print(f"  modality {reader.modality}{hint}: {data.manifest['intensity']}")
     start(data, exemplars, anatomy, args.overwrite)
@@ -85,6 +98,8 @@ def run(args):
 
 def show(data):
     """Print what a :class:`PreparedDataset` holds."""
+    from cmems.datasets.prepared import UNLABELED
+
     cases, splits = data.manifest["cases"], data.manifest["splits"]
     counts = ", ".join(
         f"{split} {len(names)} volumes / {sum(cases[c]['shape'][0] for c in names)} slices"
@@ -97,7 +112,7 @@ def show(data):
     cut = {c: cases[c]["label_cut"] for c in splits["train"] if cases[c].get("label_cut")}
     if cut:
         counts = [cases[c]["label_counts"] for c in splits["train"]]
-        whole = sum(n for each in counts for k, n in each.items() if k != "0")
+        whole = sum(n for each in counts for k, n in each.items() if 0 < int(k) < UNLABELED)
         print(
             f"  the crop cuts off {sum(cut.values())} of {whole} labelled voxels, in {len(cut)} training cases, "
             f"most in {max(cut, key=cut.get)}"

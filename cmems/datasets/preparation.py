@@ -7,10 +7,9 @@ import numpy as np
 
 from cmems.datasets.prepare import MAX_SIZE, image_problems, modality_of, scale_intensity, scaling_notes
 from cmems.datasets.prepared import preparation_problems
-from cmems.datasets.readers.files import nifti_stem
 from cmems.datasets.readers.folder import filled
 from cmems.datasets.readers.geometry import axes, known_axes, turned, turned_array
-from cmems.datasets.readers.nifti import read_nifti
+from cmems.datasets.readers.scans import read_scan, scan_stem
 from cmems.errors import InputError
 from cmems.resize import Frame
 
@@ -94,8 +93,8 @@ class Preparation(NamedTuple):
         return modality_of(self.intensity, self.name)
 
     def read_scan(self, path):
-        """Read a NIfTI scan, as the scans of the data set were; see :func:`read_nifti`."""
-        return read_nifti(path, self.channel)
+        """Read a scan as the scans of the data set were; see :func:`cmems.datasets.readers.scans.read_scan`."""
+        return read_scan(path, self.channel)
 
     def ready(self, volume, path):
         """Bring a scan to what networks know.
@@ -125,7 +124,7 @@ class Preparation(NamedTuple):
             notes.append((f"turned to {self.axes} as the prepared cases, and the mask back", f"stored as {stored}"))
         content = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=self.frame)
         odd = orientation if orientation not in self.orientations else None
-        return Ready(nifti_stem(path), content, turn, odd, notes)
+        return Ready(scan_stem(path), content, turn, odd, notes)
 
 
 class Ready(NamedTuple):

@@ -233,7 +233,10 @@ def _convert(reader, case, parts, frame):
         voxels=hashlib.sha256(np.ascontiguousarray(image.voxels)).hexdigest()[:16],
         labelled=labels is not None,
         label_counts=counts,
-        sources=dict(image=_sources(reader, case.images), label=_sources(reader, case.labels)),
+        sources={
+            kind: None if files is None else reader.sources(files)
+            for kind, files in (("image", case.images), ("label", case.labels))
+        },
         notes=[list(note) for note in dict.fromkeys(notes)],
     )
     if case.split == "train":
@@ -242,7 +245,7 @@ def _convert(reader, case, parts, frame):
             whole = torch.from_numpy(labels)
             labels = frame.labels(whole, image.spacing[1:]).numpy()
             back = frame.labels_back(torch.ones_like(torch.from_numpy(labels)), whole.shape[1:], image.spacing[1:])
-            entry["label_cut"] = int(((whole > 0) & (back == 0)).sum())
+            entry["label_cut"] = int(((whole > 0) & (whole < UNLABELED) & (back == 0)).sum())
     _save(parts / f"{case.name}_image.npy", scaled.astype(np.float16))
     if labels is not None:
         _save(parts / f"{case.name}_label.npy", labels)
@@ -459,12 +462,6 @@ def _stamps(case):
 
 def _digest(values):
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _sources(reader, paths):
-    if paths is None:
-        return None
-    return [dict(path=str(p.relative_to(reader.root)), sha256=file_sha256(p)) for p in paths]
 
 
 def _describe(path):

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cmems.datasets.names import name_problem
+from cmems.datasets.prepared import file_sha256
 from cmems.datasets.readers.files import nifti_stem
 from cmems.datasets.readers.geometry import known_axes, lay_on, turned
-from cmems.datasets.readers.nifti import nifti_axes, read_nifti
+from cmems.datasets.readers.nifti import nifti_grid, read_nifti
 from cmems.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -174,6 +175,10 @@ class Reader:
             image = turned(image, self.axes)._replace(notes=(*image.notes, note))
         return image, label
 
+    def sources(self, paths):
+        """Return where a case's files are, relative to the root, with their SHA-256, as the manifest tells it."""
+        return [dict(path=str(path.relative_to(self.root)), sha256=file_sha256(path)) for path in paths]
+
     def read_image(self, case):
         """Read a case's :class:`Volume`; raises InputError naming the file."""
         return read_nifti(case.images[0])
@@ -189,9 +194,14 @@ class NiftiReader(Reader):
     def stored_axes(self, case):
         """Return what the image's header states."""
         try:
-            return nifti_axes(case.images[0])
+            grid = self.read_grid(case)
         except InputError:  # reading it will say so, beside what is wrong with the others
             return None, 1.0
+        return known_axes(grid), grid.spacing[0] / max(grid.spacing[1:])
+
+    def read_grid(self, case):
+        """Read the header of a case's image, as a :class:`Volume` whose voxels mean nothing."""
+        return nifti_grid(case.images[0])
 
 
 def whole_labels(path, label):

@@ -1,5 +1,6 @@
 """What a reader takes for a scan, and how any damage in one ends: in a line that names the file."""
 
+import importlib
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ _RATIO = 1100
 _NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
 # What lies beside scans and is none; any other file is named rather than passed over.
 _ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
-_ASIDE |= {".bvec", ".ctbl", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5"}
+_ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".ctbl", ".label", ".mrml"}
 
 
 @contextmanager
@@ -67,6 +68,18 @@ def check_size(path, shape, itemsize, held, packed):
         raise InputError(f"{path}: shape {tuple(shape)} needs {need >> 20:,} MiB of memory, {free >> 20:,} are free")
 
 
+def need(module, path, extra):
+    """Import a module that an extra of the package brings.
+
+    Raises:
+        InputError: It is not installed; ``path`` is what it was needed for.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{path}: reading it needs {module}: pip install 'cmems[{extra}]'") from error
+
+
 def nifti_stem(path):
     """Return a file's name without ``.nii``, ``.nii.gz``, ``.hdr`` or ``.img``, however they are capitalised."""
     return _NIFTI.sub("", Path(path).name)
@@ -79,24 +92,30 @@ def nifti_files(folder):
         tuple[dict[str, Path], list[str]]: Files by stem, and the problems: two files of one stem, and files that are
         no NIfTI but may be scans.
     """
+    return listed(sorted(Path(folder).iterdir()), _NIFTI, "a NIfTI file")
+
+
+def listed(paths, pattern, kind):
+    """Return the files whose names end in ``pattern`` by what is before it, and problems; see :func:`nifti_files`."""
     found, problems = {}, []
-    for path in sorted(Path(folder).iterdir()):
+    for path in paths:
         name = path.name
         if name.startswith(".") or path.suffix.lower() in _ASIDE or name == "Thumbs.db":
             continue
-        if not _NIFTI.search(name):
+        if not pattern.search(name):
             if not path.is_dir():
-                problems.append(f"{path}: not a NIfTI file by its name; convert it to .nii.gz, or move it elsewhere")
+                problems.append(f"{path}: not {kind} by its name; convert it to .nii.gz, or move it elsewhere")
             continue
         if path.is_dir():
             problems.append(f"{path}: expected a file, got a folder")
             continue
         if path.suffix.lower() == ".hdr" and _other_half(path):
             continue  # the .img stands for both
-        if other := found.get(nifti_stem(path)):
+        stem = pattern.sub("", name)
+        if other := found.get(stem):
             problems.append(f"{path}: the same name as {other.name}; keep one of them")
             continue
-        found[nifti_stem(path)] = path
+        found[stem] = path
     return found, problems
 
 

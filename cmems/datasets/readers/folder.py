@@ -1,47 +1,70 @@
-"""A plain folder of NIfTI files."""
+"""A plain folder of scans, and of the masks that a viewer saved."""
 
+import difflib
+import hashlib
 import re
 
 import numpy as np
 
+from cmems.datasets.prepared import UNLABELED
 from cmems.datasets.readers.base import NiftiReader, whole_labels
-from cmems.datasets.readers.files import nifti_files
-from cmems.datasets.readers.nifti import read_nifti
+from cmems.datasets.readers.geometry import lay_on
+from cmems.datasets.readers.label_names import plain_name, read_label_names
+from cmems.datasets.readers.scans import KINDS, choose_channel, read_grid, read_mask, read_scan, scan_files, scan_parts
 from cmems.errors import InputError
 from cmems.registry import READERS
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+UNPAINTED = ("auto", "unknown", "background")
+_SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask|untitled)$", re.IGNORECASE)
+_UNNAMED = re.compile(r"segment[ _]\d+", re.IGNORECASE)
+_DROPPED = "labels that --labels or --classes do not name become background"
+_IN_ORDER = "segments without names are the classes in their order"
+_EMPTY = "nothing is painted; it counts as unlabelled (--unpainted background: as all background)"
+_SPARSE = (
+    "painted on few slices: the others are unknown, neither learned from nor measured on (--unpainted background: "
+    "they are background)"
+)
 
 
-@READERS.register_module(name="nifti")
+@READERS.register_module(name=["nifti", "folder"])
 class NiftiFolderReader(NiftiReader):
     """``images/NAME.nii.gz`` and, where there are labels, ``labels/NAME.nii.gz``; nnU-Net's ``imagesTr`` do too.
 
-    An image may carry nnU-Net's channel, ``NAME_0000.nii.gz``, where its label is ``NAME.nii.gz``.
+    Scans and masks are NIfTI, NRRD, PNG or TIFF, or DICOM; without ``images`` scans lie in the folder itself. An image
+    may carry nnU-Net's channel, ``NAME_0000.nii.gz``, where its label is ``NAME.nii.gz``. A mask may carry what viewers
+    add, ``NAME-label.nrrd``; one of another name belongs to the only scan on whose grid it lies.
 
     Args:
         root, val, test, splits, fold: As every reader.
-        classes (sequence[str]): Foreground classes; label k is the k-th.
+        classes (sequence[str]): Foreground classes; label k is the k-th. Default: those of ``names``, or of the
+            segments that masks name.
         modality (str): ``mr`` or ``ct``.
         labels (sequence[int] | None): The number of each class in the files; other numbers become background. Default:
-            1 … K.
+            1 … K, or as ``names`` or the masks say.
         channel (int | None): Which channel of each case to read, of files ``NAME_0000``, ``NAME_0001`` … or of volumes
             of four axes.
         fill_nan (bool): Read NaN as the volume's smallest value.
+        names (str | None): A file that names the numbers in the masks; see :func:`read_label_names`.
+        unpainted (str): What slices without a label are: ``unknown``; ``background``; or ``auto``: unknown where a
+            tenth of the slices or fewer are painted, or no two neighbours.
 
     Raises:
         InputError: The folder is missing, or an option is wrong.
     """
 
     name = "nifti"
-    expects = "images/NAME.nii.gz and labels/NAME.nii.gz (labels only where there are any)"
+    expects = f"images/NAME and labels/NAME, {KINDS} (labels only where there are any)"
 
     def __init__(self, root, val=None, test=None, splits=None, fold=None, classes=(), modality="mr", labels=None,
-                 channel=None, fill_nan=False):  # fmt: skip
+                 channel=None, fill_nan=False, names=None, unpainted="auto"):  # fmt: skip
         super().__init__(root, val, test, splits, fold)
+        if names is not None and labels is not None:
+            raise InputError("--names and --labels both give the numbers of the classes; expected one of them")
+        known = {} if names is None else read_label_names(names)
+        classes = tuple(classes) or tuple(known.values()) or self._segments()
         if not classes:
             raise InputError(
-                "--classes: a folder of NIfTI files needs its foreground classes, e.g. --classes RV,Myo,LV"
+                "--classes: a folder of scans needs its foreground classes, e.g. --classes RV,Myo,LV, or --names FILE"
             )
         if modality not in ("mr", "ct"):
             raise InputError(f"--modality: expected mr or ct, got {modality!r}")
@@ -49,13 +72,16 @@ class NiftiFolderReader(NiftiReader):
             raise InputError(f"--labels: expected {len(classes)} different numbers other than 0, got {labels}")
         if channel is not None and channel < 0:
             raise InputError(f"--channel: expected 0 or more, got {channel}")
-        self.classes, self.modality = tuple(classes), modality
-        self.labels, self.channel, self.fill_nan = labels, channel, fill_nan
+        if unpainted not in UNPAINTED:
+            raise InputError(f"--unpainted: expected {', '.join(UNPAINTED)}, got {unpainted!r}")
+        self.classes, self.modality = classes, modality
+        self.labels = _numbers(classes, known, f"--names {names}") if known else labels
+        self.channel, self.fill_nan, self.unpainted = channel, fill_nan, unpainted
         self.name = self.root.resolve().name
 
     def settings(self):
         """Return what every reader does, and the options of this one."""
-        return dict(super().settings(), labels=self.labels, **self.reading())
+        return dict(super().settings(), labels=self.labels, unpainted=self.unpainted, **self.reading())
 
     def reading(self):
         """Return the channel and whether NaN are filled."""
@@ -63,62 +89,162 @@ class NiftiFolderReader(NiftiReader):
 
     def find(self):
         """Return a case per image."""
-        pairs = (("images", "labels"), ("imagesTr", "labelsTr"))
-        images, labels = next((p for p in pairs if (self.root / p[0]).is_dir()), (None, None))
-        if images is None:
-            return [], [f"{self.root / 'images'}: no such folder; expected {self.expects}"]
-        known, problems = nifti_files(self.root / labels) if (self.root / labels).is_dir() else ({}, [])
-        scans, more = nifti_files(self.root / images)
-        scans, even_more = self._channels(scans, known, images == "imagesTr")
+        images, labels = self._folders()
+        masks, problems = scan_files(labels, masks=True) if labels.is_dir() else ({}, [])
+        scans, more = scan_files(images)
+        if images == labels:  # what belongs to another file is a mask, the rest are scans
+            masks = {n: p for n, p in masks.items() if p not in scans.values() or _owner(n, scans)}
+            scans = {n: p for n, p in scans.items() if p not in masks.values()}
+        scans, even_more = choose_channel(scans, self.channel, masks, images.name == "imagesTr")
+        owned = {}
+        for name, path in masks.items():
+            try:
+                owner = name if name in scans else _owner(name, scans) or self._lies_on(path, scans)
+            except InputError as error:
+                problems += error.problems
+                continue
+            if owner is None:
+                near = ", ".join(difflib.get_close_matches(name, scans, n=3, cutoff=0.3) or sorted(scans)[:3])
+                problems.append(f"{path}: a label without its image in {images}; call it as its scan: {near or 'none'}")
+            elif owner in owned:
+                problems.append(f"{path}: a second label of {owner}, beside {owned[owner].name}; keep one of them")
+            else:
+                owned[owner] = path
         rows = []
-        for stem, image in scans.items():
-            label = known.pop(stem, None)
-            rows.append((stem, "train", (image,), (label,) if label else None))
-        problems += [f"{path}: a label without its image in {self.root / images}" for path in known.values()]
+        for name, path in scans.items():
+            label = owned.get(name)
+            try:
+                rows.append((name, "train", scan_parts(path), (label,) if label else None))
+            except InputError as error:
+                problems += error.problems
         return rows, problems + more + even_more
 
-    def _channels(self, scans, known, by_suffix):
-        """Return the scans by case, of several channels the one asked for, and problems."""
-        cases, found = {}, {}
-        for stem, path in scans.items():
-            match = _CHANNEL.fullmatch(stem)
-            if match and stem not in known and (by_suffix or match[1] in known):
-                cases.setdefault(match[1], {})[int(match[2])] = path
-            else:
-                found[stem] = path
-        problems = []
-        for case, paths in cases.items():
-            if case in found:
-                problems.append(f"{found[case]}: the same case as {next(iter(paths.values())).name}; keep one of them")
-            elif self.channel is None and len(paths) == 1:
-                found[case] = next(iter(paths.values()))
-            elif self.channel is None:
-                names = ", ".join(p.name for p in paths.values())
-                problems.append(f"{self.root}: {len(paths)} channels of {case}: {names}; --channel picks one")
-            elif self.channel in paths:
-                found[case] = paths[self.channel]
-            else:
-                problems.append(f"{self.root}: --channel {self.channel}: {case} has {', '.join(map(str, paths))}")
-        return found, problems
+    def _folders(self):
+        """Return the folder of the scans and that of the masks."""
+        pairs = (("images", "labels"), ("imagesTr", "labelsTr"))
+        found = next((pair for pair in pairs if (self.root / pair[0]).is_dir()), (".", "labels"))
+        images, labels = (self.root / folder for folder in found)
+        return images, images if found[0] == "." and not labels.is_dir() else labels
+
+    def _segments(self):
+        """Return the names of the segments that the masks name, those of the first first."""
+        images, labels = self._folders()
+        found = {}
+        for path in scan_files(labels, masks=True)[0].values() if labels.is_dir() else ():
+            if path.name.lower().endswith((".seg.nrrd", ".dcm")):
+                try:
+                    names = read_grid(path).names or {}
+                except InputError:  # reading it will say so
+                    continue
+                found |= {plain_name(name): name for name in names.values() if plain_name(name) not in found}
+        return tuple(found.values())
+
+    def _lies_on(self, path, scans):
+        """Return the only scan on whose grid a mask lies, so far as their headers tell; None of none, or of several."""
+        mask, fits = read_mask(path), []
+        for name, scan in scans.items():
+            try:
+                grid = read_grid(scan)
+                lay_on(mask, grid, path, scan)
+            except InputError:
+                continue
+            fits += [name] * bool(mask.frames and grid.frames)
+        return fits[0] if len(fits) == 1 else None
+
+    def sources(self, paths):
+        """Return what every reader does; of a series its folder, and one digest: names of its files may identify."""
+        if len(paths) == 1:
+            return super().sources(paths)
+        each = "".join(entry["sha256"] for entry in super().sources(paths))
+        folder = paths[0].parent.relative_to(self.root)
+        return [dict(path=str(folder), files=len(paths), sha256=hashlib.sha256(each.encode()).hexdigest())]
+
+    def read_grid(self, case):
+        """Read the header of a case's scan."""
+        return read_grid(case.images[0])
+
+    def read(self, case):
+        """Read as every reader, and mark slices that nobody painted."""
+        image, label = super().read(case)
+        if label is None or self.unpainted == "background":
+            return image, label
+        label = _unknown(case.labels[0], label, self.unpainted == "auto")
+        return (image._replace(notes=(*image.notes, (_EMPTY, ""))), None) if label is None else (image, label)
 
     def read_image(self, case):
         """Read the channel that is asked for, NaN filled where that is."""
-        path = case.images[0]
-        volume = read_nifti(path, self.channel)
+        volume = read_scan(case.images[0], self.channel)
         return filled(volume) if self.fill_nan else volume
 
     def read_label(self, case):
         """Read the labels, each class under its own number."""
-        volume = super().read_label(case)
-        if volume is None or self.labels is None:
+        if case.labels is None:
+            return None
+        path = case.labels[0]
+        volume, order = read_mask(path), ()
+        numbers = self.labels
+        if volume.names:
+            unnamed = all(_UNNAMED.fullmatch(name) for name in volume.names.values())
+            if unnamed and len(volume.names) == len(self.classes):
+                numbers, order = list(volume.names), ((_IN_ORDER, ", ".join(self.classes)),)
+            else:
+                numbers = _numbers(self.classes, volume.names, str(path), some=True)
+        if numbers is None:
             return volume
-        voxels = whole_labels(case.labels[0], volume).voxels
+        voxels = whole_labels(path, volume).voxels
         mapped = np.zeros(voxels.shape, dtype=np.int16)
-        for k, number in enumerate(self.labels, 1):
+        for k, number in enumerate(numbers, 1):
             mapped[voxels == number] = k
-        dropped = np.setdiff1d(voxels, [0, *self.labels])
-        notes = (("labels that --labels does not name become background", ", ".join(f"{v:g}" for v in dropped[:5])),)
-        return volume._replace(voxels=mapped, notes=volume.notes + (notes if len(dropped) else ()))
+        dropped = [(volume.names or {}).get(v, f"{v:g}") for v in np.setdiff1d(voxels, [0, *numbers]).tolist()]
+        notes = ((_DROPPED, ", ".join(dropped[:5])),) if dropped else ()
+        return volume._replace(voxels=mapped, notes=(*volume.notes, *order, *notes))
+
+
+def _numbers(classes, names, where, some=False):
+    """Return the number of each class, by the names of numbers; -1 of those that have none, where ``some`` do."""
+    by_name = {plain_name(name): number for number, name in names.items()}
+    found = [by_name.get(plain_name(name), -1) for name in classes]
+    missing = [name for name, number in zip(classes, found, strict=True) if number < 0]
+    if missing and (not some or len(missing) == len(classes)):
+        raise InputError(f"{where}: expected a label called {missing[0]}, got {', '.join(names.values())}")
+    return found
+
+
+def _owner(name, scans):
+    """Return the scan whose name a mask carries before what viewers add, or None."""
+    stem = _SUFFIX.sub("", name)
+    return stem if stem != name and stem in scans else None
+
+
+def _unknown(path, label, automatic):
+    """Return labels ``(D, H, W)`` whose unpainted slices are 255; None where nothing is painted.
+
+    Args:
+        path (Path): Named in the error.
+        label (Volume): Labels on the scan's grid, as its slices lie.
+        automatic (bool): Only where few slices are painted: a tenth, or no two neighbours.
+
+    Raises:
+        InputError: One slice is painted, but across the scan's own.
+    """
+    voxels = label.voxels
+    if (voxels == UNLABELED).any():  # someone marked them
+        return label
+    painted = (voxels > 0).any(axis=(1, 2))
+    count, depth = int(painted.sum()), len(voxels)
+    if not count:
+        return None
+    across = [axis for axis in (1, 2) if (voxels > 0).any(axis=(0, 3 - axis)).sum() == 1 < voxels.shape[axis]]
+    if automatic and len(across) == 1 and count > 2:
+        raise InputError(
+            f"{path}: painted on one {('row', 'column')[across[0] - 1]} of each of {count} slices, across them; "
+            "expected a slice along the scan's last axis"
+        )
+    if automatic and count > depth / 10 and (painted[1:] & painted[:-1]).any() or count == depth:
+        return label
+    voxels = voxels.copy()
+    voxels[~painted] = UNLABELED
+    return label._replace(voxels=voxels, notes=(*label.notes, (_SPARSE, f"{count} of {depth}")))
 
 
 def filled(volume):

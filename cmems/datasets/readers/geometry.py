@@ -2,6 +2,7 @@
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import find_objects
 
 from cmems.errors import InputError
 
@@ -14,7 +15,7 @@ _ODD_SIZE = "voxels below 0.01 mm or above 100 mm; the header's unit may be wron
 _SFORM = "the sform is unusable; the qform is taken"
 _CONFLICT = "sform and qform give the axes different directions; the sform is taken"
 _ACROSS = "the pixels are longer than the slices are apart: slices run across the thick axis"
-_CROP = "the labels cover a part of the scan; the rest is taken as background"
+_CROP = "the labels cover a part of the scan; around it is background"
 
 
 def regular(affine):
@@ -111,19 +112,28 @@ def lay_on(label, image, label_path, image_path):
     """
     same = label.voxels.shape == image.voxels.shape
     whole = label.voxels.size == image.voxels.size
+    # What juts out of the scan may be empty: viewers save more than was painted.
+    painted = [] if same and not label.names else [_painted(label.voxels)]
     for scan in image.frames:
         for frame in label.frames:
-            step = np.linalg.inv(scan) @ frame
             shifted = np.abs(frame[:3, 3] - scan[:3, 3]).max() > 0
-            # Cut-out labels that kept the scan's origin were not cut by a tool that knows of affines.
-            if (whole or shifted) and (placed := _place(label.voxels, image.voxels.shape, step)) is not None:
-                notes = () if whole else ((_CROP, f"{label.voxels.shape} of {image.voxels.shape}"),)
-                return label._replace(
-                    voxels=placed, spacing=image.spacing, affine=image.affine, notes=label.notes + notes
-                )
+            # Cut-out labels that kept the scan's origin were not cut by a tool that knows of affines, as those are that
+            # name their segments.
+            if not (whole or shifted or label.names):
+                continue
+            for voxels, start in [(label.voxels, np.zeros(3)), *painted]:
+                step = np.linalg.inv(scan) @ frame
+                step[:3, 3] += step[:3, :3] @ start
+                if (placed := _place(voxels, image.voxels.shape, step)) is not None:
+                    notes = () if whole else ((_CROP, f"{label.voxels.shape} of {image.voxels.shape}"),)
+                    return label._replace(
+                        voxels=placed, spacing=image.spacing, affine=image.affine, notes=label.notes + notes
+                    )
     if not same:
+        sizes = f", voxels of {_sizes(label.spacing)} mm beside {_sizes(image.spacing)}"
         raise InputError(
             f"{label_path}: expected shape {image.voxels.shape} of {image_path.name}, got {label.voxels.shape}"
+            + sizes * (not np.allclose(label.spacing, image.spacing, rtol=0.01))
         )
     if not image.frames or not label.frames:
         return label
@@ -179,6 +189,12 @@ def _place(voxels, shape, step):
         order
     )[flips]
     return out.transpose(2, 1, 0)
+
+
+def _painted(voxels):
+    """Return the box that holds all labels of ``(z, y, x)`` voxels, and where it begins, (x, y, z)."""
+    (box,) = find_objects((voxels != 0).view(np.uint8)) or [(slice(None),) * 3]
+    return voxels[box], np.array([each.start or 0 for each in box[::-1]], float)
 
 
 def _corners(shape):

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from cmems.datasets.readers.files import check_size, reading
-from cmems.datasets.readers.geometry import known_axes, regular, settle_frames, settle_spacing
+from cmems.datasets.readers.geometry import regular, settle_frames, settle_spacing
 from cmems.errors import InputError
 
 # nibabel mends headers and logs that without the file's name; what matters of it is said in a volume's notes.
@@ -28,6 +28,7 @@ class Volume(NamedTuple):
         affine: ``(4, 4)`` of the source in mm, columns in its (x, y, z) order.
         frames: The affines that the header states, the one to trust first; empty where it states none.
         notes: What a user should know of the header: pairs of a sentence and its details.
+        names: Of a mask that names its labels, the names by number.
     """
 
     voxels: np.ndarray
@@ -35,6 +36,7 @@ class Volume(NamedTuple):
     affine: np.ndarray
     frames: tuple = ()
     notes: tuple = ()
+    names: dict | None = None
 
 
 def read_nifti(path, channel=None):
@@ -70,16 +72,18 @@ def read_nifti(path, channel=None):
     return Volume(voxels.transpose(2, 1, 0), tuple(spacing[::-1].tolist()), affine, frames, tuple(notes))
 
 
-def nifti_axes(path):
-    """Return the axes that a NIfTI file's header states, as ``LPS``, or None, and slice spacing over pixel spacing.
+def nifti_grid(path):
+    """Return what :func:`read_nifti` does, voxels unread: zeros that take no memory, and of channels one.
 
     Raises:
         InputError: As :func:`read_nifti`.
     """
     path = Path(path)
     with reading(path, "a NIfTI file"):
-        spacing, affine, frames, _ = _geometry(path, *_open(path))
-        return known_axes(Volume(None, tuple(spacing[::-1].tolist()), affine, frames)), spacing[2] / spacing[:2].max()
+        image, raw = _open(path)
+        spacing, affine, frames, notes = _geometry(path, image, raw)
+        voxels = np.broadcast_to(np.uint8(0), (*image.shape, 1, 1)[:3]).transpose(2, 1, 0)
+    return Volume(voxels, tuple(spacing[::-1].tolist()), affine, frames, tuple(notes))
 
 
 def nifti_like(path, voxels, description=None):
@@ -104,11 +108,7 @@ def nifti_like(path, voxels, description=None):
         header.set_xyzt_units("mm")
     header.set_slope_inter(1, 0)
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
-    content = bytearray(kind(np.ascontiguousarray(voxels.T), affine, header).to_bytes())
-    if voxels.dtype == np.uint16:  # a slope of one's own nibabel does not write
-        dtype, offset = header.structarr.dtype.fields["scl_slope"]
-        content[offset : offset + dtype.itemsize] = np.array(1 / 65535, dtype).tobytes()
-    return bytes(content)
+    return _bytes(kind(np.ascontiguousarray(voxels.T), affine, header))
 
 
 def nifti_description(path):
@@ -118,6 +118,28 @@ def nifti_description(path):
             return bytes(nib.load(path).header["descrip"]).rstrip(b"\0").decode(errors="replace")
     except InputError:
         return None
+
+
+def nifti_of(grid, voxels, description=None):
+    """Return the bytes of a NIfTI file with the geometry of a :class:`Volume`; see :func:`nifti_like`."""
+    image = nib.Nifti1Image(np.ascontiguousarray(voxels.T), grid.affine)
+    image.header.set_xyzt_units("mm")
+    if description is not None:
+        image.header["descrip"] = description.encode()
+    if not grid.frames:  # nothing is known of where it lies
+        image.set_qform(None, 0)
+        image.set_sform(None, 0)
+        image.header.set_zooms((*grid.spacing[::-1], *[1.0] * (voxels.ndim - 3)))
+    return _bytes(image)
+
+
+def _bytes(image):
+    """Return an image's file; shares of uint16 get a slope of 1 / 65,535, which nibabel would not write."""
+    content = bytearray(image.to_bytes())
+    if image.get_data_dtype() == np.uint16:
+        dtype, offset = image.header.structarr.dtype.fields["scl_slope"]
+        content[offset : offset + dtype.itemsize] = np.array(1 / 65535, dtype).tobytes()
+    return bytes(content)
 
 
 def _open(path):

@@ -1,0 +1,201 @@
+"""Scans and masks of every format: which files of a folder are some, their voxels, masks in the scan's own format."""
+
+import gzip
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cmems.datasets.readers import dicom
+from cmems.datasets.readers.files import listed, reading
+from cmems.datasets.readers.nifti import nifti_grid, nifti_like, nifti_of, read_nifti
+from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
+from cmems.datasets.readers.pictures import picture_grid, read_picture
+
+KINDS = "NIfTI, NRRD, PNG or DICOM"
+_PICTURE = r"\.(png|tiff?|bmp|jpe?g)$"
+_SCAN = re.compile(rf"\.(nii(\.gz)?|hdr|img|(seg\.)?nrrd)$|{_PICTURE}", re.IGNORECASE)
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_ENDINGS = (".nii.gz", ".png", ".tif", ".dcm")
+
+
+def scan_files(folder, masks=False):
+    """Find the scans of a folder: NIfTI, NRRD, images, and series of DICOM slices, in folders below too.
+
+    Args:
+        folder (str | Path): Where.
+        masks (bool): Find masks instead: ``.seg.nrrd``, which is no scan, and DICOM files that are each a segmentation.
+
+    Returns:
+        tuple[dict[str, Path], list[str]]: Files by name, of a series any; and problems: two files of one name, files
+        of no format that is read but may be scans, damaged DICOM.
+    """
+    folder, plain, slices = Path(folder), [], []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not masks:
+            below = (p for p in sorted(path.rglob("*")) if not p.name.startswith("."))
+            slices += [p for p in below if p.is_file() and dicom.is_dicom(p)]
+        if path.is_file() and not path.name.startswith(".") and dicom.is_dicom(path):
+            slices.append(path)
+        elif path.name != "DICOMDIR" and (masks or not path.name.lower().endswith(".seg.nrrd")):
+            plain.append(path)
+    found, problems = listed(plain, _SCAN, KINDS)
+    if not slices:
+        return found, problems
+    series, odd = ({path.stem: path for path in slices}, []) if masks else dicom.dicom_series(folder, slices)
+    for name, path in series.items():
+        if found.setdefault(name, path) is not path:
+            odd.append(f"{path}: the same name as {found[name].name}; keep one of them")
+    return found, problems + odd
+
+
+def scan_stem(path):
+    """Return a file's name without the ending of its format, however it is capitalised."""
+    path = Path(path)
+    return path.stem if path.suffix.lower() in (".dcm", ".ima") else _SCAN.sub("", path.name)
+
+
+def scan_parts(path):
+    """Return the files that the scan at ``path`` consists of: itself, or the slices of its series.
+
+    Raises:
+        InputError: They are no series.
+    """
+    return dicom.series_files(path) if dicom.is_dicom(path) else (Path(path),)
+
+
+def read_scan(path, channel=None):
+    """Read a scan as a :class:`Volume`.
+
+    Args:
+        path (str | Path): A file that :func:`scan_files` found.
+        channel (int | None): Which to read of a volume of four axes.
+
+    Raises:
+        InputError: It cannot be read as one volume of real numbers.
+    """
+    path = Path(path)
+    if dicom.is_dicom(path):
+        return dicom.read_dicom(path)
+    if re.search(_PICTURE, path.name, re.IGNORECASE):
+        return read_picture(path)
+    return (read_nrrd if _is_nrrd(path) else read_nifti)(path, channel)
+
+
+def read_mask(path):
+    """Read labels as a :class:`Volume`; of a segmentation its ``names`` tell what its numbers mean.
+
+    Raises:
+        InputError: It cannot be read as one map of numbers.
+    """
+    path = Path(path)
+    if dicom.is_dicom(path):
+        return dicom.read_segmentation(path)
+    if re.search(_PICTURE, path.name, re.IGNORECASE):
+        return read_picture(path, labels=True)
+    return (read_nrrd if _is_nrrd(path) else read_nifti)(path)
+
+
+def read_grid(path):
+    """Return a scan's or a mask's :class:`Volume` without its voxels: zeros that take no memory.
+
+    Raises:
+        InputError: Its header cannot be read.
+    """
+    path = Path(path)
+    if dicom.is_dicom(path):
+        return read_mask(path) if dicom.is_segmentation(path) else dicom.dicom_grid(path)
+    if re.search(_PICTURE, path.name, re.IGNORECASE):
+        return picture_grid(path)
+    return (nrrd_grid if _is_nrrd(path) else nifti_grid)(path)
+
+
+def mask_ending(path):
+    """Return how the name of the mask of a scan ends: NIfTI, of an image PNG or TIFF, of a series DICOM."""
+    if dicom.is_dicom(path):
+        return ".dcm"
+    if re.search(_PICTURE, path.name, re.IGNORECASE):
+        return ".tif" if path.suffix.lower().startswith(".tif") else ".png"
+    return ".nii.gz"
+
+
+def mask_file(folder, name):
+    """Return the mask of a scan in a folder of masks that were predicted, or None."""
+    return next((path for path in (Path(folder, name + ending) for ending in _ENDINGS) if path.is_file()), None)
+
+
+def encoded(path, name, voxels, classes, mark=None):
+    """Return the bytes of a file of labels, or of other maps, on a scan's grid.
+
+    Args:
+        path (Path): The scan.
+        name (str): Of the file; its ending, one of :func:`mask_ending` or ``.nii.gz``, chooses the format.
+        voxels (np.ndarray): ``(D, H, W)`` uint8, on the scan's grid; of NIfTI what :func:`nifti_like` takes.
+        classes (sequence[str]): Label k is the k-th; DICOM repeats them.
+        mark (str | None): What NIfTI's header says of the file. Default: what the scan's does.
+
+    Raises:
+        InputError: The scan's header does not serve.
+    """
+    if name.endswith(".dcm"):
+        return dicom.segmentation_like(path, voxels, classes)
+    if not name.endswith(".nii.gz"):
+        content, pages = io.BytesIO(), [Image.fromarray(page) for page in np.ascontiguousarray(voxels)]
+        more = {} if name.endswith(".png") else dict(save_all=True, append_images=pages[1:], compression="tiff_deflate")
+        pages[0].save(content, format="PNG" if name.endswith(".png") else "TIFF", **more)
+        return content.getvalue()
+    with reading(path, "a readable scan"):
+        plain = not (dicom.is_dicom(path) or _is_nrrd(path) or re.search(_PICTURE, path.name, re.IGNORECASE))
+        content = nifti_like(path, voxels, mark) if plain else nifti_of(read_grid(path), voxels, mark)
+    return gzip.compress(content, compresslevel=3, mtime=0)
+
+
+def choose_channel(scans, channel, known=(), always=False):
+    """Tell several channels of a scan, nnU-Net's ``NAME_0000``, ``NAME_0001``, from several scans.
+
+    They are channels where a label is called NAME, or where several scans, and all that there are, have the same, from
+    0 on.
+
+    Args:
+        scans (dict[str, Path]): By name.
+        channel (int | None): Which to take.
+        known (collection[str]): Names of labels.
+        always (bool): Every such name means a channel.
+
+    Returns:
+        tuple[dict[str, Path], list[str]]: Scans by case, and problems.
+    """
+    matched = {stem: _CHANNEL.fullmatch(stem) for stem in scans if stem not in known}
+    numbers = {}
+    for match in filter(None, matched.values()):
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    first = next(iter(numbers.values()), set())
+    alike = len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers.values())
+    always = always or any(base in known for base in numbers) or (alike and None not in matched.values())
+    cases, found, problems = {}, {}, []
+    for stem, path in scans.items():
+        if always and matched.get(stem):
+            cases.setdefault(matched[stem][1], {})[int(matched[stem][2])] = path
+        else:
+            found[stem] = path
+    for case, paths in cases.items():
+        if case in found:
+            problems.append(f"{found[case]}: the same case as {next(iter(paths.values())).name}; keep one of them")
+        elif channel is None and len(paths) == 1:
+            found[case] = next(iter(paths.values()))
+        elif channel is None:
+            names = ", ".join(p.name for p in paths.values())
+            folder = next(iter(paths.values())).parent
+            problems.append(f"{folder}: {len(paths)} channels of {case}: {names}; --channel picks one")
+        elif channel in paths:
+            found[case] = paths[channel]
+        else:
+            folder = next(iter(paths.values())).parent
+            problems.append(f"{folder}: --channel {channel}: {case} has {', '.join(map(str, paths))}")
+    return found, problems
+
+
+def _is_nrrd(path):
+    return path.suffix.lower() == ".nrrd"

@@ -1,0 +1,563 @@
+"""One's own data as viewers and scanners save it: NRRD, DICOM, images, names of labels, masks of one slice."""
+
+import gzip
+import json
+import re
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmems.apis import predict
+from cmems.apis.pick import pick
+from cmems.datasets.prepare import prepare
+from cmems.datasets.readers.label_names import read_label_names
+from cmems.datasets.readers.scans import (
+    choose_channel,
+    encoded,
+    mask_ending,
+    read_grid,
+    read_mask,
+    read_scan,
+    scan_files,
+)
+from cmems.errors import InputError
+from cmems.registry import READERS
+
+AFFINE = np.diag([1.5, 2.0, 4.0, 1.0])
+AFFINE[:3, 3] = -20, 10, 5
+SHAPE = (12, 10, 6)  # (x, y, z)
+IMAGE = np.random.default_rng(0).integers(0, 500, SHAPE).astype(np.int16)
+LABEL = np.zeros(SHAPE, np.uint8)
+LABEL[3:7, 2:6, 3], LABEL[7:9, 2:6, 3] = 1, 2  # one painted slice
+ZYX = (2, 1, 0)
+
+
+def nii(path, array, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def need(module):
+    return pytest.importorskip(module, reason=f"{module} is not here, of an optional extra")
+
+
+def nrrd(path, array, affine=AFFINE, encoding="gzip", **fields):
+    """Write NRRD by hand, as 3D Slicer does: LPS, a list of layers first where there are four axes."""
+    need("nrrd")
+    lps = np.diag([-1, -1, 1]) @ affine[:3]
+    text = dict(
+        type={"int16": "short", "uint8": "unsigned char", "float32": "float"}[array.dtype.name],
+        dimension=array.ndim, space="left-posterior-superior", sizes=" ".join(map(str, array.shape)),
+        kinds=" ".join(["list"] * (array.ndim - 3) + ["domain"] * 3), endian="little", encoding=encoding,
+    )  # fmt: skip
+    vectors = [f"({','.join(map(str, column))})" for column in lps[:, :3].T]
+    text["space directions"] = " ".join(["none"] * (array.ndim - 3) + vectors)
+    text["space origin"] = f"({','.join(map(str, lps[:, 3]))})"
+    lines = [f"{key}: {value}" for key, value in {**text, **fields.pop("header", {})}.items() if value is not None]
+    lines += [f"{key}:={value}" for key, value in fields.items()]
+    data = np.asfortranarray(array).tobytes("F")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = gzip.compress(data, mtime=0) if encoding == "gzip" else data
+    path.write_bytes("\n".join(["NRRD0004", *lines, "", ""]).encode() + packed)
+
+
+def segments(*names):
+    """Header fields of segments that share a layer, numbered from 1."""
+    fields = ((k, dict(Name=name, Layer=0, LabelValue=k + 1)) for k, name in enumerate(names))
+    return {f"Segment{k}_{key}": value for k, values in fields for key, value in values.items()}
+
+
+def folder(root, **options):
+    return READERS.get("folder")(root, **{"classes": ["A", "B"], **options})
+
+
+def read(root, **options):
+    (case,) = (found := folder(root, **options)).cases()
+    return found.read(case)
+
+
+def said(volume):
+    return " ".join(f"{sentence} ({detail})" for sentence, detail in volume.notes)
+
+
+def dicom(folder, voxels, affine=AFFINE, slices=None, series="1.2.826.1", number=3, names="IM{:04d}.dcm", **fields):
+    """Write a CT series by pydicom, its slices shuffled: ``voxels`` (x, y, z) in HU, intercept -1024."""
+    pydicom = need("pydicom")
+    lps = np.diag([-1, -1, 1]) @ affine[:3]
+    steps = np.linalg.norm(lps[:, :3], axis=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for z in range(voxels.shape[2]) if slices is None else slices:
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        meta.MediaStorageSOPInstanceUID = f"{series}.{z + 1}"
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        one = pydicom.Dataset()
+        one.file_meta = meta
+        values = dict(
+            SOPClassUID=meta.MediaStorageSOPClassUID, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, Modality="CT",
+            ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], StudyInstanceUID="1.2.826.9", SeriesInstanceUID=series,
+            FrameOfReferenceUID="1.2.826.8", SeriesNumber=number, InstanceNumber=z + 1, PatientName="Doe^Jane",
+            PatientID="SECRET", PatientBirthDate="19700101", PatientSex="F", StudyDate="20200101", StudyTime="120000",
+            StudyID="1", AccessionNumber="", ReferringPhysicianName="", Manufacturer="X", PositionReferenceIndicator="",
+            PatientPosition="HFS", SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2",
+            Rows=voxels.shape[1], Columns=voxels.shape[0], BitsAllocated=16, BitsStored=16, HighBit=15,
+            PixelRepresentation=0, RescaleSlope=1, RescaleIntercept=-1024, SliceThickness=steps[2],
+            PixelSpacing=[steps[1], steps[0]], ImagePositionPatient=list(lps[:, 3] + z * lps[:, 2]),
+            ImageOrientationPatient=[*(lps[:, 0] / steps[0]), *(lps[:, 1] / steps[1])],
+        )  # fmt: skip
+        for key, value in {**values, **fields}.items():
+            if value is not None:
+                setattr(one, key, value)
+        one.PixelData = (voxels[:, :, z].T + 1024).astype("<u2").tobytes()
+        one.save_as(folder / names.format(5 * z % voxels.shape[2]), enforce_file_format=True)
+
+
+# Masks that viewers save
+
+
+def cut(x, y, z, affine=AFFINE):
+    """Labels from a voxel on, and the affine of that part."""
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ (x, y, z)
+    return LABEL[x:, y:, z : z + 2], moved
+
+
+def test_a_segmentation_of_slicer_is_understood_by_the_names_of_its_segments(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    part, affine = cut(2, 1, 2)
+    expected = np.array([0, 2, 1], np.uint8)[LABEL].transpose(ZYX)
+    nrrd(tmp_path / "labels/a.seg.nrrd", part, affine, **segments("b", "A"))
+    _, label = read(tmp_path, unpainted="background")
+    assert np.array_equal(label.voxels, expected)
+    assert "cover a part of the scan" in said(label)
+    layers = np.stack([part == 1, part == 2]).astype(np.uint8)
+    fields = dict(Segment0_Name="B", Segment0_Layer=0, Segment1_Name="A", Segment1_Layer=1)  # label value 1 by default
+    nrrd(tmp_path / "labels/a.seg.nrrd", layers, affine, **fields)
+    assert np.array_equal(read(tmp_path, unpainted="background")[1].voxels, expected)
+    nrrd(tmp_path / "labels/a.seg.nrrd", part, affine, **segments("Segment_1", "Segment_2"))
+    _, label = read(tmp_path, unpainted="background")
+    assert np.array_equal(label.voxels, LABEL.transpose(ZYX))
+    assert "are the classes in their order (A, B)" in said(label)
+    nrrd(tmp_path / "labels/a.seg.nrrd", part, affine, **segments("liver", "spleen"))
+    assert folder(tmp_path, classes=()).classes == ("liver", "spleen")
+    with pytest.raises(InputError, match=r"a\.seg\.nrrd: expected a label called A, got liver, spleen"):
+        read(tmp_path)
+    _, label = read(tmp_path, classes=["spleen"], unpainted="background")
+    assert np.array_equal(label.voxels, (LABEL == 2).transpose(ZYX))
+    assert "become background (liver)" in said(label)
+
+
+def test_segments_that_overlap_are_said(tmp_path):
+    layers = np.stack([LABEL > 0, LABEL == 2]).astype(np.uint8)
+    nrrd(tmp_path / "a.seg.nrrd", layers, Segment0_Name="A", Segment1_Name="B", Segment1_Layer=1)
+    mask = read_mask(tmp_path / "a.seg.nrrd")
+    assert np.array_equal(mask.voxels, LABEL.transpose(ZYX))
+    assert "overlap; where they do, the later one is taken (8 voxels)" in said(mask)
+
+
+def test_a_segmentation_may_jut_out_of_the_scan_where_it_is_empty_but_not_lie_between_its_voxels(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    wide, affine = np.pad(LABEL, 2), AFFINE.copy()
+    affine[:3, 3] -= AFFINE[:3, :3] @ (2, 2, 2)
+    nrrd(tmp_path / "labels/a.seg.nrrd", wide, affine, **segments("A", "B"))
+    assert np.array_equal(read(tmp_path, unpainted="background")[1].voxels, LABEL.transpose(ZYX))
+    wide[0, 0, 0] = 1
+    nrrd(tmp_path / "labels/a.seg.nrrd", wide, affine, **segments("A", "B"))
+    with pytest.raises(InputError, match=r"a\.seg\.nrrd: expected shape \(6, 10, 12\) of a\.nii\.gz"):
+        read(tmp_path)
+    fine = LABEL.repeat(2, 0)  # "oversampling" in Slicer
+    nrrd(tmp_path / "labels/a.seg.nrrd", fine, AFFINE @ np.diag([0.5, 1, 1, 1]), **segments("A", "B"))
+    with pytest.raises(InputError, match=r"voxels of 4 x 2 x 0\.75 mm beside 4 x 2 x 1\.5"):
+        read(tmp_path)
+
+
+def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_path):
+    nii(tmp_path / "a.nii.gz", IMAGE)
+    nii(tmp_path / "b_mask.nii.gz", IMAGE)  # no mask of any scan
+    nii(tmp_path / "a-label.nii.gz", LABEL)
+    assert {c.name: c.labels and c.labels[0].name for c in folder(tmp_path).cases()} == {
+        "a": "a-label.nii.gz", "b_mask": None,
+    }  # fmt: skip
+    shifted = AFFINE + np.eye(4)[:, [3]] * 0 + np.array([[0, 0, 0, 7.0]] + [[0] * 4] * 3)
+    nii(tmp_path / "more/images/c.nii.gz", IMAGE)
+    nii(tmp_path / "more/images/d.nii.gz", IMAGE, shifted)
+    nii(tmp_path / "more/labels/Untitled.nii.gz", LABEL, shifted)  # lies on the grid of d alone
+    assert [c.name for c in folder(tmp_path / "more").cases() if c.labels] == ["d"]
+    nii(tmp_path / "more/images/e.nii.gz", IMAGE, shifted)
+    with pytest.raises(InputError, match=r"Untitled\.nii\.gz: a label without its image in .*; call it as its scan: "):
+        folder(tmp_path / "more").cases()
+
+
+def test_slices_that_nobody_painted_are_unknown_where_few_are_painted(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "images/b.nii.gz", IMAGE + 1)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    nii(tmp_path / "labels/b.nii.gz", LABEL * 0)
+    data = prepare(folder(tmp_path, val=["a"]), tmp_path / "out", size=16, workers=1)
+    label = data.volume("a")["label"]
+    assert np.array_equal(label[3], LABEL[..., 3].T)
+    assert (np.delete(label, 3, 0) == 255).all()
+    assert "painted on few slices: the others are unknown" in str(data.case("a")["notes"])
+    assert not data.case("b")["labelled"]
+    assert "nothing is painted; it counts as unlabelled" in str(data.case("b")["notes"])
+    data = prepare(folder(tmp_path, unpainted="background"), tmp_path / "other", size=16, workers=1)
+    assert (np.delete(data.train_labels(), 3, 0) == 0).all()
+    assert data.case("b")["labelled"]
+
+
+@pytest.mark.parametrize(
+    ("painted", "unknown"), [([3], True), ([0, 2, 5], True), ([2, 3], False), (range(6), False), ([0, 1, 5], False)]
+)
+def test_few_slices_are_a_tenth_or_no_two_neighbours(painted, unknown, tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:5, 2:5, list(painted)] = 1
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", mask)
+    assert (read(tmp_path, classes=["A"])[1].voxels == 255).any() == unknown
+    assert (read(tmp_path, classes=["A"], unpainted="unknown")[1].voxels == 255).any() == (len(painted) < 6)
+
+
+def test_a_slice_that_was_painted_across_the_scans_own_is_refused(tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:9, 4, 1:5] = 1
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", mask)
+    with pytest.raises(InputError, match=r"labels/a\.nii\.gz: painted on one row of each of 4 slices, across them"):
+        read(tmp_path, classes=["A"])
+
+
+def test_a_crop_does_not_count_unknown_voxels_as_cut_off(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    data = prepare(folder(tmp_path), tmp_path / "out", size=16, workers=1, pixel=1.0)
+    assert data.case("a")["label_cut"] == 0
+
+
+NAMES = {
+    "snap.txt": '# ITK-SnAP Label Description File\n    0     0    0    0        0  0  0    "Clear Label"\n'
+    '    5   255    0    0        1  1  1    "left kidney"\n   12     0  255    0     0.5  1  1    "liver"\n',
+    "slicer.ctbl": "# Color table file x.ctbl\n# 3 values\n0 Background 0 0 0 0\n5 left_kidney 255 0 0 255\n"
+    "12 liver 0 255 0 255\n",
+    "slicer.csv": "LabelValue,Name,Color_R\n0,Background,0\n5,left kidney,255\n12,liver,0\n",
+    "plain.csv": "left kidney;5\nliver;12\n",
+    "names.tsv": "id\tname\n5\tleft kidney\n12\tliver\n",
+    "ids.json": '{"5": "left kidney", "12": "liver"}',
+    "dataset.json": '{"labels": {"background": 0, "left kidney": 5, "liver": 12}, "channel_names": {"0": "CT"}}',
+}
+
+
+@pytest.mark.parametrize("file", NAMES)
+def test_names_of_labels_give_the_classes_and_their_numbers(file, tmp_path):
+    (tmp_path / file).write_text(NAMES[file])
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", np.array([0, 12, 5], np.uint8)[LABEL])
+    assert {number: name.replace("_", " ") for number, name in read_label_names(tmp_path / file).items()} == {
+        5: "left kidney", 12: "liver",
+    }  # fmt: skip
+    options = dict(names=tmp_path / file, unpainted="background")
+    assert folder(tmp_path, classes=(), **options).labels == [5, 12]
+    _, label = read(tmp_path, classes=["Liver", "left_kidney"], **options)
+    assert np.array_equal(label.voxels, LABEL.transpose(ZYX))
+    with pytest.raises(InputError, match=f"--names .*{file}: expected a label called spleen, got left.kidney, liver"):
+        folder(tmp_path, classes=["spleen"], **options)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "{", "[1]", '{"a": [1]}', '{"a": true}', "1,a\n1,b\n", "1,a\n2,A\n", "\0" * 9, "a b c\n"]
+)
+def test_what_names_no_labels_ends_in_one_line(text, tmp_path):
+    (tmp_path / "n.csv").write_text(text)
+    with pytest.raises(InputError, match=r"n\.csv: ") as caught:
+        read_label_names(tmp_path / "n.csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "channels"),
+    [
+        (["p_0000", "p_0001", "q_0000", "q_0001"], [], ["p", "q"]),
+        (["p_0000", "p_0001", "q_0000", "q_0001", "r_0000"], ["p"], ["p", "q", "r"]),
+        (["amos_0001", "amos_0002"], [], None),
+        (["p_0001", "p_0012", "q_0001", "q_0010"], ["p_0001"], None),  # frames
+        (["p_0000", "p_0001", "q_0000", "q_0001", "r"], [], None),
+    ],
+)
+def test_channels_are_told_from_patients(names, known, channels, tmp_path):
+    found, problems = choose_channel({name: tmp_path / name for name in names}, 0, known)
+    assert sorted(found) == (channels or names)
+    assert not problems
+
+
+# NRRD
+
+
+def test_an_nrrd_scan_is_read_as_the_same_scan_in_nifti(tmp_path):
+    nii(tmp_path / "a.nii", IMAGE)
+    expected = read_scan(tmp_path / "a.nii")
+    for encoding in ("gzip", "raw"):
+        nrrd(tmp_path / "a.nrrd", IMAGE, encoding=encoding)
+        found = read_scan(tmp_path / "a.nrrd")
+        assert np.array_equal(found.voxels, expected.voxels)
+        assert found.spacing == expected.spacing
+        np.testing.assert_allclose(found.affine, expected.affine)
+    for space, signs in (("right-anterior-superior", (-1, -1, 1)), ("left-anterior-superior", (1, -1, 1))):
+        nrrd(tmp_path / "a.nrrd", IMAGE, header=dict(space=space))
+        np.testing.assert_allclose(read_scan(tmp_path / "a.nrrd").affine, np.diag([*signs, 1]) @ AFFINE)
+    nrrd(tmp_path / "a.nrrd", IMAGE, header={"space": None, "space directions": None, "spacings": "1.5 2 4"})
+    found = read_scan(tmp_path / "a.nrrd")
+    assert (found.spacing, found.frames) == ((4, 2, 1.5), ())
+    nrrd(tmp_path / "a.nrrd", np.stack([IMAGE, IMAGE + 1]))
+    assert np.array_equal(read_scan(tmp_path / "a.nrrd", 1).voxels, expected.voxels + 1)
+    with pytest.raises(InputError, match=r"a\.nrrd: expected a 3-D volume, got sizes \[2, 12, 10, 6\]; --channel"):
+        read_scan(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sizes": "30000 30000 30000"}, "truncated: shape .* is 54,000,000,000,000 bytes"),
+        ({"sizes": "12 10 7"}, "truncated: expected 1,680 bytes of voxels, got 1,440"),
+        ({"sizes": "12 -10 6"}, "expected axes of one voxel or more"),
+        ({"data file": "/etc/passwd"}, "expected the voxels in the same file"),
+        ({"byte skip": "-1"}, "right after the header"),
+        ({"type": "block"}, "expected one real number per voxel, got type 'block'"),
+        ({"encoding": "hex"}, "expected encoding raw, gzip or bzip2, got 'hex'"),
+        ({"space directions": "(0,0,0) (0,0,0) (0,0,0)"}, "three independent directions"),
+        ({"dimension": "x"}, "truncated or not an NRRD file"),
+    ],
+)
+def test_an_odd_nrrd_file_ends_in_one_line(fields, message, tmp_path):
+    nrrd(tmp_path / "a.nrrd", IMAGE, header=fields)
+    with pytest.raises(InputError, match=rf"a\.nrrd: .*{message}") as caught:
+        read_scan(tmp_path / "a.nrrd")
+    assert "\n" not in str(caught.value)
+
+
+def test_any_bytes_of_nrrd_end_in_a_volume_or_in_one_line(tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / "a.seg.nrrd"
+    nrrd(path, LABEL, **segments("A", "B"))
+    spoil(path, read_mask, random, 400)
+
+
+def spoil(path, read, random, reach):
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(60):
+        content = whole.copy()
+        content[random.integers(0, min(reach, len(whole)), 4)] = random.integers(0, 256, 4)
+        path.write_bytes(content[: random.integers(1, len(whole)) if random.random() < 0.3 else None].tobytes())
+        try:
+            lines = [f"{path}: "] * (read(path).voxels.ndim == 3)
+        except InputError as error:
+            lines = str(error).splitlines()
+        assert len(lines) == 1
+        assert str(path.parent) in lines[0]
+
+
+def test_formats_whose_library_is_absent_say_which_extra_brings_it(tmp_path, monkeypatch):
+    nrrd(tmp_path / "a.nrrd", IMAGE)
+    dicom(tmp_path / "b", IMAGE)
+    monkeypatch.setitem(sys.modules, "nrrd", None)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"a\.nrrd: reading it needs nrrd: pip install 'cmems\[formats\]'"):
+        read_scan(tmp_path / "a.nrrd")
+    with pytest.raises(InputError, match=r"reading it needs pydicom: pip install 'cmems\[dicom\]'"):
+        folder(tmp_path).cases()
+
+
+# DICOM
+
+
+def test_series_are_told_apart_and_stacked_by_position(tmp_path):
+    hounsfield = IMAGE - 600
+    tilted = np.eye(4)
+    tilted[:3, :3] = [[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]
+    dicom(tmp_path / "one", hounsfield, tilted @ AFFINE)
+    dicom(tmp_path / "two", hounsfield, series="1.2.1", number=1, names="A{}")  # without an ending
+    dicom(tmp_path / "two", hounsfield + 5, series="1.2.2", number=2, names="B{}")
+    dicom(tmp_path / "two", IMAGE, series="1.2.3", number=9, names="C{}", ImageType=["DERIVED", "PRIMARY", "LOCALIZER"])
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    found, problems = scan_files(tmp_path)
+    assert (sorted(found), problems) == (["one", "two_s1", "two_s2"], [])
+    volume = read_scan(found["one"])
+    assert np.array_equal(volume.voxels, hounsfield.transpose(ZYX))
+    np.testing.assert_allclose(volume.affine, tilted @ AFFINE, atol=1e-9)
+    np.testing.assert_allclose(volume.spacing, (4, 2, 1.5))
+    assert np.array_equal(read_scan(found["two_s2"]).voxels, hounsfield.transpose(ZYX) + 5)
+    assert read_grid(found["two_s1"]).voxels.shape == (6, 10, 12)
+
+
+def odd_gap(path, z=5, by=0.9):
+    import pydicom
+
+    one = pydicom.dcmread(path)
+    one.ImagePositionPatient = [*one.ImagePositionPatient[:2], one.ImagePositionPatient[2] + by]
+    one.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "IM0004.dcm").unlink(), r"expected slices 4 mm apart, got 8 mm between .*; is one missing\?"),
+        (lambda f: odd_gap(f / "IM0004.dcm"), "expected slices 4 mm apart, got .* mm between"),
+        (lambda f: odd_gap(f / "IM0004.dcm", by=4), "lie at one place; expected one volume, got several"),
+        (lambda f: dicom(f, IMAGE, slices=[0], Rows=5), "Rows differ|expected pixels"),
+        (lambda f: dicom(f, IMAGE, slices=[0], PixelSpacing=[1, 1]), "PixelSpacing differ"),
+        (lambda f: dicom(f, IMAGE, slices=[0], PixelSpacing=None), "PixelSpacing: expected 2 numbers, got None"),
+        (lambda f: dicom(f, IMAGE, ImageOrientationPatient=[-1, 0, 0, 0, -0.8, -0.6]), "aside of the last"),
+        (lambda f: dicom(f, IMAGE, slices=[2], NumberOfFrames=4), "expected one slice in each file, got 4"),
+        (lambda f: dicom(f, IMAGE, slices=[2], SamplesPerPixel=3), "expected one real number per voxel"),
+        (lambda f: dicom(f, IMAGE, slices=range(6), Rows=30000, Columns=30000), "truncated: shape"),
+        (lambda f: dicom(f, IMAGE, slices=[1], Rows=9), "IM0005.dcm: truncated or not|Rows differ"),
+        (lambda f: (f / "IM0000.dcm").write_bytes(b"\0" * 400), r"IM0000\.dcm: truncated or not a DICOM file"),
+    ],
+)
+def test_a_series_that_is_no_volume_ends_in_one_line(change, message, tmp_path):
+    dicom(tmp_path / "p", IMAGE)
+    change(tmp_path / "p")
+    found, problems = scan_files(tmp_path)
+    if not problems:
+        with pytest.raises(InputError) as caught:
+            read_scan(found["p"])
+        problems = str(caught.value).splitlines()
+    assert len(problems) == 1
+    assert re.search(message, problems[0]), problems
+
+
+def test_any_bytes_of_dicom_end_in_a_volume_or_in_one_line(tmp_path):
+    dicom(tmp_path, IMAGE[..., :1])
+    spoil(tmp_path / "IM0000.dcm", read_scan, np.random.default_rng(0), 1200)
+
+
+# Images
+
+
+def png(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def test_images_are_cases_of_one_slice_and_colours_turn_to_grey(tmp_path):
+    grey = IMAGE[..., 0].T
+    png(tmp_path / "images/a.png", grey.astype(np.uint16))
+    png(tmp_path / "images/b.png", (grey // 2).astype(np.uint8))
+    png(tmp_path / "images/c.png", np.stack([grey // 2] * 3, -1).astype(np.uint8))
+    png(tmp_path / "images/d.png", np.stack([grey // 2, grey // 4, grey // 8], -1).astype(np.uint8))
+    png(tmp_path / "labels/a.png", LABEL[..., 3].T.copy())
+    volumes = {case.name: folder(tmp_path).read(case) for case in folder(tmp_path).cases()}
+    assert np.array_equal(volumes["a"][0].voxels, grey[None])
+    assert np.array_equal(volumes["a"][1].voxels, LABEL[None, ..., 3].transpose(0, 2, 1))
+    assert np.array_equal(volumes["b"][0].voxels, volumes["c"][0].voxels)
+    assert "colours are turned to grey" in said(volumes["d"][0])
+    assert "colours" not in said(volumes["c"][0])
+    assert "1 mm is taken" in said(volumes["a"][0])
+    data = prepare(folder(tmp_path, val=["b"]), tmp_path / "out", size=16, workers=1)
+    assert data.eligible_exemplars() == [("a", 0)]
+    png(tmp_path / "labels/a.png", np.stack([LABEL[..., 3].T, grey // 2, grey // 2], -1).astype(np.uint8))
+    with pytest.raises(InputError, match=r"labels/a\.png: expected a grey or indexed mask.*, got colours"):
+        prepare(folder(tmp_path), tmp_path / "other", size=16, workers=1)
+
+
+def test_a_stack_of_napari_and_an_indexed_mask_are_labels(tmp_path):
+    pages = [Image.fromarray(page.astype(np.int32)) for page in LABEL.transpose(ZYX)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], compression="tiff_deflate")
+    assert np.array_equal(read_mask(tmp_path / "a.tif").voxels, LABEL.transpose(ZYX))
+    assert read_grid(tmp_path / "a.tif").voxels.shape == (6, 10, 12)
+    indexed = Image.fromarray(LABEL[..., 3].T.copy()).convert("P")
+    indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    indexed.save(tmp_path / "b.png")
+    assert np.array_equal(read_mask(tmp_path / "b.png").voxels[0], LABEL[..., 3].T)
+    png(tmp_path / "c.jpg", LABEL[..., 3].T.copy())
+    with pytest.raises(InputError, match=r"c\.jpg: JPEG blurs labels; save the mask as PNG"):
+        read_mask(tmp_path / "c.jpg")
+    (tmp_path / "d.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"d\.png: truncated or not a readable image"):
+        read_scan(tmp_path / "d.png")
+
+
+# From scans to masks
+
+
+@pytest.fixture
+def untrained(tiny_config, tmp_path):
+    """Prepare a folder with classes A, B, C and return a config and drawn weights for it."""
+    import torch
+
+    from cmems.apis import load_config
+    from cmems.registry import MODELS
+
+    def make(root, **options):
+        prepare(folder(root, classes=["A", "B", "C"], **options), tmp_path / "data", size=32, workers=1)
+        config, checkpoint = tiny_config(data=tmp_path / "data"), str(tmp_path / "drawn.pth")
+        torch.manual_seed(0)
+        model = MODELS.build(load_config(config).model)
+        for network in model.networks:
+            torch.nn.init.normal_(network.head.weight, 0, 3)
+        torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
+        return config, checkpoint
+
+    return make
+
+
+def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path):
+    highdicom = need("highdicom")
+    hounsfield = IMAGE - 600
+    nii(tmp_path / "raw/images/n.nii.gz", hounsfield)
+    nrrd(tmp_path / "raw/images/r.nrrd", hounsfield)
+    turn = np.diag([-1.0, -1, 1, 1])
+    turn[:3, 3] = SHAPE[0] - 1, SHAPE[1] - 1, 0
+    dicom(tmp_path / "raw/images/d", hounsfield[::-1, ::-1], AFFINE @ turn)  # LPS, as scanners store
+    nrrd(tmp_path / "raw/labels/d.seg.nrrd", *cut(2, 1, 2), **segments("A", "B"))
+    config, checkpoint = untrained(tmp_path / "raw", modality="ct")
+    manifest = (tmp_path / "data/manifest.json").read_text()
+    assert not any(word in manifest for word in ("Doe", "SECRET", "1970", "1.2.826", "IM0"))
+    images = np.load(tmp_path / "data/train_images.npy").reshape(3, 6, 32, 32)
+    assert np.array_equal(images[0], images[1])  # d is turned as the others
+    assert np.array_equal(images[0], images[2])
+    assert json.loads(manifest)["cases"]["d"]["sources"]["image"][0]["files"] == 6
+    written = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks")).paths
+    assert {name: path.name for name, path in written.items()} == {
+        "n": "n.nii.gz", "r": "r.nii.gz", "d": "d.dcm",
+    }  # fmt: skip
+    mask = np.asarray(nib.load(written["n"]).dataobj)
+    assert len(np.unique(mask)) > 1
+    assert np.array_equal(np.asarray(nib.load(written["r"]).dataobj), mask)
+    np.testing.assert_allclose(nib.load(written["r"]).affine, AFFINE)
+    seg = highdicom.seg.segread(written["d"])
+    volume = seg.get_volume(combine_segments=True)
+    assert [str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers] == ["A", "B", "C"]
+    place = np.linalg.inv(AFFINE) @ np.diag([-1, -1, 1, 1]) @ volume.affine  # its indices (z, y, x) to the scan's
+    there = np.argwhere(volume.array > 0)
+    landed = np.rint(there @ place[:3, :3].T + place[:3, 3]).astype(int)
+    assert np.array_equal(mask[tuple(landed.T)], volume.array[tuple(there.T)])
+    assert len(there) == np.count_nonzero(mask)
+    assert (seg.PatientID, str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID)) == ("SECRET", "1.2.826.1")
+    assert "d,A," in (tmp_path / "masks/trust.csv").read_text()
+    picks = pick(str(tmp_path / "raw/images"), str(tmp_path / "p"), 3, after=str(tmp_path / "masks"))
+    assert {p.scan: p.mask.name for p in picks} == {"n": "n.nii.gz", "r": "r.nii.gz", "d": "d.nii.gz"}
+
+
+def test_masks_of_images_are_images_of_their_size(untrained, tmp_path):
+    for name in "ab":
+        png(tmp_path / f"raw/images/{name}.png", (IMAGE[..., 0].T + ord(name)).astype(np.uint16))
+    png(tmp_path / "raw/labels/a.png", LABEL[..., 3].T.copy())
+    config, checkpoint = untrained(tmp_path / "raw")
+    (tmp_path / "raw/images/c.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"^\S*c\.png: truncated or not a readable image \(\S* ?[^\n]*$"):
+        predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
+    for name in "ab":
+        with Image.open(tmp_path / f"masks/{name}.png") as mask:
+            assert (mask.size, mask.mode) == ((12, 10), "L")
+            assert set(np.unique(np.asarray(mask))) <= {0, 1, 2, 3}
+
+
+def test_an_encoded_stack_is_read_back(tmp_path):
+    pages = [Image.fromarray(page) for page in IMAGE.astype(np.uint16).transpose(ZYX)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert mask_ending(tmp_path / "a.tif") == ".tif"
+    mask = np.ascontiguousarray(LABEL.transpose(ZYX))
+    for name in ("m.tif", "m.nii.gz"):
+        (tmp_path / name).write_bytes(encoded(tmp_path / "a.tif", name, mask, ()))
+        assert np.array_equal(read_mask(tmp_path / name).voxels, mask)
