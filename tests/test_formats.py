@@ -181,7 +181,12 @@ def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_p
     assert {c.name: c.labels and c.labels[0].name for c in folder(tmp_path).cases()} == {
         "a": "a-label.nii.gz", "b_mask": None,
     }  # fmt: skip
-    shifted = AFFINE + np.eye(4)[:, [3]] * 0 + np.array([[0, 0, 0, 7.0]] + [[0] * 4] * 3)
+    nrrd(tmp_path / "b_mask.seg.nrrd", LABEL, **segments("A", "B"))  # beside the scan, as Slicer saves it
+    assert {c.name: c.labels[0].name for c in folder(tmp_path).cases()} == {
+        "a": "a-label.nii.gz", "b_mask": "b_mask.seg.nrrd",
+    }  # fmt: skip
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 7
     nii(tmp_path / "more/images/c.nii.gz", IMAGE)
     nii(tmp_path / "more/images/d.nii.gz", IMAGE, shifted)
     nii(tmp_path / "more/labels/Untitled.nii.gz", LABEL, shifted)  # lies on the grid of d alone
@@ -453,11 +458,20 @@ def test_images_are_cases_of_one_slice_and_colours_turn_to_grey(tmp_path):
     assert "colours are turned to grey" in said(volumes["d"][0])
     assert "colours" not in said(volumes["c"][0])
     assert "1 mm is taken" in said(volumes["a"][0])
+    nii(tmp_path / "images/screen/x.nii", IMAGE)  # folders that hold no DICOM are not entered
     data = prepare(folder(tmp_path, val=["b"]), tmp_path / "out", size=16, workers=1)
     assert data.eligible_exemplars() == [("a", 0)]
     png(tmp_path / "labels/a.png", np.stack([LABEL[..., 3].T, grey // 2, grey // 2], -1).astype(np.uint8))
     with pytest.raises(InputError, match=r"labels/a\.png: expected a grey or indexed mask.*, got colours"):
         prepare(folder(tmp_path), tmp_path / "other", size=16, workers=1)
+
+
+def test_an_image_beside_volumes_is_no_scan(tmp_path):
+    nii(tmp_path / "a.nii", IMAGE)
+    png(tmp_path / "screenshot.png", IMAGE[..., 0].astype(np.uint16))
+    found, problems = scan_files(tmp_path)
+    assert list(found) == ["a"]
+    assert problems == [f"{tmp_path / 'screenshot.png'}: an image beside volumes; move it elsewhere"]
 
 
 def test_a_stack_of_napari_and_an_indexed_mask_are_labels(tmp_path):

@@ -199,7 +199,7 @@ def _refuse_deflated(path):
         raise InputError(f"{path}: deflated DICOM is not read; save it under another transfer syntax")
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _folder(folder, changed):
     """Return the slices of a folder by series, (file, header) each, and problems; ``changed`` is when it was."""
     dicom, found, problems = need("pydicom", folder, "dicom"), defaultdict(list), []

@@ -16,6 +16,7 @@ from cmems.registry import READERS
 
 UNPAINTED = ("auto", "unknown", "background")
 _SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask|untitled)$", re.IGNORECASE)
+_STRAY = 3  # masks of no scan's name whose place is looked for
 _UNNAMED = re.compile(r"segment[ _]\d+", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
 _IN_ORDER = "segments without names are the classes in their order"
@@ -90,20 +91,26 @@ class NiftiFolderReader(NiftiReader):
     def find(self):
         """Return a case per image."""
         images, labels = self._folders()
-        masks, problems = scan_files(labels, masks=True) if labels.is_dir() else ({}, [])
-        scans, more = scan_files(images)
-        if images == labels:  # what belongs to another file is a mask, the rest are scans
-            masks = {n: p for n, p in masks.items() if p not in scans.values() or _owner(n, scans)}
-            scans = {n: p for n, p in scans.items() if p not in masks.values()}
-        scans, even_more = choose_channel(scans, self.channel, masks, images.name == "imagesTr")
+        scans, problems = scan_files(images)
+        if images == labels:  # beside the scans: segmentations, and what carries the name of another file
+            masks = {p.name.split(".")[0]: p for p in sorted(images.glob("[!.]*.seg.nrrd"))}
+            masks |= {name: path for name, path in scans.items() if _owner(name, scans)}
+            scans = {name: path for name, path in scans.items() if name not in masks or path != masks[name]}
+        else:
+            masks, more = scan_files(labels, masks=True) if labels.is_dir() else ({}, [])
+            problems = more + problems
+        scans, more = choose_channel(scans, self.channel, masks, images.name == "imagesTr")
+        problems += more
+        stray = [name for name in masks if name not in scans and not _owner(name, scans)]
+        grids = _grids(scans) if 0 < len(stray) <= _STRAY else {}
         owned = {}
         for name, path in masks.items():
             try:
-                owner = name if name in scans else _owner(name, scans) or self._lies_on(path, scans)
+                owner = name if name in scans else _owner(name, scans) or (grids and _lies_on(path, scans, grids))
             except InputError as error:
                 problems += error.problems
                 continue
-            if owner is None:
+            if not owner:
                 near = ", ".join(difflib.get_close_matches(name, scans, n=3, cutoff=0.3) or sorted(scans)[:3])
                 problems.append(f"{path}: a label without its image in {images}; call it as its scan: {near or 'none'}")
             elif owner in owned:
@@ -117,7 +124,7 @@ class NiftiFolderReader(NiftiReader):
                 rows.append((name, "train", scan_parts(path), (label,) if label else None))
             except InputError as error:
                 problems += error.problems
-        return rows, problems + more + even_more
+        return rows, problems
 
     def _folders(self):
         """Return the folder of the scans and that of the masks."""
@@ -138,18 +145,6 @@ class NiftiFolderReader(NiftiReader):
                     continue
                 found |= {plain_name(name): name for name in names.values() if plain_name(name) not in found}
         return tuple(found.values())
-
-    def _lies_on(self, path, scans):
-        """Return the only scan on whose grid a mask lies, so far as their headers tell; None of none, or of several."""
-        mask, fits = read_mask(path), []
-        for name, scan in scans.items():
-            try:
-                grid = read_grid(scan)
-                lay_on(mask, grid, path, scan)
-            except InputError:
-                continue
-            fits += [name] * bool(mask.frames and grid.frames)
-        return fits[0] if len(fits) == 1 else None
 
     def sources(self, paths):
         """Return what every reader does; of a series its folder, and one digest: names of its files may identify."""
@@ -214,6 +209,31 @@ def _owner(name, scans):
     """Return the scan whose name a mask carries before what viewers add, or None."""
     stem = _SUFFIX.sub("", name)
     return stem if stem != name and stem in scans else None
+
+
+def _grids(scans):
+    """Return the headers of the scans that say where they lie."""
+    found = {}
+    for name, path in scans.items():
+        try:
+            grid = read_grid(path)
+        except InputError:  # reading it will say so
+            continue
+        if grid.frames:
+            found[name] = grid
+    return found
+
+
+def _lies_on(path, scans, grids):
+    """Return the only scan on whose grid a mask lies, so far as their headers tell; None of none, or of several."""
+    mask, fits = read_mask(path), []
+    for name, grid in grids.items() if mask.frames else ():
+        try:
+            lay_on(mask, grid, path, scans[name])
+        except InputError:
+            continue
+        fits.append(name)
+    return fits[0] if len(fits) == 1 else None
 
 
 def _unknown(path, label, automatic):

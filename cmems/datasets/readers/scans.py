@@ -15,8 +15,8 @@ from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
 from cmems.datasets.readers.pictures import picture_grid, read_picture
 
 KINDS = "NIfTI, NRRD, PNG or DICOM"
-_PICTURE = r"\.(png|tiff?|bmp|jpe?g)$"
-_SCAN = re.compile(rf"\.(nii(\.gz)?|hdr|img|(seg\.)?nrrd)$|{_PICTURE}", re.IGNORECASE)
+_PICTURE = re.compile(r"\.(png|tiff?|bmp|jpe?g)$", re.IGNORECASE)
+_SCAN = re.compile(rf"\.(nii(\.gz)?|hdr|img|(seg\.)?nrrd)$|{_PICTURE.pattern}", re.IGNORECASE)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _ENDINGS = (".nii.gz", ".png", ".tif", ".dcm")
 
@@ -30,7 +30,7 @@ def scan_files(folder, masks=False):
 
     Returns:
         tuple[dict[str, Path], list[str]]: Files by name, of a series any; and problems: two files of one name, files
-        of no format that is read but may be scans, damaged DICOM.
+        of no format that is read but may be scans, damaged DICOM, and images beside volumes, as screenshots are.
     """
     folder, plain, slices = Path(folder), [], []
     for path in sorted(folder.iterdir()):
@@ -42,12 +42,16 @@ def scan_files(folder, masks=False):
         elif path.name != "DICOMDIR" and (masks or not path.name.lower().endswith(".seg.nrrd")):
             plain.append(path)
     found, problems = listed(plain, _SCAN, KINDS)
-    if not slices:
-        return found, problems
-    series, odd = ({path.stem: path for path in slices}, []) if masks else dicom.dicom_series(folder, slices)
+    series, odd = (
+        ({path.stem: path for path in slices}, []) if masks or not slices else dicom.dicom_series(folder, slices)
+    )
     for name, path in series.items():
         if found.setdefault(name, path) is not path:
             odd.append(f"{path}: the same name as {found[name].name}; keep one of them")
+    images = {name: path for name, path in found.items() if _is_picture(path)}
+    if not masks and 0 < len(images) < len(found):
+        odd += [f"{path}: an image beside volumes; move it elsewhere" for path in images.values()]
+        found = {name: path for name, path in found.items() if name not in images}
     return found, problems + odd
 
 
@@ -79,7 +83,7 @@ def read_scan(path, channel=None):
     path = Path(path)
     if dicom.is_dicom(path):
         return dicom.read_dicom(path)
-    if re.search(_PICTURE, path.name, re.IGNORECASE):
+    if _is_picture(path):
         return read_picture(path)
     return (read_nrrd if _is_nrrd(path) else read_nifti)(path, channel)
 
@@ -93,7 +97,7 @@ def read_mask(path):
     path = Path(path)
     if dicom.is_dicom(path):
         return dicom.read_segmentation(path)
-    if re.search(_PICTURE, path.name, re.IGNORECASE):
+    if _is_picture(path):
         return read_picture(path, labels=True)
     return (read_nrrd if _is_nrrd(path) else read_nifti)(path)
 
@@ -107,7 +111,7 @@ def read_grid(path):
     path = Path(path)
     if dicom.is_dicom(path):
         return read_mask(path) if dicom.is_segmentation(path) else dicom.dicom_grid(path)
-    if re.search(_PICTURE, path.name, re.IGNORECASE):
+    if _is_picture(path):
         return picture_grid(path)
     return (nrrd_grid if _is_nrrd(path) else nifti_grid)(path)
 
@@ -116,7 +120,7 @@ def mask_ending(path):
     """Return how the name of the mask of a scan ends: NIfTI, of an image PNG or TIFF, of a series DICOM."""
     if dicom.is_dicom(path):
         return ".dcm"
-    if re.search(_PICTURE, path.name, re.IGNORECASE):
+    if _is_picture(path):
         return ".tif" if path.suffix.lower().startswith(".tif") else ".png"
     return ".nii.gz"
 
@@ -147,7 +151,7 @@ def encoded(path, name, voxels, classes, mark=None):
         pages[0].save(content, format="PNG" if name.endswith(".png") else "TIFF", **more)
         return content.getvalue()
     with reading(path, "a readable scan"):
-        plain = not (dicom.is_dicom(path) or _is_nrrd(path) or re.search(_PICTURE, path.name, re.IGNORECASE))
+        plain = not (dicom.is_dicom(path) or _is_nrrd(path) or _is_picture(path))
         content = nifti_like(path, voxels, mark) if plain else nifti_of(read_grid(path), voxels, mark)
     return gzip.compress(content, compresslevel=3, mtime=0)
 
@@ -195,6 +199,10 @@ def choose_channel(scans, channel, known=(), always=False):
             folder = next(iter(paths.values())).parent
             problems.append(f"{folder}: --channel {channel}: {case} has {', '.join(map(str, paths))}")
     return found, problems
+
+
+def _is_picture(path):
+    return _PICTURE.search(path.name) is not None
 
 
 def _is_nrrd(path):
