@@ -112,7 +112,7 @@ def dicom(folder, voxels, affine=AFFINE, slices=None, series="1.2.826.1", number
             if value is not None:
                 setattr(one, key, value)
         one.PixelData = (voxels[:, :, z].T + 1024).astype("<u2").tobytes()
-        one.save_as(folder / names.format(5 * z % voxels.shape[2]), enforce_file_format=True)
+        one.save_as(folder / names.format(-z % voxels.shape[2]), enforce_file_format=True)
 
 
 # Masks that viewers save
@@ -392,6 +392,9 @@ def test_series_are_told_apart_and_stacked_by_position(tmp_path):
     np.testing.assert_allclose(volume.spacing, (4, 2, 1.5))
     assert np.array_equal(read_scan(found["two_s2"]).voxels, hounsfield.transpose(ZYX) + 5)
     assert read_grid(found["two_s1"]).voxels.shape == (6, 10, 12)
+    (one, *_) = folder(tmp_path).cases()
+    assert "another modality (--modality ct is for CT in HU) (CT, scaled as mr)" in said(folder(tmp_path).read(one)[0])
+    assert "modality" not in said(folder(tmp_path, modality="ct").read(one)[0])
 
 
 def odd_gap(path, z=5, by=0.9):

@@ -119,6 +119,12 @@ def read_dicom(path):
     return grid._replace(voxels=voxels)
 
 
+def dicom_modality(path):
+    """Return what the header of a DICOM file says it is of: ``CT``, ``MR`` …"""
+    slices, _ = _sorted(Path(path))
+    return str(slices[0][1]["Modality"] or "")
+
+
 def dicom_grid(path):
     """Return what :func:`read_dicom` does, pixels unread: zeros that take no memory."""
     return _sorted(Path(path))[1]

@@ -10,7 +10,16 @@ from cmems.datasets.prepared import UNLABELED
 from cmems.datasets.readers.base import NiftiReader, whole_labels
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import plain_name, read_label_names
-from cmems.datasets.readers.scans import KINDS, choose_channel, read_grid, read_mask, read_scan, scan_files, scan_parts
+from cmems.datasets.readers.scans import (
+    KINDS,
+    choose_channel,
+    read_grid,
+    read_mask,
+    read_scan,
+    scan_files,
+    scan_modality,
+    scan_parts,
+)
 from cmems.errors import InputError
 from cmems.registry import READERS
 
@@ -19,6 +28,7 @@ _SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask|untit
 _STRAY = 3  # masks of no scan's name whose place is looked for
 _UNNAMED = re.compile(r"segment[ _]\d+", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
+_OTHER = "the header names another modality (--modality ct is for CT in HU)"
 _IN_ORDER = "segments without names are the classes in their order"
 _EMPTY = "nothing is painted; it counts as unlabelled (--unpainted background: as all background)"
 _SPARSE = (
@@ -169,6 +179,9 @@ class NiftiFolderReader(NiftiReader):
     def read_image(self, case):
         """Read the channel that is asked for, NaN filled where that is."""
         volume = read_scan(case.images[0], self.channel)
+        said = scan_modality(case.images[0])
+        if said and (said == "CT") != (self.modality == "ct"):
+            volume = volume._replace(notes=(*volume.notes, (_OTHER, f"{said}, scaled as {self.modality}")))
         return filled(volume) if self.fill_nan else volume
 
     def read_label(self, case):

@@ -88,6 +88,11 @@ def read_scan(path, channel=None):
     return (read_nrrd if _is_nrrd(path) else read_nifti)(path, channel)
 
 
+def scan_modality(path):
+    """Return what the header says that a scan is of, ``CT``, ``MR`` …; None where none does, as in any but DICOM."""
+    return dicom.dicom_modality(path) if dicom.is_dicom(path) else None
+
+
 def read_mask(path):
     """Read labels as a :class:`Volume`; of a segmentation its ``names`` tell what its numbers mean.
 
