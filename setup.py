@@ -44,5 +44,6 @@ setup(
         "slurm": ["submitit>=1.5"],
         "formats": ["pynrrd>=1.1"],
         "dicom": ["pydicom>=3", "highdicom>=0.25"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
     },
 )

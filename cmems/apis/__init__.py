@@ -1,6 +1,7 @@
 """What the command-line tools and notebooks call."""
 
 from cmems.apis.config import load_config
+from cmems.apis.export import export
 from cmems.apis.model_file import publish
 from cmems.apis.pick import pick
 from cmems.apis.predict import label_training_scans, predict
@@ -10,6 +11,7 @@ from cmems.apis.segmenter import Segmenter
 
 __all__ = [
     "Segmenter",
+    "export",
     "label_training_scans",
     "load_config",
     "pick",

@@ -8,6 +8,8 @@ from cmems.errors import said
 
 ABOUT = "Write a mask for every scan (NIfTI, NRRD, PNG, DICOM), on the scan's own grid."
 EXAMPLE = "cmems predict heart.pth SCANS MASKS"
+NETWORK = "ensemble, or one network alone: 1, 2 … (default: the ensemble, of several)"
+VIEWS = "mirrored and turned views to average (default: the model's)"
 
 
 def add_arguments(parser):
@@ -32,12 +34,8 @@ def add_arguments(parser):
 
 def add_choices(parser):
     """Add how a model labels."""
-    parser.add_argument(
-        "--network", type=_network, help="ensemble, or one network alone: 1, 2 … (default: the ensemble, of several)"
-    )
-    parser.add_argument(
-        "--views", type=int, choices=(1, 4, 8), help="mirrored and turned views to average (default: the model's)"
-    )
+    parser.add_argument("--network", type=network, help=NETWORK)
+    parser.add_argument("--views", type=int, choices=(1, 4, 8), help=VIEWS)
     parser.add_argument(
         "--clean", action=argparse.BooleanOptionalAction, help="clean up as the model says (default: yes)"
     )
@@ -47,7 +45,8 @@ def add_choices(parser):
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the first that is there")
 
 
-def _network(text):
+def network(text):
+    """Read ``--network``."""
     return text if text == "ensemble" else int(text)
 
 

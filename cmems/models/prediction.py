@@ -44,6 +44,10 @@ class Prediction:
         """Predict ``(B, 1, S, S)`` slices: ``(M, B, K, S, S)`` float32, each network's mean softmax over the views."""
         return self._mean(self._logits(networks, images))
 
+    def mean_of_views(self, network, images):
+        """Predict ``(B, 1, S, S)`` slices by one network, view after view: ``(B, K, S, S)`` float32 mean softmax."""
+        return sum(_undo(network(_turn(images, view)).softmax(1), view) for view in self._list) / self.views
+
     @torch.no_grad()
     def segment(self, networks, volumes):
         """Label volumes slice by slice; the slices of all volumes share forwards.
@@ -124,7 +128,7 @@ class Prediction:
 
     def _logits(self, networks, images):
         """Return each network's logits of every view of the images, one view after the other."""
-        batch = torch.cat([torch.rot90(images.flip(3) if f else images, k, (2, 3)) for k, f in self._list])
+        batch = torch.cat([_turn(images, view) for view in self._list])
         # As the weights lie, which is how convolutions are fast.
         first = next(p for p in networks[0].parameters() if p.dim() == 4)
         channels_last = first.is_contiguous(memory_format=torch.channels_last)
@@ -190,6 +194,11 @@ def _square(volume, device):
     image = torch.from_numpy(volume["image"]).to(device, torch.float32)
     image = image if "shape" in volume else volume["frame"].images(image, volume["spacing"][1:])
     return image.clamp(0, 1)
+
+
+def _turn(images, view):
+    """Make a view of ``(B, 1, S, S)`` images."""
+    return torch.rot90(images.flip(3) if view[1] else images, view[0], (2, 3))
 
 
 def _undo(maps, view):

@@ -1,0 +1,28 @@
+"""``cmems export``."""
+
+from cmems.cli.predict import NETWORK, VIEWS, network
+
+ABOUT = "Write a model as a program that runs without CMEMS: slices in, labels out."
+EXAMPLE = "cmems export heart.pth heart.onnx"
+
+
+def add_arguments(parser):
+    """Add what the command takes."""
+    parser.add_argument("model", help="a file of `cmems publish`")
+    parser.add_argument("out", help="the file to write, .onnx or .pt2")
+    parser.add_argument(
+        "--format", choices=("onnx", "torch-export"), default="onnx", help="torch-export is for torch itself, .pt2"
+    )
+    parser.add_argument("--network", type=network, help=NETWORK)
+    parser.add_argument("--views", type=int, choices=(1, 4, 8), help=VIEWS)
+
+
+def run(args):
+    """Export, and say how the labels compare."""
+    from cmems.apis import export
+
+    found = export(args.model, args.out, args.format, args.network, args.views)
+    if found["left_out"]:
+        print(f"the clean-up is left out: {', '.join(found['left_out'])}")
+    same = found["voxels"] - found["differing"]
+    print(f"{args.out}: its labels are the model's in {same:,} of {found['voxels']:,} voxels; docs/training.md runs it")

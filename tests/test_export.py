@@ -1,0 +1,115 @@
+"""Models as programs that run without CMEMS label as they do themselves."""
+
+import json
+import runpy
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import REPO
+
+import cmems
+from cmems.apis import export, publish
+from cmems.apis.export import VolumeGraph, _Axis
+from cmems.datasets.prepare import _INTENSITY
+from cmems.errors import InputError
+from cmems.models.prediction import Prediction
+from cmems.registry import BACKBONES
+from cmems.resize import Frame
+
+SMALL = dict(type="UNet", num_classes=3, channels=[4, 4], dropout=[0, 0])
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model of two small networks, whose squares are cut from pixels of 2 mm."""
+    torch.manual_seed(0)
+    networks = [BACKBONES.build(dict(SMALL)) for _ in range(2)]
+    for net in networks:
+        torch.nn.init.normal_(net.head.weight, 0, 2)
+    weights = {f"networks.{m}.{k}": v for m, net in enumerate(networks) for k, v in net.state_dict().items()}
+    settings = dict(model=dict(backbone=SMALL, prediction=dict(views=4, clean=[dict(type="FillHoles")])))
+    preparation = dict(dataset="x", classes=["a", "b"], intensity=_INTENSITY["mr"], size=16, pixel=2.0, axes="LPS",
+                       orientations=["LPS"])  # fmt: skip
+    meta = dict(settings=json.dumps(settings), preparation=json.dumps(preparation))
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / "last.pth")
+    publish(tmp_path / "last.pth", tmp_path / "model.pth")
+    return str(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("pixel", [None, 0.7, 1.5, 4.0])
+def test_matrices_resize_as_torch_does(pixel):
+    random = np.random.default_rng(0)
+    for _ in range(15):
+        frame = Frame(int(random.integers(8, 70)), pixel)
+        shape, spacing = [int(n) for n in random.integers(20, 120, 2)], random.choice([0.78125, 1.0, 1.37, 3.3], 2)
+        rows, columns = (_Axis(frame, n, torch.tensor(mm)) for n, mm in zip(shape, spacing, strict=True))
+        images, labels = torch.rand(2, *shape), torch.randint(0, 5, (2, frame.size, frame.size), dtype=torch.uint8)
+        torch.testing.assert_close(rows.into() @ images @ columns.into().T, frame.images(images, spacing))
+        (r, here), (c, there) = rows.nearest(), columns.nearest()
+        back = torch.where(here[:, None] & there, labels[:, r][:, :, c], 0)
+        assert torch.equal(back.to(torch.uint8), frame.labels_back(labels, shape, spacing))
+
+
+@pytest.mark.parametrize("resize", ["labels", "probabilities"])
+@pytest.mark.parametrize(("views", "pixel"), [(1, None), (4, 2.0), (8, 1.0), (1, 4.0)])
+def test_the_graph_labels_as_prediction_does(views, pixel, resize):
+    torch.manual_seed(1)
+    networks = [BACKBONES.build(dict(SMALL)).eval() for _ in range(2)]
+    for net in networks:
+        torch.nn.init.normal_(net.head.weight, 0, 2)
+    frame, prediction = Frame(16, pixel), Prediction(views=views, resize=resize, bfloat16=False)
+    volume = dict(image=np.random.default_rng(0).random((3, 30, 21), np.float32), spacing=(5, 1.4, 1.7), frame=frame)
+    (own,) = prediction.segment(networks, [volume])
+    with torch.no_grad():
+        found = VolumeGraph(networks, prediction, frame)(torch.from_numpy(volume["image"]), torch.tensor([1.4, 1.7]))
+    assert len(own["ensemble"][own["ensemble"] > 0]) > 100
+    assert (found.numpy() != own["ensemble"]).mean() < 1e-3  # ties
+
+
+def test_onnx_runs_without_torch_and_labels_as_the_model(model, tmp_path, monkeypatch, capsys):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra onnx is not installed")
+    found = export(model, tmp_path / "x.onnx", network=1, views=1)
+    assert found["differing"] <= 3
+    assert found["left_out"] == ["FillHoles"]
+    affine = np.array([[0, -1.7, 0, 5], [1.4, 0, 0, 3], [0, 0, 6, 1], [0, 0, 0, 1]])  # columns lie along y, mirrored
+    voxels = np.random.default_rng(0).integers(0, 900, (30, 26, 4)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "scan.nii")
+    paths = [str(tmp_path / name) for name in ("x.onnx", "scan.nii", "mask.nii.gz")]
+    monkeypatch.setattr("sys.argv", ["run_onnx.py", *paths])
+    runpy.run_path(str(REPO / "docs/examples/run_onnx.py"))
+    assert capsys.readouterr().out.endswith("mask.nii.gz: 1 a, 2 b\n")
+    mask = nib.load(paths[2])
+    own = cmems.Segmenter(model, network=1, views=1, clean=False)(paths[1])
+    assert len(np.unique(own)) == 3
+    assert (own != np.asarray(mask.dataobj).T).mean() < 1e-3
+    assert np.allclose(mask.affine, affine)
+
+
+def test_a_program_of_torch_export_takes_slices_of_any_number_and_size(model, tmp_path):
+    found = export(model, tmp_path / "x.pt2", "torch-export", network=2, views=1)
+    assert found["differing"] <= 3
+    files = {"cmems.json": ""}
+    program = torch.export.load(tmp_path / "x.pt2", extra_files=files).module()
+    assert program(torch.rand(1, 19, 50), torch.tensor([1.0, 2.0], dtype=torch.float64)).shape == (1, 19, 50)
+    assert json.loads(files["cmems.json"])["classes"] == ["a", "b"]
+
+
+def test_what_cannot_be_exported_is_refused_and_leaves_no_file(model, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"x\.pt2: expected the name of a file that ends with \.onnx"):
+        export(model, tmp_path / "x.pt2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'cmems\[onnx\]'"):
+        export(model, tmp_path / "x.onnx")
+    module = sys.modules["cmems.apis.export"]  # the package's attribute is the function
+    monkeypatch.setattr(module, "_trace", lambda graph: None)
+    monkeypatch.setitem(module._WRITERS, "torch-export", lambda program, graph, path, text: lambda inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(model, tmp_path / "x.pt2", "torch-export")
+    monkeypatch.setitem(module._WRITERS, "torch-export", lambda *given: lambda inputs: np.full(1, 9))
+    with pytest.raises(InputError, match=r"labels \d+ of \d+ voxels otherwise than the model itself"):
+        export(model, tmp_path / "x.pt2", "torch-export")
+    assert not list(tmp_path.glob("*x.*"))
