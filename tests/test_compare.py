@@ -420,6 +420,7 @@ def test_methods_move_to_data_of_ones_own_with_all_that_is_the_datas(own, tmp_pa
         assert config.train_dataloader.exemplar_slice == dict(case="patient002_frame01", slice=1)
         assert config.train_dataloader.synthetic == before.train_dataloader.synthetic
         assert config.test_evaluator == before.test_evaluator
+        assert {metric.preset for metric in config.test_evaluator} == {"strict"}  # no reward for a missed organ
         assert config.train_cfg.max_iters == 7
         assert "prediction" not in config.model
     plus = plan_own(get_suite("plus_methods"), own, [0], ["A"], tmp_path)[1][0]["runs"][0]
