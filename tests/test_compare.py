@@ -25,7 +25,7 @@ from cmems.apis import load_config
 from cmems.apis.starter import Anatomy, write_config
 from cmems.comparison.changes import components
 from cmems.comparison.compare import compare, execute
-from cmems.comparison.paired import compare_scores, mean_over_classes, paired
+from cmems.comparison.paired import case_means, compare_scores, paired
 from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
 from cmems.comparison.rows import EXEMPLARS, Row, exemplar_slice
@@ -326,7 +326,8 @@ def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path
     missed = scores(tmp_path / "a.csv", dict(p=0.0), "HD95", status="missed")
     (mean, _), _ = compare_scores(missed, scores(tmp_path / "b.csv", dict(p=3.0), "HD95"))
     assert (mean["n"], math.isnan(mean["p"])) == (0, True)
-    assert mean_over_classes(dict(A=dict(p=1.0, q=math.nan), B=dict(p=0.5, q=0.25))) == dict(p=0.75, q=0.25)
+    a, b = dict(A=dict(p=1.0, q=math.nan), B=dict(p=0.5, q=0.25)), dict(A=dict(p=0.5, q=9.0), B=dict(p=0.5, q=0.5))
+    assert case_means(a, b) == (dict(p=0.75, q=0.25), dict(p=0.5, q=0.5))  # what one has not scored counts in neither
 
 
 def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):

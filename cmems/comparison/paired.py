@@ -23,9 +23,9 @@ def compare_scores(a, b):
         a, b (str | Path): A ``metrics.csv`` of ``cmems evaluate``, the folder of one, or a run's folder, tested once.
 
     Returns:
-        tuple[list[dict], tuple[str, str]]: A row of ``COLUMNS`` per metric and class or ``mean``, which is a case's
-        mean over classes; and the models that are compared, of each the cleaned one, the ensemble or network 1.
-        ``difference`` is B less A, see :func:`paired`.
+        tuple[list[dict], tuple[str, str]]: A row of ``COLUMNS`` per metric and class, or ``mean``, a case's mean over
+        the classes that both scored, see :func:`paired`; and the models: of each run the cleaned one, else the
+        ensemble, else network 1.
 
     Raises:
         InputError: Scores are missing, or not of the same cases, classes and conventions.
@@ -42,7 +42,7 @@ def compare_scores(a, b):
         _same("cases", {case for each in ours.values() for case in each}, {c for e in theirs.values() for c in e}, a, b)
         _same("classes", set(ours), set(theirs), a, b)
         for c in ("mean", *ours):
-            pair = [mean_over_classes(each) if c == "mean" else each[c] for each in (ours, theirs)]
+            pair = case_means(ours, theirs) if c == "mean" else (ours[c], theirs[c])
             rows.append({"metric": name, "class": c, **paired(*pair)})
     return rows, (model_a, model_b)
 
@@ -71,14 +71,19 @@ def paired(a, b, resamples=9999):
     return dict({key: float(value) for key, value in found.items()}, n=len(cases))
 
 
-def mean_over_classes(scores):
-    """Return, by case, the mean of the classes that have a score there; ``scores`` are by class, then by case."""
+def case_means(a, b):
+    """Return the mean over classes, by case, of two scores; a class counts where both have a number.
+
+    Args:
+        a, b (dict): Scores by class, then by case.
+    """
     found = {}
-    for each in scores.values():
-        for case, value in each.items():
-            found.setdefault(case, []).append(value)
-    counted = {case: [v for v in values if not math.isnan(v)] for case, values in found.items()}
-    return {case: sum(values) / len(values) if values else math.nan for case, values in counted.items()}
+    for c, scores in a.items():
+        for case, value in scores.items():
+            pair = value, b.get(c, {}).get(case, math.nan)
+            if not any(map(math.isnan, pair)):
+                found.setdefault(case, []).append(pair)
+    return tuple({case: sum(p[i] for p in pairs) / len(pairs) for case, pairs in found.items()} for i in (0, 1))
 
 
 def read_scores(path, models=_MODELS):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
 from cmems.comparison import paper
-from cmems.comparison.paired import COLUMNS, drawn, mean_over_classes, paired, read_scores
+from cmems.comparison.paired import COLUMNS, case_means, drawn, paired, read_scores
 from cmems.comparison.rows import family
 from cmems.files import whole_file
 from cmems.visualization.tables import csv_cell, lost, write_csv
@@ -142,8 +142,7 @@ def _read(run):
     split, unit = path.parent.name.removeprefix("test_"), content["conventions"].get("HD95", {}).get("unit")
     counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
     scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
-    cases = {metric: mean_over_classes(scores[metric]) for metric in METRICS if metric in scores}
-    known = dict(facts=facts, model=model, split=split, unit=unit, cases=cases)
+    known = dict(facts=facts, model=model, split=split, unit=unit, cases=scores)
     return dict(classes=classes, values=values, **known, **counts)
 
 
@@ -234,17 +233,19 @@ def _pairs(group):
     for metric in METRICS:
         for entry in done if best else ():
             if entry is not best and entry["cells"][metric].get("mean"):
-                found = paired(_by_case(best, metric), _by_case(entry, metric))
+                found = paired(*case_means(_by_case(best, metric), _by_case(entry, metric)))
                 known = dict(dataset=entry["dataset"], row=entry["label"], reference=best["label"], metric=metric)
                 rows.append({**known, "class": "mean", **found})
     return best and best["label"], rows
 
 
 def _by_case(entry, metric):
-    """Return a row's score by case, the mean of its runs."""
+    """Return a row's scores by class and case, the means of its runs, of cases that all of them scored."""
     runs = [run["found"]["cases"].get(metric, {}) for run in entry["runs"] if run["found"]]
-    means = {case: _spread([run.get(case) for run in runs]) for case in runs[0]}
-    return {case: mean[0] for case, mean in means.items() if mean}
+    return {
+        c: {case: statistics.mean(run.get(c, {}).get(case, math.nan) for run in runs) for case in scores}
+        for c, scores in runs[0].items()
+    }
 
 
 def _troubles(group):
