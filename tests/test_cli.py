@@ -307,7 +307,7 @@ def test_the_wheel_brings_command_and_configs(tmp_path):
     names = set(held.namelist())
     for path in (REPO / "configs").rglob("*.py"):
         assert f"cmems/configs/.mim/configs/{path.relative_to(REPO / 'configs').as_posix()}" in names
-    assert {"cmems/py.typed", "cmems/configs/.mim/model-index.yml"} <= names
+    assert {"cmems/py.typed", "cmems/configs/.mim/model-index.yml", "cmems/visualization/page/page.html"} <= names
     (metadata,) = (name for name in names if name.endswith("METADATA"))
     needs = held.read(metadata).decode()
     assert "Requires-Dist: mmcv-lite" in needs  # whatever is installed where it is built

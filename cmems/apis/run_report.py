@@ -15,13 +15,11 @@ from cmems.apis.run import content_of
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
-from cmems.engine.runner import RECORD, told
+from cmems.engine.runner import PAGE, RECORD, told
 from cmems.errors import InputError
 from cmems.registry import METRICS
 from cmems.visualization.curves import read_history
 from cmems.visualization.page import small, write_page
-
-PAGE = "report.html"
 
 
 def is_run(folder):

@@ -16,6 +16,7 @@ def add_arguments(parser):
 def run(args):
     """Run the steps a user would run by hand, saying each."""
     from cmems.apis import test, train
+    from cmems.apis.run_report import report_run
     from cmems.datasets.phantom import make_cardiac
     from cmems.datasets.prepare import prepare
     from cmems.registry import READERS
@@ -30,7 +31,10 @@ def run(args):
     train(CONFIG, work_dir=str(WORK), overwrite=True)
     say("cmems evaluate", CONFIG, WORK / "best.pth", "--show-dir", WORK / "panels")
     test(CONFIG, str(WORK / "best.pth"), show_dir=str(WORK / "panels"))
+    say("cmems report", WORK)
+    page, _ = report_run(str(WORK))
     print(f"\none labelled slice, {time.monotonic() - began:.0f} s; look at")
+    print(f"  {page}  (in a browser: scores, curves, every case slice by slice)")
     for picture in (WORK / "curves.png", *sorted((WORK / "panels").glob("*.png"))[:2]):
         print(f"  {picture}")
 

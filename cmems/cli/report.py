@@ -1,5 +1,7 @@
 """``cmems report``."""
 
+from pathlib import Path
+
 from cmems.cli.common import add_options, cfg_options
 from cmems.cli.compare import add_suite, say_report
 from cmems.errors import InputError
@@ -34,6 +36,8 @@ def run(args):
     if args.suite is None:
         raise InputError("which run, or suite? Name a run's folder, or a suite that `cmems compare --list` shows")
     a_run = is_run(args.suite)
+    if Path(args.suite).is_dir() and not a_run:
+        raise InputError(f"{args.suite}: a folder without run.json, which a training writes: no run")
     odd = [name for name in (_OF_SUITES if a_run else _OF_RUNS) if getattr(args, name) != args.defaults[name]]
     if odd:
         kinds = ("a run", "a suite") if a_run else ("a suite", "a run")

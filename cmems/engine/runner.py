@@ -29,7 +29,7 @@ from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.registry import RUNNERS
 
-RECORD = "run.json"  # what a run did, in its work directory
+RECORD, PAGE = "run.json", "report.html"  # what a run did, and a page about it, in its work directory
 # What training needs is there whatever lists of hooks a config sets; a name set to None is left out.
 _NEEDED = dict(
     runtime_info=dict(type="TrainLogHook"),
@@ -47,7 +47,7 @@ def set_up_cpu(env_cfg):
 
 def remove_run(work_dir, keep):
     """Remove the checkpoints and logs of a run, all but the folder ``keep``."""
-    for name in (LAST, PREVIOUS, BEST, REPORT, RECORD, "curves.png"):
+    for name in (LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png"):
         Path(work_dir, name).unlink(missing_ok=True)
     for folder in {path.parent for path in Path(work_dir).glob("*/vis_data")} - {Path(keep)}:
         shutil.rmtree(folder)
