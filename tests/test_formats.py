@@ -13,6 +13,7 @@ from PIL import Image
 from cmems.apis import predict
 from cmems.apis.pick import pick
 from cmems.datasets.prepare import prepare
+from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import read_label_names
 from cmems.datasets.readers.scans import (
     choose_channel,
@@ -397,6 +398,45 @@ def test_series_are_told_apart_and_stacked_by_position(tmp_path):
     assert "modality" not in said(folder(tmp_path, modality="ct").read(one)[0])
 
 
+def test_compressed_and_inverted_slices_are_read_and_reports_passed_over(tmp_path):
+    pydicom = need("pydicom")
+    dicom(tmp_path / "p", IMAGE, PhotometricInterpretation="MONOCHROME1")
+    one = pydicom.dcmread(tmp_path / "p/IM0003.dcm")
+    one.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    one.save_as(tmp_path / "p/IM0003.dcm")
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # a report
+    del one.PixelData, one.Rows
+    one.save_as(tmp_path / "p/report.dcm")
+    volume = read_scan(scan_files(tmp_path)[0]["p"])
+    assert np.array_equal(volume.voxels, IMAGE.max() + IMAGE.min() - IMAGE.transpose(ZYX))
+    assert "inverted" in said(volume)
+
+
+TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [np.eye(3), np.diag([-1, -1, 1]), np.diag([1, -1, -1]), np.eye(3)[[2, 0, 1]], TURN, np.eye(3)[[1, 2, 0]] @ TURN],
+    ids=["RAS", "LPS", "RPI", "sagittal", "turned", "oblique"],
+)
+def test_a_segmentation_lies_on_its_series_however_that_lies(axes, tmp_path):
+    need("highdicom")
+    affine = AFFINE.copy()
+    affine[:3, :3] = axes @ affine[:3, :3]
+    dicom(tmp_path / "p", IMAGE, affine)
+    scan = scan_files(tmp_path)[0]["p"]
+    grid = read_grid(scan)
+    painted = np.zeros(grid.voxels.shape, np.uint8)
+    painted[1:3, 2:7, 3:5], painted[4, 1, 1] = 1, 2
+    (tmp_path / "m.dcm").write_bytes(encoded(scan, "m.dcm", painted, ("A", "B")))
+    assert np.array_equal(lay_on(read_mask(tmp_path / "m.dcm"), grid, tmp_path / "m.dcm", scan).voxels, painted)
+    nii(tmp_path / "m.nii.gz", np.ascontiguousarray(painted.transpose(ZYX)), grid.affine)
+    nii(tmp_path / "s.nii.gz", IMAGE, affine)  # the same scan, converted: its slices may run the other way
+    there = lay_on(read_mask(tmp_path / "m.nii.gz"), read_grid(tmp_path / "s.nii.gz"), tmp_path, tmp_path)
+    assert IMAGE.transpose(ZYX)[there.voxels == 1].sum() == read_scan(scan).voxels[painted == 1].sum()
+
+
 def odd_gap(path, z=5, by=0.9):
     import pydicom
 
@@ -418,6 +458,11 @@ def odd_gap(path, z=5, by=0.9):
         (lambda f: dicom(f, IMAGE, slices=[2], NumberOfFrames=4), "expected one slice in each file, got 4"),
         (lambda f: dicom(f, IMAGE, slices=[2], SamplesPerPixel=3), "expected one real number per voxel"),
         (lambda f: dicom(f, IMAGE, slices=range(6), Rows=30000, Columns=30000), "truncated: shape"),
+        (lambda f: dicom(f, IMAGE, slices=[1], Rows=None), r"IM0005\.dcm: Rows: expected a value, got none"),
+        (
+            lambda f: dicom(f, IMAGE, slices=[1], SeriesInstanceUID=None),
+            "SeriesInstanceUID: expected a value, got none",
+        ),
         (lambda f: dicom(f, IMAGE, slices=[1], Rows=9), "IM0005.dcm: truncated or not|Rows differ"),
         (lambda f: (f / "IM0000.dcm").write_bytes(b"\0" * 400), r"IM0000\.dcm: truncated or not a DICOM file"),
     ],

@@ -219,19 +219,24 @@ def _folder(folder, changed):
                 header = dicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
                 # Read now, so that damage ends here.
                 values = {name: header.get(name) for name in _HEADER}
-                if (
-                    not values["Rows"]
-                    or values["SOPClassUID"] == _SEG
-                    or "LOCALIZER" in list(values["ImageType"] or ())
-                ):
+                if not _is_slice(values):
                     continue
-                if not values["SeriesInstanceUID"]:
-                    raise InputError(f"{path}: expected a SeriesInstanceUID, got none")
+                for name in ("SOPClassUID", "SeriesInstanceUID", "Rows", "Columns"):
+                    if not values[name]:
+                        raise InputError(f"{path}: {name}: expected a value, got none")
         except InputError as error:
             problems += error.problems
         else:
             found[str(values["SeriesInstanceUID"])].append((path, values))
     return dict(found), problems
+
+
+def _is_slice(header):
+    """Tell whether a file should be a slice: neither a report, nor a segmentation, nor a localizer."""
+    kind = header["SOPClassUID"]
+    if kind and (kind == _SEG or "Image Storage" not in kind.name):
+        return False
+    return "LOCALIZER" not in list(header["ImageType"] or ())
 
 
 def _sorted(path):
