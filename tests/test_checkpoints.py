@@ -93,6 +93,11 @@ def test_weights_that_a_config_names_are_data_too(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
 
 
+def test_a_folder_is_no_checkpoint_but_may_hold_some(made):
+    with pytest.raises(InputError, match=r"expected a file, got a folder; it holds .*last\.pth"):
+        read_checkpoint(made[1])
+
+
 @pytest.mark.parametrize("times", [1, 64])
 def test_every_flipped_bit_and_zeroed_block_is_noticed(made, times, tmp_path):
     whole, random, path = (made[1] / "last.pth").read_bytes(), np.random.default_rng(times), tmp_path / "x.pth"

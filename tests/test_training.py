@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import unlabel
+from mmengine.registry import DefaultScope
 
 from cmems import ops
 from cmems.apis import budget, load_config, train
@@ -531,5 +532,20 @@ def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypat
         fit_to_hours(config, 0.001, tmp_path)
 
 
-def test_a_step_and_a_validation_are_timed(tiny_config):
-    assert all(seconds > 0 for seconds in budget._seconds(load_config(tiny_config())))
+def test_a_step_and_a_validation_are_timed_before_any_runner_was_made(tiny_config, monkeypatch):
+    monkeypatch.setattr(DefaultScope, "_instance_dict", {})
+    config = load_config(tiny_config(extra='optim_wrapper = dict(type="AutocastOptimWrapper")\n'))
+    assert all(seconds > 0 for seconds in budget._seconds(config))
+
+
+def test_hours_do_without_a_validation_case(tiny_config, tmp_path, prepared_acdc, monkeypatch):
+    def seconds(cfg):
+        assert cfg.val_dataloader is None
+        raise InputError("timed")
+
+    data = tmp_path / "data"
+    shutil.copytree(prepared_acdc, data)
+    unlabel(data, PreparedDataset(data).cases("val"))
+    monkeypatch.setattr("cmems.apis.budget._seconds", seconds)
+    with pytest.raises(InputError, match="timed"):
+        train(tiny_config(data=data), str(tmp_path / "w"), hours=0.5)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 
 from cmems.datasets.sources import TrainData
 from cmems.datasets.volumes import VolumeDataset
@@ -103,10 +104,12 @@ def _seconds(cfg):
     model = MODELS.build(cfg.model).to(device).train()
     wanted = {source for objective in model.objectives for source in objective.sources}
     data = TrainData(device=device, wanted=wanted, **cfg.train_dataloader)
-    step = _seconds_per_step(model, data, build_optim_wrapper(model, cfg.optim_wrapper), cfg.train_cfg, device)
+    with DefaultScope.overwrite_default_scope("cmems"):  # in which a runner builds it
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    step = _seconds_per_step(model, data, wrapper, cfg.train_cfg, device)
     if not cfg.get("val_dataloader"):
         return step, 0.0
-    volumes, began = VolumeDataset(cfg.val_dataloader.dataset.data_root, "val"), _now(device)
+    volumes, began = VolumeDataset(cfg.val_dataloader.dataset.data_root, cfg.val_dataloader.dataset.split), _now(device)
     slices = [volumes.prepared.case(case)["shape"][0] for case in volumes.cases]
     model.eval().segment([volumes[0]])
     return step, _METRICS * (_now(device) - began) * sum(slices) / slices[0]

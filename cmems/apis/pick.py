@@ -94,6 +94,7 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
         found = _middle(paths, modality, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
     else:
         found = _doubtful(paths, Path(after), progress)
+    Path(out).mkdir(parents=True, exist_ok=True)
     chosen, seen = [], {person[name] for name in skip}
     for name, z, why in found:
         if len(chosen) < number and person[name] not in seen:

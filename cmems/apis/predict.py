@@ -95,6 +95,7 @@ def predict(
     if not isinstance(model, Segmenter):
         segmenter = Segmenter(model, checkpoint, cfg_options, **choices)
     paths, problems = _find(Path(scans), out, segmenter.preparation.channel)
+    out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
     wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
     rows, kept = _kept(out, segmenter, marks, wanted)

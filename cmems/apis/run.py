@@ -72,8 +72,14 @@ def train(
     cfg = load_config(config, cfg_options, (*_TRAINS, *fitted))
     cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
+    if Path(cfg.work_dir, MANIFEST).is_file():
+        raise InputError(f"--work-dir {cfg.work_dir}: holds a prepared data set; name a folder of its own for the run")
     if steps is not None and hours is not None:
         raise InputError("--steps and --hours: expected one of them, got both")
+    data = PreparedDataset(cfg.train_dataloader.data_root)
+    for line in _flat(data):
+        say(f"warning: {data.root}: {line}")
+    _check_validation(cfg)
     if steps is not None:
         fit_to_steps(cfg, steps)
     if hours is not None:
@@ -88,15 +94,9 @@ def train(
     # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         cfg.pop(key, None)
-    data = PreparedDataset(cfg.train_dataloader.data_root)
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     settings = run_settings(cfg, content_of(data))
-    for line in _flat(data):
-        say(f"warning: {data.root}: {line}")
-    _check_validation(cfg)
-    if Path(cfg.work_dir, MANIFEST).is_file():
-        raise InputError(f"--work-dir {cfg.work_dir}: holds a prepared data set; name a folder of its own for the run")
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir):
         if resume:
             _find_checkpoint(cfg)
@@ -271,6 +271,8 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     cases = data.cases(split)
     if cases and not any(data.case(case)["labelled"] for case in cases):
         raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")
+    for folder in filter(None, (out, show_dir)):  # what cannot be written to is told now, not after the test
+        Path(folder).mkdir(parents=True, exist_ok=True)
     cfg.load_from, cfg.resume = checkpoint, False
     for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
                 "val_evaluator"):  # fmt: skip

@@ -18,10 +18,12 @@ class VolumeDataset(Dataset):
         split (str): ``val``, ``test``, or ``valtest``, both.
 
     Raises:
-        InputError: The split holds no volume.
+        InputError: The split holds no volume, or is ``train``.
     """
 
     def __init__(self, data_root, split):
+        if split == "train":
+            raise InputError(f"{data_root}: split: expected val, test or valtest; of train, slices alone are kept")
         self.prepared = PreparedDataset(data_root)
         self.metainfo = dict(name=self.prepared.name, classes=self.prepared.classes, split=split)
         self.cases = self.prepared.cases(split)

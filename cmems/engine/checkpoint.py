@@ -37,6 +37,9 @@ def read_checkpoint(path):
         InputError: The file is missing, truncated, damaged, or not a checkpoint of CMEMS.
     """
     path = Path(path)
+    if path.is_dir():
+        held = ", ".join(sorted(p.name for p in path.glob("*.pth"))) or "no checkpoint"
+        raise InputError(f"checkpoint {path}: expected a file, got a folder; it holds {held}")
     if not path.is_file():
         beside = [p.name for p in sorted(path.parent.glob("*.pth"))] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0) or ["no checkpoint"]
