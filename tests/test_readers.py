@@ -680,3 +680,13 @@ def test_a_disk_that_fails_at_any_write_leaves_no_data_set_and_names_a_path(nth,
     assert not list((tmp_path / "out").rglob("*.part"))
     monkeypatch.undo()
     assert PreparedDataset(prepare(found, tmp_path / "out", 16, 1).root).cases("val") == ["b"]
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"what nibabel cannot open")
+    with pytest.raises(InputError, match="truncated or not a NIfTI file"):
+        read_nifti(path)
+    monkeypatch.setattr("cmems.datasets.readers.files.os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"a\.nii\.gz: no permission to read it$"):
+        read_nifti(path)

@@ -48,6 +48,8 @@ class PreparedDataset:
             raise InputError(f"{self.root}: {_why_not(self.root)}; make one with `cmems prepare`")
         try:
             self.manifest = json.loads(path.read_text(encoding="utf-8"))
+        except PermissionError as error:
+            raise InputError(f"{path}: no permission to read it") from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: not JSON ({str(error)[:100]})") from error
         if not isinstance(self.manifest, dict):
@@ -79,6 +81,9 @@ class PreparedDataset:
                 size = path.stat().st_size
             except FileNotFoundError:
                 problems.append(f"{path}: no such file")
+                continue
+            except PermissionError:
+                problems.append(f"{path}: no permission to read it")
                 continue
             except Exception as error:  # a header of any text
                 problems.append(f"{path}: damaged ({' '.join(str(error).split())[:100]})")

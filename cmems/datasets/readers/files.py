@@ -1,6 +1,7 @@
 """What a reader takes for a scan, and how any damage in one ends: in a line that names the file."""
 
 import importlib
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ def reading(path, kind):
     except MemoryError as error:
         raise InputError(f"{path}: does not fit into memory") from error
     except Exception as error:
+        if path.exists() and not os.access(path, os.R_OK):  # libraries may hide that behind an error of their own
+            raise InputError(f"{path}: no permission to read it") from error
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{path}: truncated or not {kind} ({reason})") from error
 
