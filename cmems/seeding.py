@@ -1,8 +1,9 @@
-"""Random numbers as a function of (seed, step, rank, purpose), with no generator state to save or to disturb.
+"""Random numbers as a function of (seed, step, purpose, place in the batch), with no generator state to save.
 
 The generator is counter-based: SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) applied to a key and an index, in
 wrapping int64 arithmetic, so every device gives the same bits. A run resumed at step k therefore draws what an
-uninterrupted run draws at step k, and an objective that draws more changes nothing for the others.
+uninterrupted run draws at step k, and an objective that draws more changes nothing for the others. A process, or a
+batch of several whose gradients are accumulated, draws its part of what one process would draw for the whole batch.
 """
 
 import hashlib
@@ -44,14 +45,19 @@ class Stream:
     Args:
         key (int | Tensor): An int64 key, or ``(n,)`` int64 keys for draws whose row i depends on key i alone.
         device (torch.device | str): Where the numbers are made.
+        part, parts (int): Which part of the batch is drawn for, of how many alike.
+
+    Of every draw, dimension ``batch`` is that of the samples; None: the draw is one for all samples, in every part the
+    same.
     """
 
-    def __init__(self, key, device="cpu"):
+    def __init__(self, key, device="cpu", part=0, parts=1):
         self.key = key
         self.device = device
+        self.part, self.parts = part, parts
         self._calls = 0
 
-    def bits(self, size):
+    def bits(self, size, batch=0):
         """Draw uniformly distributed int64 of shape ``size``; under ``(n,)`` keys, ``size[0]`` must be n."""
         size = (size,) if isinstance(size, int) else tuple(size)
         key = self.key
@@ -61,22 +67,25 @@ class Stream:
         else:
             size_per_key = size
         index = torch.arange(math.prod(size_per_key), device=self.device).view(size_per_key)
+        if self.parts > 1 and batch is not None and size_per_key == size:
+            block = math.prod(size[batch:])  # lies in the whole batch's draw among those of the other parts
+            index = index + (index // block * (self.parts - 1) + self.part) * block
         index = index + (self._calls << 40)
         self._calls += 1
         return _mix(_mix(index * _GAMMA + key) + _GAMMA)
 
-    def uniform(self, size, low=0.0, high=1.0):
+    def uniform(self, size, low=0.0, high=1.0, batch=0):
         """Draw float32 in [low, high) of shape ``size``, on a grid of 2^24 steps."""
-        unit = _shift(self.bits(size), 40).to(torch.float32) * 2.0**-24
+        unit = _shift(self.bits(size, batch), 40).to(torch.float32) * 2.0**-24
         return unit * (high - low) + low
 
-    def integers(self, size, high):
+    def integers(self, size, high, batch=0):
         """Draw int64 in [0, high) of shape ``size``; ``high`` at most 2^31."""
-        return (_shift(self.bits(size), 33) * high) >> 31
+        return (_shift(self.bits(size, batch), 33) * high) >> 31
 
-    def bernoulli(self, size, probability):
+    def bernoulli(self, size, probability, batch=0):
         """Draw bool of shape ``size``, True with ``probability``."""
-        return self.uniform(size) < probability
+        return self.uniform(size, batch=batch) < probability
 
 
 class Draws:
@@ -87,21 +96,36 @@ class Draws:
         step (int | Tensor): Step index from 0; a 0-d int64 tensor on ``device`` where the step is captured in a graph.
         rank (int): Process rank.
         device (torch.device | str): Where the numbers are made.
+        processes (int): Processes that train together.
+        batches (int): Batches, one a step, whose gradients are accumulated.
+
+    Attributes:
+        update (int | Tensor): How often the weights were changed before.
+        part, parts (int): Which part this process and step have of the samples that the weights change by, of how many.
     """
 
-    def __init__(self, seed, step, rank=0, device="cpu"):
-        self.seed, self.step, self.rank, self.device = seed, step, rank, device
+    def __init__(self, seed, step, rank=0, device="cpu", processes=1, batches=1):
+        self.seed, self.step, self.device = seed, step, device
+        self.update, place = (step, 0) if batches == 1 else divmod(step, batches)
+        self.part, self.parts = place * processes + rank, batches * processes
+        self.first = place == 0
 
     def stream(self, *purpose):
         """Return the :class:`Stream` of this step for ``purpose`` (ints and strings)."""
-        return Stream(self.key(*purpose), self.device)
+        return Stream(self._key(0, purpose), self.device, self.part, self.parts)
 
     def key(self, *purpose):
-        """Return the int64 key of this step for ``purpose``: an int, or a tensor when the step is one."""
-        return _mix(derive_key(self.seed, self.rank, *purpose) + _wrap(_wrap(self.step) * _GAMMA))
+        """Return the int64 key of this step and part for ``purpose``: an int, or a tensor when the step is one.
+
+        It is for torch's own generator, which cannot draw a part of what another would.
+        """
+        return self._key(self.part, purpose)
+
+    def _key(self, part, purpose):
+        return _mix(derive_key(self.seed, part, *purpose) + _wrap(_wrap(self.update) * _GAMMA))
 
     def fixed(self, *purpose):
-        """Return an int64 key for ``purpose`` that neither step nor rank changes."""
+        """Return an int64 key for ``purpose`` that neither step nor part changes."""
         return derive_key(self.seed, *purpose)
 
 

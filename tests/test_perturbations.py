@@ -146,7 +146,7 @@ def test_random_numbers_are_uniform_independent_and_functions_of_their_key():
     for other in (
         Draws(5, 10).stream("a"),
         Draws(6, 9).stream("a"),
-        Draws(5, 9, rank=1).stream("a"),
+        Draws(5, 9, rank=1, processes=2).stream("a"),
         draws.stream("b"),
     ):
         assert abs(torch.corrcoef(torch.stack([u, other.uniform(200_000)]))[0, 1]) < 0.01

@@ -217,8 +217,10 @@ def test_random_numbers_keep_their_range_and_their_key(key, low, width, high):
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(0, 7))
 def test_draws_depend_on_step_rank_and_purpose_alone(seed, step, rank):
-    draws = Draws(seed, step, rank)
-    assert torch.equal(draws.stream("a").bits(9), Draws(seed, torch.tensor(step), rank).stream("a").bits(9))
-    others = (draws.stream("b"), Draws(seed, step + 1, rank).stream("a"), Draws(seed, step, rank + 1).stream("a"))
+    draws, next_rank = Draws(seed, step, rank, processes=9), Draws(seed, step, rank + 1, processes=9)
+    assert torch.equal(
+        draws.stream("a").bits(9), Draws(seed, torch.tensor(step), rank, processes=9).stream("a").bits(9)
+    )
+    others = (draws.stream("b"), Draws(seed, step + 1, rank, processes=9).stream("a"), next_rank.stream("a"))
     assert not any(torch.equal(draws.stream("a").bits(9), other.bits(9)) for other in others)
-    assert draws.fixed("a") == Draws(seed, step + 1, rank + 1).fixed("a")
+    assert draws.fixed("a") == next_rank.fixed("a") == Draws(seed, step + 1).fixed("a")

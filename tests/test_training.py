@@ -391,20 +391,6 @@ def test_every_shipped_config_reads_and_names_known_components():
         assert config.train_cfg.type == "MutualLearningLoop"
 
 
-@pytest.mark.parametrize(("method", "model"), [("cmems", "ensemble"), ("glcl", "network 1")])  # glcl's terms take turns
-def test_two_processes_train_one_model_and_write_one_checkpoint(method, model, tiny_config, tmp_path):
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
-    config = tiny_config(base=f"{method}/unet_acdc.py")
-    done = run(*launch, "tools/train.py", config, "--work-dir", tmp_path / "w", "--launcher", "pytorch")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"step 4  {model} DSC") == 1
-    alone = tmp_path / "alone"
-    train(config, str(alone))
-    together = weights(tmp_path / "w" / "last.pth")
-    assert not same(together, weights(alone / "last.pth"))  # the second process brought other images
-    assert all(v.isfinite().all() for v in together.values())
-
-
 def test_bfloat16_trains_near_float32(tiny_config, tmp_path):
     for name, amp in (("a", False), ("b", True)):
         train(tiny_config(), str(tmp_path / name), amp=amp, cfg_options={"train_cfg.max_iters": 2})

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
-from cmems import ops
+from cmems import ops, processes
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, find_config, load_config, run_settings
 from cmems.apis.record import write_record
@@ -82,6 +82,10 @@ def train(
     _check_validation(cfg)
     if steps is not None:
         fit_to_steps(cfg, steps)
+    if hours is not None and launcher != "none":
+        raise InputError(
+            f"--hours: expected one process, which times its steps, got --launcher {launcher}; give --steps"
+        )
     if hours is not None:
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
@@ -97,14 +101,14 @@ def train(
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     settings = run_settings(cfg, content_of(data))
-    with _alone(cfg.work_dir, launcher), naming(cfg.work_dir):
+    with _alone(cfg.work_dir, launcher), naming(cfg.work_dir), _together(cfg.work_dir):
         if resume:
             _find_checkpoint(cfg)
         elif not overwrite and _rank(launcher) == 0:
             _refuse_other_run(cfg.work_dir)
         if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
-        if hours is not None and _rank(launcher) == 0:
+        if hours is not None:
             keep_budget(found, cfg.work_dir)
         runner = build_runner(cfg)
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
@@ -183,6 +187,20 @@ def _check_validation(cfg):
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     elif bare:
         say(f"{where}: left out of the scores, having no label: {', '.join(bare[:5])}{' …' * (len(bare) > 5)}")
+
+
+@contextmanager
+def _together(work_dir):
+    """Say in one line that another process of the training ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not processes.lost(error):
+            raise
+        raise InputError(
+            f"training stopped: another of its processes ended, whose own message says why; --resume goes on from "
+            f"{work_dir}"
+        ) from error
 
 
 @contextmanager

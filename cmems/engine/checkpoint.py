@@ -377,7 +377,7 @@ class LastBestCheckpointHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Write ``last.pth`` where due; where a validation follows, it is written after that."""
         done = runner.iter + 1
-        due = done % self.interval == 0 or done == runner.max_iters
+        due = runner.train_loop.passed(done, self.interval) or done == runner.max_iters
         if due and not runner.train_loop.validation_due(done):
             runner.save_last(done)
 

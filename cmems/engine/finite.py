@@ -15,6 +15,16 @@ from cmems.seeding import Draws
 REPORT = "not_finite.json"
 
 
+def batches_of(runner):
+    """Return the steps whose gradients a run accumulates."""
+    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+
+
+def draws_of(runner, step, rank, device):
+    """Return the :class:`cmems.seeding.Draws` of a run's step in process ``rank``."""
+    return Draws(runner.seed, step, rank, device, runner.world_size, batches_of(runner))
+
+
 class FiniteGuard:
     """Looks at every step's losses, and at the weights before they are kept, without waiting for a GPU at each step.
 
@@ -71,7 +81,10 @@ class FiniteGuard:
 
     def _stop(self, step, losses, what):
         runner = self.runner
-        cases = self.data.cases(Draws(runner.seed, step, runner.rank, self.data.device))
+        cases = {}
+        for rank in range(runner.world_size):
+            for source, names in self.data.cases(draws_of(runner, step, rank, self.data.device)).items():
+                cases.setdefault(source, []).extend(names)
         report = dict(
             what=what, step=step, losses={k: repr(v) for k, v in losses.items()}, cases=cases, seed=runner.seed,
             rank=runner.rank, processes=runner.world_size, config=runner.cfg.filename, settings=runner.settings,

@@ -1,15 +1,17 @@
 """The train loop that every method runs in (Algorithm 1)."""
 
+from contextlib import contextmanager
+
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 
+from cmems import processes
 from cmems.datasets.sources import TrainData
-from cmems.engine.finite import FiniteGuard
+from cmems.engine.finite import FiniteGuard, batches_of, draws_of
 from cmems.engine.graph import StepGraph, why_not
 from cmems.engine.signals import StopSignals
 from cmems.errors import InputError, Stopped
 from cmems.registry import LOOPS
-from cmems.seeding import Draws
 
 
 @LOOPS.register_module()
@@ -17,7 +19,8 @@ class MutualLearningLoop(IterBasedTrainLoop):
     """Draws a batch from every source, takes one optimiser step, validates now and then.
 
     Batches are made on the device, by this process, from (seed, step, rank) alone; a resumed run therefore goes on with
-    the batch of its step, without replaying earlier ones.
+    the batch of its step, without replaying earlier ones. Several processes, or several steps whose gradients are
+    accumulated, draw together what one step of so many times the batch size draws.
 
     Args:
         runner (Runner): MMEngine's runner.
@@ -50,7 +53,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
 
     def batch(self, step):
         """Return what the model's ``forward`` takes at ``step``."""
-        draws = Draws(self.runner.seed, step, self.runner.rank, self.data.device)
+        draws = draws_of(self.runner, step, self.runner.rank, self.data.device)
         return dict(batch=self.data(draws), draws=draws)
 
     def go_on(self, step, validated=True):
@@ -66,7 +69,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
         """
         runner = self.runner
         self._graphed = self._make_graph() if self.graph else None
-        with self._signals:
+        with self._signals, self._together():
             runner.call_hook("before_train")
             runner.call_hook("before_train_epoch")
             if not self._validated and self.validation_due(self._iter):
@@ -90,21 +93,43 @@ class MutualLearningLoop(IterBasedTrainLoop):
             outputs = self._graphed(self._iter, **data_batch)
         else:
             outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        outputs = processes.mean(outputs)
         self.guard.note(self._iter, outputs)
         self.runner.call_hook("after_train_iter", outputs=outputs, **hook)
         self._iter += 1
 
-    def stop_if_asked(self):
+    def stop_if_asked(self, validating=False):
         """End the training where a signal came, between steps or between the volumes of a validation.
+
+        Several processes end between steps alone, and on GPUs between every tenth, since they must agree. Where
+        gradients are accumulated, it waits for the step that uses them.
+
+        Args:
+            validating (bool): It is asked between volumes.
 
         Raises:
             Stopped: After ``last.pth`` was written.
         """
         signum = self._signals.received
+        if self._iter % batches_of(self.runner):
+            return
+        if self.runner.world_size > 1:
+            if validating or self._iter % self.guard.interval:
+                return
+            signum = processes.highest(signum or 0) or None
         if signum is None:
             return
         self.runner.save_last(self._iter, validated=not self.validation_due(self._iter))
         raise Stopped(signum, f"stopped after step {self._iter}; --resume goes on from {self.runner.work_dir}")
+
+    @contextmanager
+    def _together(self):
+        try:
+            yield
+        except RuntimeError as error:
+            if processes.lost(error):
+                self._signals.ignore()  # a launcher ends at once those that are left
+            raise
 
     def _validate(self):
         self.guard.check()
@@ -120,8 +145,13 @@ class MutualLearningLoop(IterBasedTrainLoop):
     def validation_due(self, steps_done):
         """Tell whether a validation follows once ``steps_done`` steps are done."""
         last = steps_done == self._max_iters
-        due = last or (steps_done >= self.val_begin and steps_done % self.val_interval == 0)
+        due = last or (steps_done >= self.val_begin and self.passed(steps_done, self.val_interval))
         return due and self.runner.val_loop is not None
+
+    def passed(self, steps_done, interval):
+        """Tell whether ``interval`` steps came round: where gradients are accumulated, once they are used."""
+        batches = batches_of(self.runner)
+        return steps_done % batches == 0 and steps_done // interval > (steps_done - batches) // interval
 
 
 class _Batches:

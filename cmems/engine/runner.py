@@ -159,7 +159,7 @@ class SegmentationRunner(Runner):
         """Call the hooks; between the volumes of a validation a signal may end the training."""
         super().call_hook(fn_name, **kwargs)
         if fn_name == "after_val_iter" and hasattr(self._train_loop, "stop_if_asked"):
-            self._train_loop.stop_if_asked()
+            self._train_loop.stop_if_asked(validating=True)
 
     @master_only
     def save_checkpoint(self, out_dir, filename, *args, meta=None, keep=None, **kwargs):

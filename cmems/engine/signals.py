@@ -36,6 +36,12 @@ class StopSignals:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    def ignore(self):
+        """Ignore from now on, after the block too, what would end the process before it has said why it ends."""
+        for signum in self._before:
+            signal.signal(signum, signal.SIG_IGN)
+        self._before = {}
+
     def _note(self, signum, frame):
         if self.received is None:
             self.received, self._at = signum, time.monotonic()

@@ -134,7 +134,7 @@ class MutualLearner(BaseModel):
         """
         if mode == "predict":
             return [dict(v, predictions=p) for v, p in zip(volumes, self.segment(volumes), strict=True)]
-        self._update_teachers(draws.step)
+        self._update_teachers(draws)
         active = [objective for objective in self.objectives if not objective.idle(draws.step)]
         step = StepViews(self, batch, draws, active)
         losses = {}
@@ -145,12 +145,15 @@ class MutualLearner(BaseModel):
         return losses
 
     @torch.no_grad()
-    def _update_teachers(self, index):
-        """Bring the teachers to step ``index``, an int or a 0-d tensor, from the weights that the last one left."""
+    def _update_teachers(self, draws):
+        """Bring the teachers to a step from the weights that the last one left."""
+        index = draws.step
         for kind, copies in self.teachers.items():
             if kind == "ema":
+                if not draws.first:  # gradients are accumulated: the weights are those of the step before
+                    continue
                 # Of weights; BatchNorm's running statistics are taken as they are.
-                share, least = 1 / (index + 1), 1 - self.ema_momentum
+                share, least = 1 / (draws.update + 1), 1 - self.ema_momentum
                 share = share.clamp(min=least) if torch.is_tensor(share) else max(share, least)
                 for old, new in zip(copies.parameters(), self.networks.parameters(), strict=True):
                     old.lerp_(new, share)

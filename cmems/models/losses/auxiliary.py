@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmems import processes
 from cmems.models.losses.objectives import Objective
 from cmems.registry import CONSISTENCY_LOSSES, LOSSES
 from cmems.seeding import derive_key
@@ -118,8 +119,8 @@ def prototype_contrast(z, labels, num_classes, temperature):
     """Return the loss of ``(B, C, H, W)`` unit embeddings under ``(B, H, W)`` labels."""
     member = F.one_hot(labels.long(), num_classes).flatten(0, 2).to(z.dtype)
     z = z.permute(0, 2, 3, 1).flatten(0, 2)
-    prototypes = F.normalize(member.T @ z, dim=1)
-    scores = (z @ prototypes.T / temperature).masked_fill(member.sum(0) == 0, float("-inf"))
+    sums, counts = processes.add_up(member.T @ z, member.sum(0))
+    scores = (z @ F.normalize(sums, dim=1).T / temperature).masked_fill(counts == 0, float("-inf"))
     # A product with the one-hot target: its gradient adds up in a fixed order. -inf times 0 must be 0.
     return -(scores.log_softmax(1).clamp(min=-1e4) * member).sum() / len(member)
 
@@ -157,7 +158,7 @@ class GlobalContrast(_HeadObjective):
                 F.normalize(head(step.levels(m, self.source, "strong", owner)[0].mean((2, 3))).float(), dim=1)
                 for owner in (first, second)
             ]
-            total = total + nt_xent(*z, self.temperature)
+            total = total + nt_xent(*map(processes.whole_batch, z), self.temperature)
         return total
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from cmems import processes
 from cmems.errors import InputError
 from cmems.registry import CONSISTENCY_LOSSES, LOSSES, PERTURBATIONS
 
@@ -135,11 +136,11 @@ class Supervised(Objective):
             weight = torch.where(unknown, self.unknown, 1.0)
         if not self.mixup:
             return self.loss(step.logits(m, self.source, self.view, owner=m), labels, weight)
-        share = step.draws.stream("mixup", self.name, m).uniform(1)
+        share = step.draws.stream("mixup", self.name, m).uniform(1, batch=None)
         images = step.images(self.source, self.view, m)
-        logits = step.run(m, images.lerp(images.roll(1, 0), share), "mixup", self.name)
-        other = weight if weight is None else weight.roll(1, 0)
-        ours, theirs = self.loss(logits, labels, weight), self.loss(logits, labels.roll(1, 0), other)
+        logits = step.run(m, images.lerp(processes.neighbours(images), share), "mixup", self.name)
+        other = weight if weight is None else processes.neighbours(weight)
+        ours, theirs = self.loss(logits, labels, weight), self.loss(logits, processes.neighbours(labels), other)
         return ((1 - share) * ours + share * theirs).squeeze()
 
 
@@ -298,7 +299,7 @@ class CopyPaste(Objective):
     def _box(self, step, m, images):
         """Return a ``(B, H, W)`` bool mask, one box per sample."""
         n, (height, width) = len(images), images.shape[-2:]
-        corner = step.draws.stream("box", self.name, m).uniform((2, n, 1), 0, 1 - self.box)
+        corner = step.draws.stream("box", self.name, m).uniform((2, n, 1), 0, 1 - self.box, batch=1)
         rows, columns = (
             (torch.arange(side, device=images.device) + 0.5) / side for side in (height, width)
         )  # pixel centres

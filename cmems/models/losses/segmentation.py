@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmems import processes
 from cmems.registry import LOSSES
 
 
@@ -12,6 +13,7 @@ class CrossEntropyDice(nn.Module):
     """L_seg = ½ CE + ½ Dice (Eq. 6), in float32 whatever the logits' dtype.
 
     Dice is TransUNet's: soft, over the whole batch, squared denominator, mean over the classes, background included.
+    The batch is that of all processes.
     Cross-entropy is a product with the one-hot target, whose gradient is deterministic on every device.
 
     Args:
@@ -42,13 +44,15 @@ class CrossEntropyDice(nn.Module):
         if weight is not None:
             target = target * weight.unsqueeze(1)
             p = p * weight.unsqueeze(1)
-            count = weight.sum().clamp(min=1)
+            count = weight.sum()
+        entropy = (log_p * target).sum() if self.ce else 0
+        overlap = (p * target).sum((0, 2, 3)) if self.dice else 0
+        total = (p * p).sum((0, 2, 3)) + (target * target).sum((0, 2, 3)) if self.dice else 0
+        entropy, count, overlap, total = processes.add_up(entropy, count, overlap, total)
         loss = 0
         if self.ce:
-            loss = loss - self.ce * (log_p * target).sum() / count
+            loss = loss - self.ce * entropy / (count if weight is None else count.clamp(min=1))
         if self.dice:
-            overlap = (p * target).sum((0, 2, 3))
-            total = (p * p).sum((0, 2, 3)) + (target * target).sum((0, 2, 3))
             loss = loss + self.dice * (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()
         return loss
 
@@ -62,4 +66,7 @@ class SoftmaxMSE(nn.Module):
     def forward(self, logits, probabilities, weight=None):
         """Compare ``(B, K, H, W)`` logits with ``(B, K, H, W)`` probabilities; ``weight`` ``(B, H, W)`` or None."""
         squares = (logits.float().softmax(1) - probabilities).square().mean(1)
-        return squares.mean() if weight is None else (squares * weight).sum() / weight.sum().clamp(min=1)
+        if weight is None:
+            return squares.mean()
+        total, count = processes.add_up((squares * weight).sum(), weight.sum())
+        return total / count.clamp(min=1)

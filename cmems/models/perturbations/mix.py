@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from cmems import processes
 from cmems.models.perturbations.base import Perturbation
 from cmems.registry import PERTURBATIONS
 
@@ -36,4 +37,4 @@ class CutMix(Perturbation):
 
     def apply(self, values, mask):
         """Mix ``(B, H, W)`` or ``(B, C, H, W)`` values of any dtype with those of the next sample."""
-        return torch.where(mask if values.dim() == 3 else mask.unsqueeze(1), values.roll(1, 0), values)
+        return torch.where(mask if values.dim() == 3 else mask.unsqueeze(1), processes.neighbours(values), values)
