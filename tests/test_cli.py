@@ -211,6 +211,7 @@ def test_the_anatomy_is_a_flag_each(cli, own):
     config = load_config("DATA")
     for part in (config.train_dataloader.exemplar.copies, config.train_dataloader.synthetic.synthesizer):
         affine, radial = part.geometric
+        assert "PaintClasses" not in [look.type for look in part.organs]
         assert (affine.degrees, affine.flip) == (20, 0)
         assert radial.classes == (2, 3)
     around = config.train_dataloader.synthetic.synthesizer.background_geometric
@@ -219,10 +220,22 @@ def test_the_anatomy_is_a_flag_each(cli, own):
     assert [step.type for step in config.model.prediction.clean] == ["KeepLargest"]
 
 
+def test_a_wall_is_of_every_thickness_and_painted(cli, own):
+    assert prepare(cli, own, "--wall", "LV:Myo", "--radial", "RV").code == 0
+    config = load_config("DATA")
+    for part in (config.train_dataloader.exemplar.copies, config.train_dataloader.synthetic.synthesizer):
+        _, wall, radial = part.geometric
+        assert (wall.type, wall.cavity, wall.wall, radial.classes) == ("WallShape", 3, 2, (1,))
+        assert [look.type for look in part.organs] == ["PaintClasses", "ClassGain"]
+        assert part.organs[0].classes == part.outlines == (1, 2, 3)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--radial", "Aorta"), "--radial: expected classes of RV, Myo, LV; got Aorta"),
+        (("--wall", "LV"), "--wall LV: expected CAVITY:WALL, two classes"),
+        (("--wall", "LV:Aorta"), "--wall: expected classes of RV, Myo, LV; got Aorta"),
         (("--turn", "270"), "--turn: expected 0 to 180 degrees, got 270"),
         (("--exemplar", "p1"), "--exemplar p1: expected CASE:SLICE"),
     ],

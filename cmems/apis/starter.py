@@ -19,20 +19,25 @@ class Anatomy(NamedTuple):
         turn: Organs turn by ± this many degrees. Default: 180, upright 20.
         radial: Classes whose shape changes about their middle, as a ventricle contracts.
         one_piece: Each class is one connected part, the largest found.
+        wall: A cavity and the wall around it, as a ventricle and its muscle, of every thickness.
     """
 
     upright: bool = False
     turn: float | None = None
     radial: tuple[str, ...] = ()
     one_piece: bool = False
+    wall: tuple[str, ...] = ()
 
     def check(self, classes):
         """Raise InputError for an angle that is none, or a class that is not among ``classes``."""
         if self.turn is not None and not 0 <= self.turn <= 180:
             raise InputError(f"--turn: expected 0 to 180 degrees, got {self.turn:g}")
-        unknown = [name for name in self.radial if name not in classes]
-        if unknown:
-            raise InputError(f"--radial: expected classes of {', '.join(classes)}; got {', '.join(unknown)}")
+        for option, names in (("--radial", self.radial), ("--wall", self.wall)):
+            unknown = [name for name in names if name not in classes]
+            if unknown:
+                raise InputError(f"{option}: expected classes of {', '.join(classes)}; got {', '.join(unknown)}")
+        if self.wall and len(set(self.wall)) != 2:
+            raise InputError(f"--wall {':'.join(self.wall)}: expected CAVITY:WALL, two classes")
 
 
 def find_exemplar(data):
@@ -116,8 +121,10 @@ def config_text(data, exemplars, anatomy):
     first, *more = exemplars
     degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
     flip = 0.0 if anatomy.upright else 0.5
-    radial = tuple(data.classes.index(name) + 1 for name in anatomy.radial)
-    shape, largest = f'dict(type="RadialShape", classes={radial})', 'dict(type="KeepLargest", of="class")'
+    radial, wall = (tuple(data.classes.index(c) + 1 for c in names) for names in (anatomy.radial, anatomy.wall))
+    largest, labels = 'dict(type="KeepLargest", of="class")', tuple(range(1, data.num_classes))
+    shapes = [f'dict(type="WallShape", cavity={wall[0]}, wall={wall[1]})'] if wall else []
+    shapes += [f'dict(type="RadialShape", classes={radial})'] if radial else []
     lines = [
         f"# CMEMS+ on {data.name!r}, written by cmems prepare: edit what does not fit. Classes: {classes!r}.",
         '_base_ = "cmems::cmems_plus/unet_nifti.py"',
@@ -126,22 +133,26 @@ def config_text(data, exemplars, anatomy):
         "",
         "# What the anatomy allows: how far organs turn, degrees; how often they are mirrored; changes of shape.",
         f'affine = dict(type="RandomAffine", degrees={degrees:g}, flip={flip}, control_points=6)',
-        f"radial = [{shape if radial else ''}]",
+        f"shapes = [{', '.join(shapes)}]",
         "train_dataloader = dict(",
         f"    exemplar_slice={first!r},  # slices are counted from 0, along the scan's last axis",
         *([f"    exemplar_slices={more!r},"] if more else []),
         "    exemplar=dict(",
-        "        copies=dict(geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *radial])",
+        "        copies=dict(",
+        *(_paint(labels, 0.5, 0.2) if wall else []),
+        "            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *shapes],",
+        "        )",
         "    ),",
         "    synthetic=dict(",
         "        synthesizer=dict(",
-        "            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *radial],",
+        *(_paint(labels, 0.6, 0.35) if wall else []),
+        "            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *shapes],",
         f"            background_geometric=dict(degrees={degrees:g}, flip={flip}),",
         f"            margin={max(1, round(data.size / 32))},  # pixels of the surroundings that come along",
         "        )",
         "    ),",
         ")",
-        "del affine, radial",
+        "del affine, shapes",
         "model = dict(",
         f"    backbone=dict(num_classes={data.num_classes}),",
         *(["    weak=dict(quarter_turns=False, flip=0.0),"] if anatomy.upright else []),
@@ -153,6 +164,17 @@ def config_text(data, exemplars, anatomy):
         *_measured(data),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _paint(labels, probability, width):
+    """Return the lines that paint organs by their labels: a wall that is made thicker shows its neighbours."""
+    return [
+        "            organs=[",
+        f'                dict(type="PaintClasses", classes={labels}, probability={probability}),',
+        f'                dict(type="ClassGain", width={width}),',
+        "            ],",
+        f"            outlines={labels},  # stay smooth where they are enlarged",
+    ]
 
 
 def second_text(data):

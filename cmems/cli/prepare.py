@@ -52,6 +52,13 @@ def add_arguments(parser):
     config.add_argument(
         "--radial", type=_names, default=[], metavar="CLASSES", help="classes that contract or widen, as ventricles do"
     )
+    config.add_argument(
+        "--wall",
+        type=_pair,
+        default=(),
+        metavar="CAVITY:WALL",
+        help="a class and the one around it, as ventricle and muscle, thick or thin",
+    )
     config.add_argument("--one-piece", action="store_true", help="each class is one part: keep the largest found")
 
 
@@ -83,7 +90,7 @@ def run(args):
         flags = ", ".join(f"--{dict(spacing='voxel').get(name, name).replace('_', '-')}" for name in foreign)
         raise InputError(f"{flags}: layout {args.layout} has no such option")
     reader = layout(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
-    anatomy = Anatomy(args.upright, args.turn, tuple(args.radial), args.one_piece)
+    anatomy = Anatomy(args.upright, args.turn, tuple(args.radial), args.one_piece, tuple(args.wall))
     anatomy.check(reader.classes)
     exemplars = parse_exemplars(args.exemplar)
     with counting("preparing") as progress:
@@ -172,6 +179,10 @@ def _numbers(text):
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise InputError(f"--labels {text}: expected whole numbers, comma-separated, e.g. 500,200,600") from None
+
+
+def _pair(text):
+    return [name.strip() for name in text.split(":")]
 
 
 def _names(text):

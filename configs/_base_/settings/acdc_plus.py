@@ -1,10 +1,13 @@
-# ACDC at one pixel size, and what one end-diastolic slice lacks of the heart: systole (a small cavity in a thick wall),
-# contrast of other patients, slices without right ventricle. 224x224 pixels of 1.25 mm:
+# ACDC at one pixel size, and what one slice lacks of the heart: walls of every thickness, painted by their labels, as a
+# thin wall shows its neighbours; other patients' contrast; slices without right ventricle. 224x224 pixels of 1.25 mm:
 # tools/prepare_data.py acdc RAW data/acdc_plus --spacing 1.25 --crop 224.
 _base_ = "./acdc.py"
 data_root = "data/acdc_plus"
 affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
-radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.15, 1.8), reach=1.3, spread=(0.85, 1.5))
+shapes = [
+    dict(type="WallShape", cavity=3, wall=2),
+    dict(type="RadialShape", classes=(1,), exponent=(0.3, 1.8), reach=1.3, spread=(0.85, 1.5), probability=0.5),
+]
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
 train_dataloader = dict(
     data_root=data_root,
@@ -12,10 +15,11 @@ train_dataloader = dict(
         batch_size=6,
         copies=dict(
             type="WarpedExemplar",
-            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), radial],
+            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *shapes],
             intensity=look,
-            organs=[dict(type="ClassGain", width=0.2)],
+            organs=[dict(type="PaintClasses", classes=(1, 2, 3), probability=0.5), dict(type="ClassGain", width=0.2)],
             plain=0.2,
+            outlines=(1, 2, 3),
         ),
     ),
     synthetic=dict(
@@ -23,17 +27,18 @@ train_dataloader = dict(
         synthesizer=dict(
             _delete_=True,
             type="ExemplarPaste",
-            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), radial],
+            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *shapes],
             background_geometric=dict(type="RandomAffine", degrees=180, scale=(0.8, 1.25), shift=0.1, flip=0.5),
             intensity=look,
-            organs=[dict(type="ClassGain", width=0.35)],
+            organs=[dict(type="PaintClasses", classes=(1, 2, 3)), dict(type="ClassGain", width=0.35)],
+            outlines=(1, 2, 3),
             drop={1: 0.15},
             margin=5,
             edge=2,
         ),
     ),
 )
-del affine, radial, look
+del affine, shapes, look
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
 # Of the model: the heart is one piece, and so are the left ventricle with its wall, and the right one beside them.
