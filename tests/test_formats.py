@@ -186,6 +186,7 @@ def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_p
     assert {c.name: c.labels[0].name for c in folder(tmp_path).cases()} == {
         "a": "a-label.nii.gz", "b_mask": "b_mask.seg.nrrd",
     }  # fmt: skip
+    assert folder(tmp_path, classes=()).classes == ("A", "B")
     shifted = AFFINE.copy()
     shifted[0, 3] += 7
     nii(tmp_path / "more/images/c.nii.gz", IMAGE)

@@ -13,18 +13,20 @@ from cmems.datasets.readers.label_names import plain_name, read_label_names
 from cmems.datasets.readers.scans import (
     KINDS,
     choose_channel,
+    mask_ending,
     read_grid,
     read_mask,
     read_scan,
     scan_files,
     scan_modality,
     scan_parts,
+    scan_stem,
 )
 from cmems.errors import InputError
 from cmems.registry import READERS
 
 UNPAINTED = ("auto", "unknown", "background")
-_SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask|untitled)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask)$", re.IGNORECASE)
 _STRAY = 3  # masks of no scan's name whose place is looked for
 _UNNAMED = re.compile(r"segment[ _]\d+", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
@@ -103,13 +105,14 @@ class NiftiFolderReader(NiftiReader):
         images, labels = self._folders()
         scans, problems = scan_files(images)
         if images == labels:  # beside the scans: segmentations, and what carries the name of another file
-            masks = {p.name.split(".")[0]: p for p in sorted(images.glob("[!.]*.seg.nrrd"))}
+            masks = {scan_stem(path): path for path in _segmentations(images)}
             masks |= {name: path for name, path in scans.items() if _owner(name, scans)}
             scans = {name: path for name, path in scans.items() if name not in masks or path != masks[name]}
         else:
             masks, more = scan_files(labels, masks=True) if labels.is_dir() else ({}, [])
             problems = more + problems
-        scans, more = choose_channel(scans, self.channel, masks, images.name == "imagesTr")
+        labelled = {*masks, *(_SUFFIX.sub("", name) for name in masks)}
+        scans, more = choose_channel(scans, self.channel, labelled, images.name == "imagesTr")
         problems += more
         stray = [name for name in masks if name not in scans and not _owner(name, scans)]
         grids = _grids(scans) if 0 < len(stray) <= _STRAY else {}
@@ -147,18 +150,17 @@ class NiftiFolderReader(NiftiReader):
         """Return the names of the segments that the masks name, those of the first first."""
         images, labels = self._folders()
         found = {}
-        for path in scan_files(labels, masks=True)[0].values() if labels.is_dir() else ():
-            if path.name.lower().endswith((".seg.nrrd", ".dcm")):
-                try:
-                    names = read_grid(path).names or {}
-                except InputError:  # reading it will say so
-                    continue
-                found |= {plain_name(name): name for name in names.values() if plain_name(name) not in found}
+        for path in _segmentations(labels, () if images == labels else (".dcm",)):
+            try:
+                names = read_grid(path).names or {}
+            except InputError:  # reading it will say so
+                continue
+            found |= {plain_name(name): name for name in names.values() if plain_name(name) not in found}
         return tuple(found.values())
 
     def sources(self, paths):
         """Return what every reader does; of a series its folder, and one digest: names of its files may identify."""
-        if len(paths) == 1:
+        if mask_ending(paths[0]) != ".dcm":
             return super().sources(paths)
         each = "".join(entry["sha256"] for entry in super().sources(paths))
         folder = paths[0].parent.relative_to(self.root)
@@ -216,6 +218,12 @@ def _numbers(classes, names, where, some=False):
     if missing and (not some or len(missing) == len(classes)):
         raise InputError(f"{where}: expected a label called {missing[0]}, got {', '.join(names.values())}")
     return found
+
+
+def _segmentations(folder, endings=()):
+    """Return the files of a folder whose names say that they are segmentations, ``.seg.nrrd``, or by ``endings``."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in files if p.name.lower().endswith((".seg.nrrd", *endings)) and p.name[0] != "." and p.is_file()]
 
 
 def _owner(name, scans):
