@@ -75,7 +75,6 @@ def test_every_help_has_an_example_and_imports_nothing_heavy():
 import contextlib, io, sys
 from cmems.cli import main
 from cmems.cli.commands import COMMANDS
-from cmems.datasets.prepared import PreparedDataset
 for words in ([], *([name] for name in COMMANDS)):
     sys.argv, out = ["cmems", *words, "--help"], io.StringIO()
     try:
