@@ -109,6 +109,19 @@ def _command_of(path):
     return renamed.get(path.stem, path.stem)
 
 
+@pytest.mark.parametrize("told_as", [SyntaxError, InputError])
+def test_ctrl_c_that_a_library_made_another_error_of_ends_in_a_word(told_as, cli, monkeypatch):
+    def act(path):
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise told_as("pages of it") from None
+
+    monkeypatch.setattr("cmems.cli.check.check_data", act)
+    done = cli("check", ".")
+    assert (done.code, done.err) == (130, "interrupted\n")
+
+
 def test_a_current_folder_that_was_removed_is_told(cli, tmp_path):
     tmp_path.rmdir()
     done = cli("check", "data")

@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +20,7 @@ import torch
 from conftest import write_acdc
 
 from cmems.cli import main
-from cmems.datasets.prepare import _start_worker, check, prepare, scale_intensity
+from cmems.datasets.prepare import _interrupt_held, _start_worker, check, prepare, scale_intensity
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData
 from cmems.datasets.store import SliceStore
@@ -330,6 +333,14 @@ def test_a_wrong_command_ends_in_one_message(command, arguments, message, raw_ac
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_process_that_starts_while_ctrl_c_is_held_never_sees_it():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('went on')"
+    with _interrupt_held():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "went on\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_worker_ends_with_the_process_that_started_it():

@@ -7,12 +7,14 @@ import os
 import sys
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 from test_visualization import ACDC, fake_metrics, fake_sample, train_rows, write_run
 
 from cmems.registry import HOOKS
-from cmems.visualization import metric_table, progress
+from cmems.visualization import hooks, metric_table, progress
 from cmems.visualization.collapse import collapse_signs
+from cmems.visualization.hooks import CollapseHook
 
 
 def fake_loop(metrics=(), batches=4):
@@ -189,8 +191,26 @@ def test_a_class_that_is_gone_and_a_threshold_that_does_nothing_are_named():
     gone = collapse_signs(shares([0.01] * 100 + [0.0] * 20), ["LV"], steps=2000)
     assert ("gone", "LV") in gone
     never = collapse_signs(shares([0.0] * 120), ["LV"], steps=2000)
-    assert ("gone", "LV") not in never  # it has not come yet
+    assert list(never) == [("absent", "LV")]
+    assert not collapse_signs(shares([0.0] * 90), ["LV"], steps=2000)  # it has not come yet
+    short = collapse_signs(shares([0.01] * 10 + [0.0] * 5), ["LV"], steps=300)
+    assert ("gone", "LV") in short
+    assert not collapse_signs(shares([0.01] * 10 + [0.0] * 4), ["LV"], steps=300)
     idle = collapse_signs(shares([1.0] * 60, key="share_confident"), ["LV"], steps=500)
     assert "every pixel" in idle["threshold", ""]
     silent = collapse_signs(shares([0.0] * 60, key="share_confident"), ["LV"], steps=500)
     assert "less than 2 %" in silent["threshold", ""]
+    assert not collapse_signs(shares([0.0] * 60, key="share_confident"), ["LV"], steps=3000)  # not sure yet
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(0.8, 1), (0.0, 0)])
+def test_a_threshold_that_is_to_keep_every_pixel_is_no_sign(threshold, said, monkeypatch):
+    monkeypatch.setattr(hooks, "read_history", lambda folder: shares([1.0] * 60, key="share_confident"))
+    lines = []
+    runner = SimpleNamespace(
+        iter=599, max_iters=600, work_dir="", logger=SimpleNamespace(warning=lines.append),
+        model=SimpleNamespace(pseudo_labeler=SimpleNamespace(threshold=threshold, below="background")),
+        train_loop=SimpleNamespace(data=SimpleNamespace(prepared=SimpleNamespace(classes=()))),
+    )  # fmt: skip
+    CollapseHook().after_train_iter(runner, 599)
+    assert len(lines) == said

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmems.cli.common import main_guard, said
+from cmems.cli.common import main_guard
 from cmems.comparison.report import escaped
-from cmems.errors import InputError
+from cmems.errors import InputError, said
 from cmems.visualization import (
     metric_rows,
     metric_table,

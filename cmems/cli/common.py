@@ -27,6 +27,7 @@ def main_guard(main):
             _need_folder()
             return main(*args, **kwargs)
         except InputError as error:
+            _end_if_interrupted(error)
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -43,11 +44,22 @@ def main_guard(main):
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(128 + stopped.signum)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            _end_if_interrupted(error)
+        except Exception as error:
+            _end_if_interrupted(error)
+            raise
 
     return guarded
+
+
+def _end_if_interrupted(error):
+    """End as Ctrl-C does where that is what an error was made of: some libraries catch it, and raise another."""
+    while error is not None:
+        if type(error) is KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        error = error.__context__
 
 
 def _need_folder():

@@ -5,12 +5,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -185,7 +186,8 @@ def _converted(reader, cases, parts, frame, workers):
         return
     # "spawn": a forked child inherits torch's thread pool in an unusable state.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        running = {pool.submit(_convert, reader, case, parts, frame): case for case in cases}
+        with _interrupt_held():
+            running = {pool.submit(_convert, reader, case, parts, frame): case for case in cases}
         try:
             yield from ((running[done], done.result()) for done in as_completed(running))
         except BrokenProcessPool as error:
@@ -195,6 +197,19 @@ def _converted(reader, cases, parts, frame, workers):
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _interrupt_held():
+    """Hold Ctrl-C back while processes start, which then never see it: it is this process that ends them, in a line."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker():

@@ -131,18 +131,20 @@ class CollapseHook(Hook):
             return
         classes = runner.train_loop.data.prepared.classes
         signs = collapse_signs(read_history(runner.work_dir), classes, runner.max_iters)
+        labeler = getattr(getattr(runner.model, "module", runner.model), "pseudo_labeler", None)
+        if getattr(labeler, "threshold", None) == 0:  # which is to keep every pixel
+            signs.pop(("threshold", ""), None)
         for key in [key for key in signs if key not in self._said]:
             self._said.add(key)
-            runner.logger.warning(f"step {runner.iter + 1}: {signs[key]}{_likely_cause(runner.model, key[0])}")
+            runner.logger.warning(f"step {runner.iter + 1}: {signs[key]}{_likely_cause(labeler, key[0])}")
 
 
-def _likely_cause(model, kind):
-    """Return what a learner's settings suggest, as the end of a sentence."""
-    labeler = getattr(getattr(model, "module", model), "pseudo_labeler", None)
+def _likely_cause(labeler, kind):
+    """Return what the settings of a pseudo-labeller suggest, as the end of a sentence."""
     if kind != "threshold" and getattr(labeler, "below", None) == "background" and labeler.threshold > 0:
         return "; pixels below the threshold become background (pseudo_labeler.below): 'ignore' leaves them out"
     if kind == "threshold":
-        return " (pseudo_labeler.threshold)"
+        return f" (pseudo_labeler.threshold is {getattr(labeler, 'threshold', 'unknown')})"
     return "; see docs/accuracy.md on what makes classes fade"
 
 
