@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cmems.errors import InputError
+from cmems.files import naming
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def folder_lock(path, what, name=".lock"):
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / name)
     try:
-        lock.acquire(timeout=0)
+        with naming(path / name):
+            lock.acquire(timeout=0)
     except Timeout:
         holder = _read(path / name)
         raise InputError(

@@ -1,5 +1,6 @@
 """One writer per folder."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -46,3 +47,13 @@ def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
         holder.communicate()
     with folder_lock(tmp_path, "training"):
         pass
+
+
+def test_a_disk_that_refuses_the_lock_is_named_with_it(tmp_path, monkeypatch):
+    def refuse(lock, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cmems.locks.FileLock.acquire", refuse)
+    with pytest.raises(OSError, match="No space left") as raised, folder_lock(tmp_path, "training"):
+        pass
+    assert raised.value.filename == str(tmp_path / ".lock")

@@ -153,6 +153,13 @@ def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw
     assert masks == [f"patient00{p}_frame0{f}.nii.gz" for p in (1, 2) for f in (1, 2)]
     with pytest.raises(InputError, match="StaticLabels"):
         train_rounds([first, first], str(tmp_path / "again"))
+    bare = tiny_config(data=tmp_path / "none", extra=STATIC.format(folder=""), name="bare.py")
+    (tmp_path / "later" / "round_2").mkdir(parents=True)
+    (tmp_path / "later" / "round_2" / "last.pth").touch()
+    for last, message in ((bare, "none: no such folder"), (second, "round_2 holds a run")):
+        with pytest.raises(InputError, match=message):
+            train_rounds([first, last], str(tmp_path / "later"))
+    assert not (tmp_path / "later" / "round_1").exists()
 
 
 def test_labels_of_training_scans_lie_on_the_scans(tiny_config, raw_acdc, tmp_path):

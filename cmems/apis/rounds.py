@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cmems.apis.config import BESIDE, SECOND, load_config
 from cmems.apis.predict import label_training_scans
-from cmems.apis.run import default_work_dir, train
+from cmems.apis.run import default_work_dir, refuse_other_run, train
+from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 
 
@@ -35,6 +36,10 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
         if not static or static.get("type") != "StaticLabels":
             raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
     root = Path(work_dir or loaded[-1].get("work_dir") or default_work_dir(configs[-1]))
+    for k, cfg in enumerate(loaded, 1):  # what a later round would end at, before the first
+        PreparedDataset(cfg.train_dataloader.data_root)
+        if not (options.get("resume") or options.get("overwrite")):
+            refuse_other_run(root / f"round_{k}")
     given = cfg_options
     for k, config in enumerate(configs, 1):
         folder = root / f"round_{k}"

@@ -105,7 +105,7 @@ def train(
         if resume:
             _find_checkpoint(cfg)
         elif not overwrite and _rank(launcher) == 0:
-            _refuse_other_run(cfg.work_dir)
+            refuse_other_run(cfg.work_dir)
         if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
         if hours is not None:
@@ -221,7 +221,8 @@ def _rank(launcher):
     return int(os.environ.get(names.get(launcher, ""), 0))
 
 
-def _refuse_other_run(work_dir):
+def refuse_other_run(work_dir):
+    """Raise InputError where a folder holds a run."""
     held = [name for name in (LAST, PREVIOUS, BEST) if Path(work_dir, name).is_file()]
     if held:
         raise InputError(

@@ -21,7 +21,7 @@ from cmems.comparison.suites import get_suite
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST, PREVIOUS
 from cmems.errors import InputError
-from cmems.files import whole_file
+from cmems.files import naming, whole_file
 
 try:
     import fcntl
@@ -233,7 +233,8 @@ def _split(config):
 def _timed(run, threads=None, stop=None):
     began = time.monotonic()
     try:
-        failure = execute(run, threads, stop)
+        with naming(run["folder"]):
+            failure = execute(run, threads, stop)
     except (InputError, OSError) as error:
         failure = str(error)
     return failure, time.monotonic() - began
