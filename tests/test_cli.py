@@ -181,6 +181,10 @@ def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, 
     done = cli("predict", "DATA", work / "last.pth", own / "images", "MASKS", *TINY)
     assert done.code == 0, done.err
     assert len(list(Path("MASKS").glob("*.nii.gz"))) == 4
+    done = cli("report", work)
+    assert done.code == 0, done.err
+    assert "report.html: the run's page" in done.out.replace("\n", " ")
+    assert "training cases" in (work / "report.html").read_text()
     done = cli("train", "DATA", "--steps", 1)
     assert done.code == 2
     assert "holds a run" in done.err

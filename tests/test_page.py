@@ -36,6 +36,7 @@ def write(path, cases=("a", "b"), megabytes=15, **changes):
     for metric in metrics:
         for row in metric.cases:
             row["case"] = cases[int(row["case"] == "case2")]
+        metric.cases[-1]["status"] = "missed"
     samples = [dict(fake_sample(), case=case) for case in cases]
     doubt = np.linspace(0, 1, samples[0]["label"].size).reshape(samples[0]["label"].shape)
     settings = dict(
@@ -104,6 +105,7 @@ def test_a_page_has_every_class_model_and_case_in_its_tables(tmp_path):
     labels = [a["aria-label"] for name, a in tags.found if name == "svg" and "aria-label" in a]
     assert any("medians of ensemble: RV 0.5, Myo 0.75, LV 0.75" in label for label in labels)
     assert any("RV ends at 5" in label for label in labels)  # percent of the pseudo-labels
+    assert (tmp_path / "page.html").read_text().count(">missed</td>") == 1  # in place of the distance alone
     (case, _) = data_of(tmp_path / "page.html")["cases"]
     assert (case["slices"], case["bar"]["text"], case["letters"]) == (6, "20 mm", "RLAP")
     assert case["dsc"]["ensemble"] == dict(RV=0.5, Myo=0.75, LV=0.75, mean=pytest.approx(2 / 3))

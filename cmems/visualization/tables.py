@@ -127,6 +127,13 @@ def csv_cell(value):
     return "" if value is None else value
 
 
+def metric_title(convention):
+    """Return a metric's name, and its unit where it has one: ``HD95 in voxels``."""
+    name, unit = convention["metric"], convention.get("unit")
+    unit = "voxels" if unit == "voxel" else unit
+    return f"{name} in {unit}" if name in DISTANCES and unit else name
+
+
 def model_label(model):
     """Return a model's name for people: ``network_1`` is ``network 1``."""
     return model.replace("_", " ")
@@ -139,9 +146,10 @@ def _ours(metrics):
 def _title(metrics):
     cases = {found["case"] for metric in metrics for found in metric.cases}
     presets = list(dict.fromkeys(str(metric.convention["preset"]) for metric in metrics))
-    units = {m.convention["metric"]: m.convention.get("unit") for m in metrics}
-    parts = [f"{name} in {unit}" if name in DISTANCES and unit else name for name, unit in units.items()]
-    return f"{', '.join(parts)}; convention {' / '.join(presets)}; mean of {len(cases)} volume{'s' * (len(cases) != 1)}"
+    titles = dict.fromkeys(metric_title(m.convention) for m in metrics)
+    return (
+        f"{', '.join(titles)}; convention {' / '.join(presets)}; mean of {len(cases)} volume{'s' * (len(cases) != 1)}"
+    )
 
 
 def _grid(metrics, classes, spread):

@@ -15,7 +15,7 @@ from cmems.visualization.curves import curve_panels
 from cmems.visualization.page.cases import about, coded, heat_stops, small
 from cmems.visualization.page.charts import curve_figure, distribution_figure
 from cmems.visualization.page.markup import table, tag, written
-from cmems.visualization.tables import count_lines, model_label, table_cell
+from cmems.visualization.tables import DISTANCES, count_lines, metric_title, model_label, table_cell
 
 __all__ = ["small", "write_page"]
 
@@ -51,6 +51,7 @@ def write_page(path, title, facts, notes, classes, models, metrics, trust, shown
     best = models[-1]
     dsc = next((each for each in metrics if each.convention["metric"] == "DSC"), None)
     scores = {metric.convention["metric"]: _by_case(metric, best) for metric in metrics}
+    empty = {(r["case"], r["cls"]): r["status"] for m in metrics for r in m.cases if r["model"] == best}
     cases = list(dict.fromkeys(row["scan"] for row in trust))
     places = {each["case"]: n for n, each in enumerate(each for group in shown.values() for each in group)}
     left = [] if len(cases) <= _LISTED else [f"the table has {_LISTED} of {len(cases)} cases"]
@@ -58,7 +59,7 @@ def write_page(path, title, facts, notes, classes, models, metrics, trust, shown
         facts=written(tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts.items()), class_="facts")),
         scores=written(*_score_tables(metrics, classes)),
         distributions=written(*(distribution_figure(m, classes, list(m.summary), model_label) for m in metrics)),
-        cases=written(_case_table(cases[:_LISTED], classes, trust, scores, places, model_label(best))),
+        cases=written(_case_table(cases[:_LISTED], classes, trust, scores, empty, places, model_label(best))),
         curves=written(*_curve_parts(histories)),
         texts=written(*(_folded(heading, text) for heading, text in texts.items())),
         heat=f"linear-gradient(to right, {', '.join(heat_stops())})",
@@ -91,9 +92,8 @@ def _score_tables(metrics, classes):
         return [tag("p", "No case of this split has a reference: nothing was measured.")]
     found = []
     for metric in metrics:
-        name, unit = metric.convention["metric"], metric.convention.get("unit")
         cases = len({row["case"] for row in metric.cases})
-        words = [f"{name} in {unit}" if name in ("HD95", "ASSD") and unit else name, _BETTER.get(name)]
+        words = [metric_title(metric.convention), _BETTER.get(metric.convention["metric"])]
         words += [f"mean ± sd over {cases} volume{'s' * (cases != 1)}", f"convention {metric.convention['preset']}"]
         rows = []
         for model in metric.summary:
@@ -115,7 +115,7 @@ def _score_tables(metrics, classes):
     return [tag("div", *found, class_="tables"), tag("ul", *(tag("li", line) for line in lines), class_="quiet")]
 
 
-def _case_table(cases, classes, trust, scores, places, best):
+def _case_table(cases, classes, trust, scores, empty, places, best):
     names = list(scores)
     agree = dict(agreement="networks agree", views_agreement="views agree")
     agree = {key: text for key, text in agree.items() if any(math.isfinite(row[key]) for row in trust)}
@@ -130,7 +130,11 @@ def _case_table(cases, classes, trust, scores, places, best):
         for name in names:
             values = scores[name].get(case, {})
             for cls in ("mean", *classes):
-                cells.append(_cell(values.get(cls), 3 if name in ("DSC", "Jaccard") else 2, name in ("DSC", "Jaccard")))
+                status = empty.get((case, cls), "ok")
+                if name in DISTANCES and status != "ok":  # whatever the convention counts it as
+                    cells.append(tag("td", status.replace("_", " "), data_value="", class_="quiet"))
+                else:
+                    cells.append(_cell(values.get(cls), 2 if name in DISTANCES else 3, name not in DISTANCES))
         cells += [_cell(_mean([row[key] for row in mine]), 3, True) for key in agree]
         cells += [_cell(row["ml"], 1) for row in mine]
         cells.append(tag("td", "; ".join(f"{row['class']}: {row['note']}" for row in mine if row["note"])))
@@ -182,15 +186,29 @@ def _fitting(shown, room, dsc, places):
     by_model = {} if dsc is None else {model_label(model): _by_case(dsc, model) for model in dsc.summary}
     for heading, group in shown.items():
         for each in group:
-            slices = coded(each)
-            takes = sum(len(json.dumps(one)) for one in slices)
-            step = max(1, math.ceil(takes / (room / len(places))))
+            slices, step = _within(each, room / len(places))
             dice = {name: values.get(each["case"]) for name, values in by_model.items()}
             known = dict(about(each), group=heading, dsc={name: v for name, v in dice.items() if v})
-            found.append(dict(known, shown=slices[step // 2 :: step] or slices[:1]))
+            found.append(dict(known, shown=slices))
             if step > 1:
-                left.append(f"{each['case']}: shown are {len(found[-1]['shown'])} of its {len(slices)} slices")
+                left.append(f"{each['case']}: shown are {len(slices)} of its {len(each['image'])} slices")
     return found, left
+
+
+def _within(each, room):
+    """Return every slice of a case, or every second, third … so that they take at most ``room``; and which of these."""
+    depth = len(each["image"])
+    few = range(0, depth, max(1, depth // 8))  # enough to guess from
+    step = max(1, math.ceil(_length(coded(each, few)) / len(few) * depth / room))
+    while True:
+        slices = coded(each, range(min(step // 2, depth - 1), depth, step))
+        if len(slices) == 1 or _length(slices) <= room:
+            return slices, step
+        step += 1
+
+
+def _length(slices):
+    return sum(len(json.dumps(one)) for one in slices)
 
 
 def _known(value):

@@ -59,8 +59,12 @@ def small(sample, entropies=None):
     )
 
 
-def coded(shown):
-    """Return a case of :func:`small` slice by slice, as texts.
+def coded(shown, slices):
+    """Return slices of a case of :func:`small` as texts.
+
+    Args:
+        shown (dict): The case.
+        slices (sequence[int]): Which.
 
     Returns:
         list[dict]: By slice: ``z``; ``image`` and ``doubt``, WebP pictures, base64; ``masks`` by column, see
@@ -68,10 +72,10 @@ def coded(shown):
     """
     colors = (matplotlib.colormaps[_HEAT](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     found = []
-    for z, image in enumerate(shown["image"]):
+    for z in slices:
         doubt = None if shown["doubt"] is None else _webp(colors[shown["doubt"][z]])
         masks = {name: runs(mask[z]) for name, mask in shown["masks"].items()}
-        found.append(dict(z=z, image=_webp(image), doubt=doubt, masks=masks))
+        found.append(dict(z=z, image=_webp(shown["image"][z]), doubt=doubt, masks=masks))
     return found
 
 

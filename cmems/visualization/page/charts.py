@@ -6,6 +6,7 @@ import numpy as np
 
 from cmems.visualization.colors import class_colors, hex_color
 from cmems.visualization.page.markup import tag
+from cmems.visualization.tables import DISTANCES, metric_title
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34
@@ -71,8 +72,7 @@ def distribution_figure(metric, classes, models, label_of):
         models (sequence[str]): In the order of the columns.
         label_of (callable): Of a model, for people.
     """
-    name, unit = metric.convention["metric"], metric.convention.get("unit")
-    distance = name not in ("DSC", "Jaccard")
+    distance = metric.convention["metric"] in DISTANCES
     found = {}
     for row in metric.cases:
         if math.isfinite(row["value"]):
@@ -111,7 +111,7 @@ def distribution_figure(metric, classes, models, label_of):
                 marks.append(tag("circle", title, fill=hex_color(rgb), class_="dot", **place))
             line = dict(x1=_px(x - half), x2=_px(x + half), y1=_px(at(median)), y2=_px(at(median)))
             marks.append(tag("line", class_="median", **line))
-    title = f"{name}{f' in {unit}' if distance and unit else ''}, a dot per case"
+    title = f"{metric_title(metric.convention)}, a dot per case"
     most = max((len(column) for column in found.values()), default=0)
     few = f"; {_DOTS} of {most} dots of a column, evenly by rank" if most > _DOTS else ""
     note = f"box: the middle half of the cases; line: their median{few}"
