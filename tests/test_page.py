@@ -192,8 +192,12 @@ def test_cases_without_a_reference_and_training_cases_are_shown_by_doubt(finishe
     import shutil
 
     data = shutil.copytree(prepared_acdc, tmp_path / "data")
-    unlabel(data, ["patient004_frame01", "patient004_frame02"])
     options = dict(cfg_options=dict(data_root=str(data)), cases=1)
+    unlabel(data, ["patient004_frame01"])
+    page, _ = report_run(finished.run, tmp_path / "p.html", **options)
+    assert "1 of 2 cases have no reference" in Tags(page).text
+    assert [case["name"] for case in data_of(page)["cases"]] == ["patient004_frame02"]
+    unlabel(data, ["patient004_frame01", "patient004_frame02"])
     page, _ = report_run(finished.run, tmp_path / "p.html", **options)
     assert "no case of this split has a reference" in Tags(page).text
     assert [case["group"] for case in data_of(page)["cases"]] == ["All cases, most doubtful first"] * 2
@@ -224,6 +228,7 @@ def test_rounds_are_one_run_of_several_curves(finished, tmp_path):
         (("paper_table2", "--split", "val"), "is a suite; --split: of a run alone"),
         (("RUN", "--split", "foo"), "expected one of train, val, test"),
         (("RUN", "--metrics-preset", "foo"), "known presets"),
+        (("RUN", "--split", "train", "--metrics-preset", "nan"), "training cases are not measured"),
         (("RUN", "--cases", "-1"), "--cases"),
         (("RUN", "--checkpoint", "nowhere.pth"), "nowhere.pth"),
     ],

@@ -66,6 +66,8 @@ def report_run(
     names = data.cases(split)
     if not names:
         raise InputError(f"{data.root}: split '{split}' holds no case")
+    if preset and split == "train":
+        raise InputError(f"--metrics-preset {preset}: training cases are not measured")
     path = Path(checkpoint) if checkpoint else _weights(last, len(runs) > 1)
     meta = read_checkpoint(path)["meta"]
     model = _load(cfg, config, path, data)
@@ -85,9 +87,12 @@ def report_run(
     metrics = metrics if measured else []
     for metric in metrics:
         metric.evaluate(measured)
-    order = _order(metrics, trust, models[-1])
-    trust.sort(key=lambda row: order.index(row["scan"]))
-    groups = _chosen(order, cases, bool(metrics))
+    dice = _dice(metrics, models[-1])
+    # Worst first, those without a DSC last, by doubt.
+    order = sorted(dict.fromkeys(row["scan"] for row in by_doubt(trust)), key=lambda case: dice.get(case, math.inf))
+    rank = {case: n for n, case in enumerate(order)}
+    trust.sort(key=lambda row: rank[row["scan"]])
+    groups = _chosen(order, dice, cases)
     shown = {heading: [_look(model, data, name) for name in group] for heading, group in groups.items() if group}
     target = Path(out) if out else Path(folder, PAGE)
     histories = {title: read_history(each) for title, each in runs.items()}
@@ -183,20 +188,19 @@ def _look(model, data, name):
     return small(dict(volume, predictions=labels), doubt.entropies)
 
 
-def _order(metrics, trust, best):
-    """Return the cases, the worst first: by DSC where there is one, else by doubt; those without a reference last."""
-    doubtful = list(dict.fromkeys(row["scan"] for row in by_doubt(trust)))
-    dsc = next((metric for metric in metrics if metric.convention["metric"] == "DSC"), None)
+def _dice(metrics, best):
+    """Return the mean DSC of each case that has one."""
     values = {}
-    for row in dsc.cases if dsc else ():
+    for row in (row for metric in metrics if metric.convention["metric"] == "DSC" for row in metric.cases):
         if row["model"] == best and math.isfinite(row["value"]):
             values.setdefault(row["case"], []).append(row["value"])
-    return sorted(doubtful, key=lambda case: sum(values[case]) / len(values[case]) if case in values else math.inf)
+    return {case: sum(each) / len(each) for case, each in values.items()}
 
 
-def _chosen(order, count, measured):
-    """Return the cases to show under their headings, none twice."""
-    low, high = ("Worst", "Best") if measured else ("Most doubtful", "Least doubtful")
+def _chosen(order, dice, count):
+    """Return the cases to show under their headings, none twice; where a DSC is known, of those that have one."""
+    low, high = ("Worst", "Best") if dice else ("Most doubtful", "Least doubtful")
+    order = [case for case in order if case in dice] if dice else order
     if len(order) <= 2 * count:
         return {f"All cases, {low.lower()} first": order}
     return {low: order[:count], high: order[::-1][:count]}
@@ -205,14 +209,14 @@ def _chosen(order, count, measured):
 def _facts(record, config, data, split, measured, count, path, meta):
     steps, of = record.get("steps"), record.get("of")
     made = f"{meta.get('iter')} of {of} steps" if of else f"{meta.get('iter')} steps"
-    hours = record.get("seconds")
+    seconds = record.get("seconds")
     facts = {
         "data set": f"{data.name}, {len(data.cases('train'))} training cases",
         "split": f"{split}: {count} case{'s' * (count != 1)}, {measured} measured",
         "config": _bare(record.get("config") or config.name),
         "weights": f"{path.name}, {made}",
         "seed": record.get("seed"),
-        "trained": None if hours is None else f"{record.get('started', '')[:10]}, {_duration(hours)}",
+        "trained": None if seconds is None else f"{record.get('started', '')[:10]}, {_duration(seconds)}",
         "device": record.get("device"),
         "cmems": " ".join(filter(None, (record.get("cmems"), record.get("commit")))) or None,
     }

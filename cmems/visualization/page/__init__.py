@@ -121,9 +121,11 @@ def _case_table(cases, classes, trust, scores, empty, places, best):
     agree = {key: text for key, text in agree.items() if any(math.isfinite(row[key]) for row in trust)}
     columns = ["case", *(f"{name} {c}" for name in names for c in ("all", *classes)), *agree.values()]
     columns += [*(f"{c}, ml" for c in classes), "note"]
-    rows = []
+    rows, by_case = [], {}
+    for row in trust:
+        by_case.setdefault(row["scan"], []).append(row)
     for case in cases:
-        mine = [row for row in trust if row["scan"] == case]
+        mine = by_case[case]
         number = places.get(case)
         button = None if number is None else tag("button", case, type="button", class_="show", data_case=number)
         cells = [tag("th", case if button is None else button, scope="row")]
