@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from cmems.apis.config import load_config
-from cmems.apis.predict import _load
+from cmems.apis.model_file import load_learner
 from cmems.apis.record import read_record
 from cmems.apis.run import content_of
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
-from cmems.engine.runner import PAGE, RECORD, told
+from cmems.engine.runner import PAGE, RECORD, set_up_cpu, told
 from cmems.errors import InputError
 from cmems.registry import METRICS
 from cmems.visualization.curves import read_history
@@ -70,7 +70,8 @@ def report_run(
         raise InputError(f"--metrics-preset {preset}: training cases are not measured")
     path = Path(checkpoint) if checkpoint else _weights(last, len(runs) > 1)
     meta = read_checkpoint(path)["meta"]
-    model = _load(cfg, config, path, data)
+    set_up_cpu(cfg.get("env_cfg") or {})
+    model = load_learner(cfg, config, path, data).to("cuda" if torch.cuda.is_available() else "cpu")
     metrics = _metrics(cfg, preset, data) if split != "train" else []
     models = model.prediction.names(model.num_networks)
     trust, measured = [], 0
