@@ -12,6 +12,7 @@ from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
 from cmems.apis.record import read_record
 from cmems.apis.run import content_of
+from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
@@ -71,7 +72,7 @@ def report_run(
     path = Path(checkpoint) if checkpoint else _weights(last, len(runs) > 1)
     meta = read_checkpoint(path)["meta"]
     set_up_cpu(cfg.get("env_cfg") or {})
-    model = load_learner(cfg, config, path, data).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_learner(cfg, config, path, data).to(best_device())
     metrics = _metrics(cfg, preset, data) if split != "train" else []
     models = model.prediction.names(model.num_networks)
     trust, measured = [], 0
