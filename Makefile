@@ -1,4 +1,4 @@
-.PHONY: demo test wheel sanitize fuzz faults stops lint format docs
+.PHONY: demo test wheel coverage matrix mutate sanitize fuzz faults stops lint format docs
 
 PYTHON ?= python3
 export PYTHONUNBUFFERED = 1
@@ -6,6 +6,7 @@ BIN := .venv/bin
 SEED ?= 0
 COUNT ?= 1600
 TIMES ?= 100
+MUTANTS ?= 200
 
 demo: .venv/ready
 	@$(BIN)/python tools/demo.py
@@ -16,6 +17,18 @@ test: .venv/ready
 # The tutorial's commands from a wheel, in an empty environment and an empty folder.
 wheel:
 	@PYTHON=$(PYTHON) tests/wheel.sh
+
+# The tests, and what of cmems/ they reach, processes that they start included; fails under 90 % of lines and branches.
+coverage: .venv/ready
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov=cmems --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+# Every Python, the oldest and the newest torch and numpy, the fork of MMEngine: each in an environment of its own.
+matrix: .venv/ready
+	@$(BIN)/python tests/fuzz/matrix.py
+
+# Small changes to the core that its tests must notice.
+mutate: .venv/ready
+	@$(BIN)/python tests/fuzz/mutate.py --count $(MUTANTS) --seed $(SEED)
 
 # The compiled operators under AddressSanitizer and UndefinedBehaviorSanitizer; torch throws, so that libstdc++ must be
 # there before the first of them. The cache keeps this library apart by its flags.

@@ -38,7 +38,7 @@ setup(
         "setuptools<81",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "MedPy>=0.5.2", "hypothesis>=6.100"]
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=7", "ruff>=0.9", "MedPy>=0.5.2", "hypothesis>=6.100"]
         + ["pynrrd>=1.1", "pydicom>=3", "highdicom>=0.25"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "timm": ["timm>=1.0"],

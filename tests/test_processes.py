@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from test_method import learner
 from cmems import processes
 from cmems.apis import train
 from cmems.datasets.sources import TrainData
+from cmems.engine.loop import MutualLearningLoop
 from cmems.errors import InputError
 from cmems.models.losses import CrossEntropyDice, SoftmaxMSE
 from cmems.models.losses.auxiliary import nt_xent, prototype_contrast
@@ -99,6 +101,18 @@ def test_accumulated_batches_have_the_mean_loss_of_one_and_one_teacher(prepared_
     assert torch.equal(teacher, before)  # the weights that it averages are those of whole updates
     model(batch=halves(PARTS["two batches"][0]), draws=PARTS["two batches"][0])
     assert not torch.equal(teacher, before)
+
+
+def test_what_is_due_waits_for_the_step_that_uses_accumulated_gradients():
+    loop = SimpleNamespace(runner=SimpleNamespace(optim_wrapper=SimpleNamespace(_accumulative_counts=3)))
+    assert [k for k in range(1, 16) if MutualLearningLoop.passed(loop, k, 4)] == [6, 9, 12]
+    loop.runner.optim_wrapper._accumulative_counts = 1
+    assert [k for k in range(1, 16) if MutualLearningLoop.passed(loop, k, 4)] == [4, 8, 12]
+
+
+def test_processes_that_would_time_their_steps_each_are_refused(tiny_config, tmp_path):
+    with pytest.raises(InputError, match="--hours: expected one process, .* got --launcher pytorch; give --steps"):
+        train(tiny_config(), str(tmp_path / "w"), hours=1, launcher="pytorch")
 
 
 # Sums over the batch
