@@ -15,13 +15,13 @@ from mmengine.config import Config
 from prettytable import PrettyTable
 
 REPO = Path(__file__).parents[1]
-# A narrow network whose norm does not look at the batch, no dropout, and sums that are not rounded to bfloat16. SGD:
-# Adam's first steps are of one size however small a gradient is, which enlarges what rounding leaves of none.
+# A narrow network whose norm does not look at the batch, no dropout, and sums that are not rounded to bfloat16. Adam
+# and τ would enlarge what rounding leaves: a step of full size of a gradient that is zero, one of few confident pixels.
 CONFIG = """
 _base_ = {base!r}
 backbone = dict(channels=(8,) * 5, norm_cfg=dict(type="GN", num_groups=4), dropout=(0,) * 5)
-model = dict(backbone=backbone, **{model!r})
-optimizer = dict(type="SGD", lr=0.05, _delete_=True)
+model = dict(backbone=backbone, pseudo_labeler=dict(threshold=0), **{model!r})
+optimizer = dict(type="SGD", lr=0.005, _delete_=True)
 optim_wrapper = dict(type="OptimWrapper", optimizer=optimizer, accumulative_counts={batches})
 val_dataloader = val_cfg = val_evaluator = param_scheduler = None
 default_hooks = dict(runtime_info=dict(interval=1), logger=dict(interval=1))
@@ -36,7 +36,6 @@ def losses(config, folder, batch, steps, processes=1, batches=1, entropy=False, 
     if entropy:
         alone = dict(type="CrossEntropyDice", dice=0)
         model["objectives"] = [dict(objective, loss=alone) for objective in cfg.model.objectives]
-        model["pseudo_labeler"] = dict(below="background")
     path = Path(f"{folder}.py")
     text = CONFIG.format(base=str(Path(config).resolve()), model=model, steps=steps * batches, batches=batches)
     path.write_text(text)

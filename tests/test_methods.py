@@ -363,7 +363,7 @@ def test_an_ema_teacher_averages_past_weights_and_takes_no_gradient():
         history.append(student[name].detach().double().clone())
         share = max(1 / (k + 1), 0.1)
         expected = history[-1] if expected is None else (1 - share) * expected + share * history[-1]
-        model._update_teachers(k if k % 2 else torch.tensor(k))
+        model._update_teachers(Draws(0, k if k % 2 else torch.tensor(k)))
         torch.testing.assert_close(teacher[name].double(), expected, rtol=1e-5, atol=1e-6)
     model(batch=batch(), draws=Draws(0, 12))["loss_weak_ema"].backward()
     assert teacher[name].grad is None
@@ -388,7 +388,7 @@ def test_a_static_teacher_is_the_network_of_its_first_step_and_labels_an_image_a
     for k in range(6):
         with torch.no_grad():
             head.fill_(k)
-        model._update_teachers(index(k))
+        model._update_teachers(Draws(0, index(k)))
     assert (frozen == 3).all()
     with torch.no_grad():
         frozen.normal_(generator=torch.Generator().manual_seed(0))

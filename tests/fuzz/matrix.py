@@ -1,6 +1,6 @@
 """Run the tests where CMEMS may be installed: every Python, oldest and newest torch and numpy, the fork of MMEngine.
 
-python tests/fuzz/matrix.py [--cells NAME …] [tests …]
+python tests/fuzz/matrix.py [tests …] [--cells NAME …]
 
 Each cell has a virtual environment of its own in ``$XDG_CACHE_HOME/cmems/matrix``, made once; the table says what it
 found there, and why a cell was not run.

@@ -131,7 +131,7 @@ def mutant(path, number):
     return ast.fix_missing_locations(tree), what
 
 
-def forked(act, seconds):
+def forked(act, seconds, output=os.devnull):
     """Run ``act`` in a process of its own with so much processor time; return its exit code, negative for a signal."""
     sys.stdout.flush()
     child = os.fork()
@@ -140,9 +140,9 @@ def forked(act, seconds):
     code = 70
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        out = os.open(output, os.O_WRONLY)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
         code = int(act())
     finally:
         os._exit(code)
@@ -171,7 +171,7 @@ def import_others(tests):
             continue
 
 
-def survives(path, number, tests, seconds):
+def survives(path, number, tests, seconds, output=os.devnull):
     """Tell whether the tests pass with a place of a module changed; None: unchanged, they must."""
 
     def run():
@@ -183,7 +183,7 @@ def survives(path, number, tests, seconds):
         files = [f"tests/{name}.py" for name in tests]
         return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", f"not ({NOT})", *files])
 
-    return forked(run, seconds) == 0
+    return forked(run, seconds, output) == 0
 
 
 def main():
@@ -208,7 +208,9 @@ def main():
     until, counts, survivors = time.monotonic() + 60 * args.minutes, {}, []
     for part in dict.fromkeys(part for part, _, _ in chosen):
         path = REPO / "cmems" / CORE[part][0][0]
-        assert survives(path, None, CORE[part][1], 10 * args.seconds), f"the tests of {part} fail as they are"
+        with tempfile.NamedTemporaryFile() as said:
+            if not survives(path, None, CORE[part][1], 10 * args.seconds, said.name):
+                sys.exit(f"{Path(said.name).read_text()[-2000:]}\nthe tests of {part} fail as they are")
     for part, path, number in chosen:
         if time.monotonic() > until:
             break
