@@ -21,6 +21,7 @@ from cmems.apis import budget, load_config, train
 from cmems.apis import test as run_test
 from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.config import Texts, count_steps
+from cmems.apis.run import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.graph import StepGraph
@@ -535,3 +536,14 @@ def test_hours_do_without_a_validation_case(tiny_config, tmp_path, prepared_acdc
     monkeypatch.setattr("cmems.apis.budget._seconds", seconds)
     with pytest.raises(InputError, match="timed"):
         train(tiny_config(data=data), str(tmp_path / "w"), hours=0.5)
+
+
+def test_a_tracker_gets_a_backend_beside_the_log_or_is_named_as_absent(tiny_config, tmp_path, monkeypatch):
+    cfg = load_config(tiny_config())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "wandb" else None)
+    _track(cfg, "wandb")
+    local, wandb = cfg.visualizer.vis_backends
+    assert (local.type, wandb.type, wandb.init_kwargs.mode) == ("LocalVisBackend", "WandbVisBackend", "offline")
+    with pytest.raises(InputError, match="--tracker mlflow: it is not installed; pip install mlflow"):
+        train(tiny_config(), str(tmp_path / "w"), tracker="mlflow")
+    assert not (tmp_path / "w").exists()

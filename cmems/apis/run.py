@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -28,6 +29,12 @@ from cmems.visualization import say
 
 _TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
 _TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
+# MMEngine's, none of which sends anything anywhere by these settings.
+TRACKERS = dict(
+    tensorboard=dict(type="TensorboardVisBackend"),
+    wandb=dict(type="WandbVisBackend", init_kwargs=dict(mode="offline")),
+    mlflow=dict(type="MLflowVisBackend"),
+)
 
 
 def train(
@@ -41,6 +48,7 @@ def train(
     overwrite=False,
     steps=None,
     hours=None,
+    tracker=None,
 ):
     """Train a config.
 
@@ -57,6 +65,8 @@ def train(
         steps (int | None): Train so many steps: validations and learning rate are fitted, see
             :func:`cmems.apis.budget.fit_to_steps`.
         hours (float | None): Train as many steps as this machine makes in that time.
+        tracker (str | None): Write curves for ``tensorboard``, ``wandb`` (offline) or ``mlflow`` too, into the work
+            directory.
 
     Returns:
         Runner: After training.
@@ -74,6 +84,8 @@ def train(
     cfg.launcher = launcher
     if Path(cfg.work_dir, MANIFEST).is_file():
         raise InputError(f"--work-dir {cfg.work_dir}: holds a prepared data set; name a folder of its own for the run")
+    if tracker is not None:
+        _track(cfg, tracker)
     if steps is not None and hours is not None:
         raise InputError("--steps and --hours: expected one of them, got both")
     data = PreparedDataset(cfg.train_dataloader.data_root)
@@ -158,6 +170,17 @@ def default_work_dir(config):
     """Return where a config trains by default: methods have files of one name, in folders of their own."""
     path = find_config(config) if "::" in str(config) else Path(config).resolve()
     return str(Path("work_dirs", path.parent.name, path.stem))
+
+
+def _track(cfg, tracker):
+    """Add what writes curves for a tracker beside what writes them anyway."""
+    if tracker not in TRACKERS:
+        raise InputError(f"--tracker: expected one of {', '.join(TRACKERS)}, got {tracker!r}")
+    if importlib.util.find_spec(tracker) is None:
+        raise InputError(f"--tracker {tracker}: it is not installed; pip install {tracker}")
+    visualizer = cfg.setdefault("visualizer", dict(type="Visualizer"))
+    backends = list(visualizer.get("vis_backends") or [dict(type="LocalVisBackend")])
+    visualizer["vis_backends"] = [*backends, dict(TRACKERS[tracker])]
 
 
 def check_seed(seed):

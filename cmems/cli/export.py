@@ -25,4 +25,4 @@ def run(args):
     if found["left_out"]:
         print(f"the clean-up is left out: {', '.join(found['left_out'])}")
     same = found["voxels"] - found["differing"]
-    print(f"{args.out}: its labels are the model's in {same:,} of {found['voxels']:,} voxels; docs/training.md runs it")
+    print(f"{args.out}: labels as the model in {same:,} of {found['voxels']:,} voxels; next: docs/examples/run_onnx.py")

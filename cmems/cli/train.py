@@ -17,6 +17,9 @@ def add_arguments(parser):
     )
     add_training(parser)
     parser.add_argument(
+        "--tracker", choices=["tensorboard", "wandb", "mlflow"], help="write curves for it too, into the work directory"
+    )
+    parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="what started the processes"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -29,7 +32,14 @@ def run(args):
     from cmems.apis import train
     from cmems.visualization import say
 
-    runner = train(args.config, args.work_dir, cfg_options=cfg_options(args), launcher=args.launcher, **training(args))
+    runner = train(
+        args.config,
+        args.work_dir,
+        cfg_options=cfg_options(args),
+        launcher=args.launcher,
+        tracker=args.tracker,
+        **training(args),
+    )
     if runner.rank == 0:
         weights = next(p for n in ("best.pth", "last.pth") if (p := Path(runner.work_dir, n)).is_file())
         say(f"{weights}: the weights; next: cmems predict {args.config} {weights} SCANS MASKS")
