@@ -13,10 +13,11 @@ from scipy import ndimage
 
 import cmems
 from cmems.apis import predict, publish, train
-from cmems.apis.model_file import model_of_config, read_model
+from cmems.apis.model_file import _networks, model_of_config, read_model
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
 from cmems.errors import InputError
+from cmems.registry import BACKBONES
 
 EXTRA = 'val_dataloader = val_cfg = val_evaluator = None\nmodel["prediction"] = dict({})\n'
 
@@ -115,6 +116,14 @@ def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
     with pytest.raises(InputError, match="does not tell what it was trained with; --config CONFIG does"):
         publish(tmp_path / "old.pth", tmp_path / "two.pth")
     assert not (tmp_path / "two.pth").exists()
+
+
+def test_a_network_that_computes_as_it_is_built_is_read_too():
+    settings = dict(type="SwinUNet", num_classes=2)
+    weights = BACKBONES.build(dict(settings)).state_dict()
+    content = dict(networks=[settings], channels_last=True)
+    (net,) = _networks(content, dict(state_dict={f"0.{k}": v for k, v in weights.items()}, meta={}), "model x")
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in weights.items())
 
 
 def poison(path, act):

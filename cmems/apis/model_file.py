@@ -263,6 +263,10 @@ def _networks(content, saved, name):
                 networks = nn.ModuleList(BACKBONES.build(dict(each)) for each in content["networks"])
         except InputError as error:
             raise InputError([f"{name}: {problem}" for problem in error.problems]) from error
+        except NotImplementedError as error:
+            if device == "meta":  # a network that computes as it is built shows its sizes only then
+                continue
+            raise InputError(f"{name}: networks: {error}") from error
         except Exception as error:  # whatever a component raises over values that it does not take
             raise InputError(f"{name}: networks: {type(error).__name__}: {str(error)[:160]}") from error
         if device == "cpu" and content["channels_last"]:
