@@ -266,7 +266,7 @@ def test_a_wrong_choice_is_told_before_anything_is_prepared(words, message, cli,
 @pytest.mark.parametrize(
     ("slices", "message"),
     [
-        (["p1:0"], "exemplar case=p1 slice=0 of DATA: expected every class, but RV, Myo, LV are absent"),
+        (["p1:0"], "exemplar case=p1 slice=0 of DATA: expected a labelled slice, but of this case only 1 is painted"),
         (["p2:1"], "expected a labelled slice, but this case has no label"),
         (["p1:1", "p1:1"], "--exemplar p1:1: named twice"),
     ],

@@ -109,9 +109,15 @@ def load_exemplars(prepared, slices, device="cpu"):
     labels = np.stack([prepared.train_label(row) for row in rows])
     for each, label in zip(slices, labels, strict=True):
         if (label == UNLABELED).all():
+            known = ((k, prepared.train_label(row)) for k, row in enumerate(prepared.rows(each["case"])))
+            painted = [str(k) for k, other in known if (other != UNLABELED).any()]
             raise InputError(
                 f"exemplar case={each['case']} slice={each['slice']} of {prepared.root}: expected a labelled slice, "
-                "but this case has no label"
+                + (
+                    f"but of this case only {', '.join(painted)} is painted"
+                    if painted
+                    else "but this case has no label"
+                )
             )
     missing = [name for k, name in enumerate(prepared.classes, 1) if not (labels == k).any()]
     if missing:
