@@ -55,16 +55,33 @@ def strong(*more):
     return options
 
 
-def shapes_unchanged(config):
-    """Return what leaves, of CMEMS+'s G, the first part: place, size and a slight bend."""
-    data = config.train_dataloader
-    return {
-        f"train_dataloader.{where}.geometric": [part.geometric[0].to_dict()]
-        for where, part in (
-            ("exemplar.copies", data.exemplar.copies),
-            ("synthetic.synthesizer", data.synthetic.synthesizer),
-        )
-    }
+def shapes(*parts):
+    """Return what puts ``parts`` (dict) in the place of all of CMEMS+'s G but the first: place, size, a slight bend."""
+    return _of_exemplar("geometric", lambda own: [own[0], *parts])
+
+
+def without_look(kind):
+    """Return what takes a part away from what CMEMS+ changes of the organs' look."""
+    return _of_exemplar("organs", lambda own: [part for part in own if part["type"] != kind])
+
+
+def radial_shapes(config):
+    """Return what CMEMS+ had before walls of every thickness: a power of the radius, and organs as they are."""
+    radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.15, 1.8), reach=1.3, spread=(0.85, 1.5))
+    parts = (shapes(radial), without_look("PaintClasses"), _of_exemplar("outlines", lambda own: ()))
+    return {key: value for part in parts for key, value in part(config).items()}
+
+
+def _of_exemplar(key, change):
+    """Return what changes a setting of both that draw the exemplar anew."""
+
+    def options(config):
+        data = config._cfg_dict.to_dict()["train_dataloader"]
+        both = {"exemplar.copies": data["exemplar"]["copies"]}
+        both["synthetic.synthesizer"] = data["synthetic"]["synthesizer"]
+        return {f"train_dataloader.{where}.{key}": change(part[key]) for where, part in both.items()}
+
+    return options
 
 
 def objectives_of(method):

@@ -68,11 +68,10 @@ def _sweep(name, values, options, best):
 _PLUS = "configs/cmems_plus/unet_{dataset}.py"
 _PLUS_ROW = Row("CMEMS+, first round", _PLUS)
 _PLUS_WITHOUT = {
-    "change of shape": changes.shapes_unchanged,
-    "gain of each organ": {
-        "train_dataloader.synthetic.synthesizer.organs": [],
-        "train_dataloader.exemplar.copies.organs": [],
-    },
+    "change of shape": changes.shapes(),
+    "walls of every thickness, with RadialShape instead": changes.radial_shapes,
+    "painted organs": changes.without_look("PaintClasses"),
+    "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},
     "missing organs": {"train_dataloader.synthetic.synthesizer.drop": None},
     "warped copies of the exemplar": {"train_dataloader.exemplar.copies.plain": 1.0},
