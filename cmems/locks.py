@@ -30,15 +30,14 @@ def folder_lock(path, what, name=".lock"):
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / name)
-    try:
-        with naming(path / name):
+    with naming(path / name):
+        try:
             lock.acquire(timeout=0)
-    except Timeout:
-        holder = _read(path / name)
-        raise InputError(
-            f"{path}: another process is {what} in this folder{f' ({holder})' if holder else ''}; wait for it to end, "
-            "or name another folder"
-        ) from None
+        except Timeout:
+            holder = f" ({told})" if (told := _read(path / name)) else ""
+            raise InputError(
+                f"{path}: another process is {what} in this folder{holder}; wait for it to end, or name another folder"
+            ) from None
     try:
         with suppress(OSError):  # a note for people; Windows lets nobody write to a locked file
             (path / name).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

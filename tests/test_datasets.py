@@ -314,7 +314,7 @@ def test_all_problems_of_a_raw_folder_are_reported_at_once(command, raw_acdc, tm
     [
         (("acdc", "nowhere", "out"), "nowhere: no such folder; expected training/patientNNN"),
         (("acdx", ".", "out"), "reader 'acdx' is not registered: did you mean acdc"),
-        (("nifti", ".", "out"), "--classes: a folder of NIfTI files needs its foreground classes"),
+        (("nifti", ".", "out"), "--classes: a folder of scans needs its foreground classes"),
         (("acdc", ".", "out", "--classes", "a,b"), "--classes: layout acdc has no such option"),
         (("nifti", ".", "out", "--labels", "1,x"), "--labels 1,x: expected whole numbers, comma-separated"),
         (("acdc", "docs", "out"), "docs: no case found; expected training/patientNNN"),

@@ -101,5 +101,5 @@ def test_a_description_tells_no_brightness_and_the_middle_is_the_mean():
 
 
 def test_a_folder_of_folders_is_told_with_what_it_holds(scans, tmp_path):
-    with pytest.raises(InputError, match=r"expected NIfTI files, \.nii or \.nii\.gz; it holds a folder: scans$"):
+    with pytest.raises(InputError, match=r"expected scans, NIfTI, NRRD, PNG or DICOM; it holds a folder: scans$"):
         pick(str(tmp_path), str(tmp_path / "out"))

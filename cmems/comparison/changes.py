@@ -79,7 +79,7 @@ def _of_exemplar(key, change):
         data = config._cfg_dict.to_dict()["train_dataloader"]
         both = {"exemplar.copies": data["exemplar"]["copies"]}
         both["synthetic.synthesizer"] = data["synthetic"]["synthesizer"]
-        return {f"train_dataloader.{where}.{key}": change(part[key]) for where, part in both.items()}
+        return {f"train_dataloader.{where}.{key}": change(part[key]) for where, part in both.items() if key in part}
 
     return options
 
