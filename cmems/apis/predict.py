@@ -151,8 +151,13 @@ def predict(
 
 def _stamp(path):
     """Return 16 hexadecimal digits that are others once a file was replaced; nothing is read."""
-    found = path.stat()
-    return hashlib.sha256(f"{path.name} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:16]
+    files = [path]
+    if path.suffix.lower() in (".hdr", ".img"):  # two files are one scan
+        files = sorted(
+            p for p in path.parent.glob("*.*") if p.stem == path.stem and p.suffix.lower() in (".hdr", ".img")
+        )
+    found = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((path.name, found)).encode()).hexdigest()[:16]
 
 
 def _files(paths, out, networks, doubt_maps, probabilities):
