@@ -18,7 +18,7 @@ from cmems.engine.checkpoint import seal
 
 _NUMBERS = [0, 1, -1, 2, 3, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**40, 2**63 - 1]
 _REALS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e300, -1e300, float("nan"), float("inf"), -float("inf"), 0.5, 1e10]
-_TEXTS = ["", "..", "../../x", "/tmp/x", "a/b", "x" * 5000, "\x1b[31m", "\0", "é\ud800", "None", "1", "=1+1", "*"]
+_TEXTS = ["", "..", "../../x", "/x/y", "a/b", "x" * 5000, "\x1b[31m", "\0", "é\ud800", "None", "1", "=1+1", "*"]
 _VALUES = [None, True, False, *_NUMBERS, 2**70, *_REALS, *_TEXTS, [], {}, [[]], {"a": 1}, [1, 2, 3], ["a", "a"]]
 # In the header of an npy file, and what may stand there.
 _WORDS = ["'<f4'", "'<f2'", "'|u1'", "False", "(", ")", ",", "shape", "descr", "32", "6", "{", "}", "'"]
