@@ -218,7 +218,7 @@ def test_a_run_of_another_config_is_not_gone_on_with(options, expected, made, wo
 def test_a_work_directory_is_one_run_s(made, work, tmp_path, monkeypatch):
     before = {p.name: p.read_bytes() for p in work.glob("*.pth")}
     with pytest.raises(InputError, match=r"holds a run \(last\.pth, previous\.pth\): --resume"):
-        train(made[0], str(work))
+        train(made[0], str(work), seed=7)
     with (
         folder_lock(work, "training"),
         pytest.raises(InputError, match="another process is training"),
@@ -251,8 +251,11 @@ def test_a_run_is_made_longer_and_its_schedule_stays(made, work, tmp_path, capsy
 
 
 def test_what_was_made_already_is_said(made, work, capsys):
-    resume(made[0], work, **{"train_cfg.max_iters": 2})
-    assert "all steps are made already (2 of 2)" in capsys.readouterr().out
+    before = (work / "last.pth").read_bytes()
+    for again in (resume, lambda config, folder, **options: train(config, str(folder), cfg_options=options)):
+        again(made[0], work, **{"train_cfg.max_iters": 2})
+        assert "all steps are made already (2 of 2)" in capsys.readouterr().out
+        assert (work / "last.pth").read_bytes() == before
     (work.parent / "empty").mkdir()
     resume(made[0], work.parent / "empty", **{"train_cfg.max_iters": 1})
     assert "holds no checkpoint: training starts at step 0" in capsys.readouterr().out

@@ -73,7 +73,8 @@ def train(
 
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong; the work directory holds a run that is
-            neither resumed nor overwritten, or another process trains there; or a number was not finite.
+            neither resumed nor overwritten nor this one at its end, or another process trains there; or a number was
+            not finite.
         Stopped: A signal ended it, after its checkpoint was written.
     """
     fitted = () if steps is None and hours is None else ("train_cfg.val_interval",)
@@ -114,6 +115,7 @@ def train(
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     settings = run_settings(cfg, content_of(data))
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir), _together(cfg.work_dir):
+        resume = resume or not overwrite and _is_finished(cfg, settings)
         if resume:
             _find_checkpoint(cfg)
         elif not overwrite and _rank(launcher) == 0:
@@ -254,6 +256,18 @@ def refuse_other_run(work_dir):
         )
 
 
+def _is_finished(cfg, settings):
+    """Return whether the work directory holds this very run, trained to its end."""
+    path = Path(cfg.work_dir, LAST)
+    if not path.is_file():
+        return False
+    try:
+        meta = read_checkpoint(path)["meta"]
+        return meta.get("iter") == cfg.train_cfg.max_iters and json.loads(meta.get("settings", "null")) == settings
+    except (InputError, TypeError, ValueError):
+        return False
+
+
 def _find_checkpoint(cfg):
     """Set what a resumed run goes on from, and say what is not as usual."""
     path, problem = newest_whole(cfg.work_dir)
@@ -266,7 +280,9 @@ def _find_checkpoint(cfg):
     if path.name != LAST:
         say(f"{problem or f'{cfg.work_dir} holds no {LAST}'}; going on from {path}, step {steps}")
     if isinstance(steps, int) and isinstance(total, int) and steps >= total:
-        say(f"{path}: all steps are made already ({steps} of {total}); nothing is left to train")
+        say(
+            f"{path}: all steps are made already ({steps} of {total}); nothing is left to train; --overwrite trains anew"
+        )
     laid_out = meta.get("steps", total)
     if laid_out != total:
         say(
