@@ -280,9 +280,8 @@ def _find_checkpoint(cfg):
     if path.name != LAST:
         say(f"{problem or f'{cfg.work_dir} holds no {LAST}'}; going on from {path}, step {steps}")
     if isinstance(steps, int) and isinstance(total, int) and steps >= total:
-        say(
-            f"{path}: all steps are made already ({steps} of {total}); nothing is left to train; --overwrite trains anew"
-        )
+        made = f"all steps are made already ({steps} of {total})"
+        say(f"{path}: {made}; nothing is left to train; --overwrite trains anew")
     laid_out = meta.get("steps", total)
     if laid_out != total:
         say(

@@ -22,7 +22,8 @@ from cmems.datasets.prepared import PreparedDataset, file_sha256
 from cmems.errors import InputError
 from tools import NIFTI, build, one_line, outcome
 
-KINDS = ("nii", "nii.gz", "h5", "npz", "npy", "manifest", "splits", "checkpoint")
+KINDS = ("nii", "nii.gz", "h5", "npz", "npy", "manifest", "splits", "checkpoint", "nrrd", "dicom", "png", "model")
+FORMATS = dict(nrrd=spoil.spoil_nrrd, dicom=spoil.spoil_dicom, png=spoil.spoil_png)
 
 
 def make(kind, number, seed, base, folder):
@@ -52,6 +53,18 @@ def make(kind, number, seed, base, folder):
             return ("predict", "tiny.py", "last.pth", f"{raw}/images", "out"), path
         extra = pick(r, [(), (), ("--spacing", "1.2", "--crop", "32"), ("--fill-nan",), ("--labels", "1,2,3")])
         return ("prepare_data", "nifti", raw, out, *NIFTI, *extra), path
+    if kind in FORMATS:
+        copy(kind)
+        paths = [p for p in sorted((folder / kind).rglob("*")) if p.is_file() and p.suffix != ".nii"]
+        path = spoilt(pick(r, paths).relative_to(folder), FORMATS[kind])
+        if r.random() < 0.25 and path.parent.name != "labels":
+            copy("model.pth")
+            return ("predict", "model.pth", f"{kind}/images", "out"), path
+        return ("prepare_data", "nifti", kind, out, *NIFTI), path
+    if kind == "model":
+        copy("model.pth", "nifti")
+        path = spoilt("model.pth", spoil.spoil_model, folder)
+        return ("predict", "model.pth", "nifti/images/patient001.nii", "out"), path
     if kind == "h5":
         layout = pick(r, ["ssl4mis", "ssl4mis", "transunet"])
         copy(layout)

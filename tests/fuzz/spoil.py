@@ -7,11 +7,13 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
 import nibabel as nib
 import numpy as np
+import pydicom
 import torch
 
 from cmems.engine.checkpoint import seal
@@ -20,6 +22,8 @@ _NUMBERS = [0, 1, -1, 2, 3, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 -
 _REALS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e300, -1e300, float("nan"), float("inf"), -float("inf"), 0.5, 1e10]
 _TEXTS = ["", "..", "../../x", "/x/y", "a/b", "x" * 5000, "\x1b[31m", "\0", "é\ud800", "None", "1", "=1+1", "*"]
 _VALUES = [None, True, False, *_NUMBERS, 2**70, *_REALS, *_TEXTS, [], {}, [[]], {"a": 1}, [1, 2, 3], ["a", "a"]]
+_NRRD = ["short", "block", "double", "raw", "gzip", "bzip2", "hex", "big", "none", "(1,0,0)", "(nan,0,0)", "()", "list"]
+_NRRD += ["left-posterior-superior", "right-anterior-superior", "scanner-xyz", "3D-right-handed", "domain", "RGB-color"]
 # In the header of an npy file, and what may stand there.
 _WORDS = ["'<f4'", "'<f2'", "'|u1'", "False", "(", ")", ",", "shape", "descr", "32", "6", "{", "}", "'"]
 _OTHERS = ["'<f8'", "'|O'", "'<U9'", "'<c8'", "[('a', '<f4')]", "True", "(", "", "-1", "0", "1" * 19, "9" * 30, "shape"]
@@ -129,6 +133,94 @@ def spoil_h5(data, r, folder):
                 new[key] = pick(r, [array.T, array[None], array[..., :1], array[:1], array * 0, array[::-1]])
             else:
                 new.create_dataset(key, array.shape, "f4", external=[("/etc/passwd", 0, array.size * 4)])
+    return path.read_bytes()
+
+
+def spoil_nrrd(data, r):
+    """Change bytes, or fields of the header."""
+    head, gap, voxels = data.partition(b"\n\n")
+    if r.random() < 0.3 or not gap:
+        return spoil_bytes(data, r, len(head))
+    lines = head.decode("latin1").split("\n")
+    for _ in range(int(r.geometric(0.6))):
+        at, act = 1 + int(r.integers(len(lines) - 1)), int(r.integers(6))
+        key, mark, value = lines[at].partition(":")
+        words = value.split(" ")
+        if act < 3:
+            words[int(r.integers(len(words)))] = str(pick(r, _NUMBERS + _REALS + _NRRD + _TEXTS)).replace("\n", "")
+            lines[at] = key + mark + " ".join(words)
+        elif act == 3:
+            lines.append(lines.pop(at))
+        elif act == 4:
+            del lines[at]
+        else:
+            lines.append(pick(r, ["data file: LIST", "data file: ../../x", "data file: /etc/passwd", "byte skip: -1",
+                                  f"line skip: {2**62}", "Segment0_Layer:=-1", "Segment0_LabelValue:=1e9",
+                                  "Segment5_Name:=x", "measurement frame: (1,0,0) (0,1,0) (0,0,nan)"]))  # fmt: skip
+        if len(lines) < 2:
+            break
+    return "\n".join(lines).encode("utf-8", "replace") + gap + voxels
+
+
+def spoil_dicom(data, r):
+    """Change bytes, or elements."""
+    if r.random() < 0.4:
+        return spoil_bytes(data, r, 1200)
+    file = pydicom.dcmread(io.BytesIO(data))
+    out = io.BytesIO()
+    for _ in range(int(r.geometric(0.6))):
+        element = pick(r, list(file))
+        if r.random() < 0.2:
+            del file[element.tag]
+            continue
+        vr = element.VR
+        if vr in ("US", "SS", "UL", "SL"):
+            value = int(pick(r, [0, 1, 2, 3, 8, 15, 16, 32, 255, 32767, 65535]))
+        elif vr in ("DS", "IS"):
+            size = pick(r, [1, 1, 2, 3, 6, 0])
+            numbers = [0, 1, -1, 0.5, 7, 1e-30, 1e10] if vr == "DS" else [0, 1, -1, 3, 2**31 - 1]
+            value = [pick(r, numbers) for _ in range(size)] if size != 1 else pick(r, numbers)
+        elif vr in ("OW", "OB"):
+            value = pick(r, [b"", element.value[::2], element.value * 2, bytes(2)])
+        else:
+            value = pick(r, ["", "1.2.3", "x" * 60, "..", "../../x", "MR", "MONOCHROME1", "RGB", "1.2.840.10008.1.2"])
+        element.value = value
+    if r.random() < 0.1:
+        file.file_meta.TransferSyntaxUID = pick(
+            r, ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.2", "1.2.3"]
+        )
+    try:
+        file.save_as(out)
+    except Exception:  # what pydicom does not write, it is not asked to read
+        return spoil_bytes(data, r, 1200)
+    return out.getvalue()
+
+
+def spoil_png(data, r):
+    """Change bytes, or what the header claims, under a right checksum."""
+    if r.random() < 0.5:
+        return spoil_bytes(data, r, 64)
+    head = bytearray(data[16:29])
+    for _ in range(int(r.geometric(0.6))):
+        act = int(r.integers(3))
+        if act == 0:
+            at = int(r.integers(2)) * 4
+            head[at : at + 4] = (pick(r, _NUMBERS) & 0xFFFFFFFF).to_bytes(4, "big")
+        else:
+            head[8 + int(r.integers(5))] = int(pick(r, [0, 1, 2, 3, 4, 6, 8, 16, 255]))
+    return data[:16] + head + zlib.crc32(b"IHDR" + head).to_bytes(4, "big") + data[33:]
+
+
+def spoil_model(data, r, folder):
+    """Change the settings that a model file carries, or what every checkpoint may have changed."""
+    if r.random() < 0.4:
+        return spoil_checkpoint(data, r, folder)
+    saved = torch.load(io.BytesIO(data), weights_only=True)
+    tree = spoil_tree(json.loads(saved["meta"]["model"]), r, _VALUES)
+    saved["meta"]["model"] = json.dumps(tree).replace("\ud800", "?")
+    path = Path(folder, "new.pth")
+    torch.save(saved, path)
+    seal(path)
     return path.read_bytes()
 
 

@@ -20,6 +20,10 @@ import numpy as np
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests"))
 from conftest import TINY, write_acdc  # noqa: E402
+from PIL import Image  # noqa: E402
+from test_formats import dicom, nrrd, segments  # noqa: E402
+
+from cmems.apis.model_file import publish  # noqa: E402
 
 FOLDER = ("--size", "32", "--workers", "1", "--val", "patient003", "--test", "patient004")
 NIFTI = ("--classes", "RV,Myo,LV", "--modality", "mr", *FOLDER)
@@ -79,6 +83,7 @@ def build(base):
             nib.save(found, base / "nifti" / kind / f"{patient.name}.nii")
             (base / "niftigz" / kind).mkdir(parents=True, exist_ok=True)
             nib.save(found, base / "niftigz" / kind / f"{patient.name}.nii.gz")
+        _other_formats(base, patient.name, image, label)
         voxels = np.asarray(image.dataobj).T.astype(np.float32)
         arrays = dict(image=(voxels - voxels.min()) / np.ptp(voxels), label=np.asarray(label.dataobj).T)
         number = patient.name[-3:]
@@ -95,6 +100,20 @@ def build(base):
     assert code == 0, said
     shutil.copy(base / "w" / "last.pth", base / "last.pth")
     shutil.rmtree(base / "w")
+    publish("last.pth", "model.pth")
+
+
+def _other_formats(base, name, image, label):
+    """Write a scan and its label as NRRD, as a DICOM series with a NIfTI label, and a slice of it as PNG."""
+    voxels, mask = np.asarray(image.dataobj).astype(np.int16), np.asarray(label.dataobj).astype(np.uint8)
+    nrrd(base / "nrrd" / "images" / f"{name}.nrrd", voxels, image.affine)
+    nrrd(base / "nrrd" / "labels" / f"{name}.seg.nrrd", mask, image.affine, **segments("RV", "Myo", "LV"))
+    dicom(base / "dicom" / "images" / name, voxels, image.affine, series=f"1.2.826.1.{name[-1]}")
+    for kind, array in (("images", (voxels / voxels.max() * 255).astype(np.uint8)), ("labels", mask)):
+        (base / "png" / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array[:, :, 1].T).save(base / "png" / kind / f"{name}.png")
+    (base / "dicom" / "labels").mkdir(parents=True, exist_ok=True)
+    nib.save(label, base / "dicom" / "labels" / f"{name}.nii")
 
 
 def _slices(base, number, arrays, held_out):
