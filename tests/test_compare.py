@@ -252,7 +252,7 @@ def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
     words = (suite, "--datasets", "acdc", "--work-dir", work, "--steps", 100, "--seeds", 0)
     command = [sys.executable, "tools/compare.py", *map(str, words)]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(work.rglob("last.pth")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+import threading
+from contextlib import redirect_stderr, redirect_stdout
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +14,7 @@ from conftest import REPO, TINY
 from scipy import ndimage
 
 import cmems
-from cmems.apis import predict, publish, train
+from cmems.apis import predict, predict_parts, publish, train
 from cmems.apis.model_file import _networks, model_of_config, read_model
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
@@ -217,6 +219,56 @@ def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
     assert predict(model, None, scans, "masks", views=1).kept == []
     assert predict(model, None, scans, "masks", views=1, probabilities=True).kept == []
     assert len(predict(model, None, scans, "masks", views=1, probabilities=True).kept) == 3
+
+
+def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, monkeypatch, capsys):
+    """By two commands, of which one meets a file that is no scan; then by a part alone, whose masks stay."""
+    alone = threading.Lock()
+
+    def command(words):
+        monkeypatch.setattr("sys.argv", ["cmems", *map(str, words)])
+        try:
+            main()
+        except SystemExit as ended:
+            return ended.code
+        return 0
+
+    def here(words, log, threads, stop):  # the processes themselves are as those of `compare`
+        with alone, open(log, "w") as out, redirect_stdout(out), redirect_stderr(out):
+            code = command(words)
+        return f"exit code {code}" if code else None
+
+    def cmems_predict(*words):
+        code = command(["predict", model, "scans", *words, "--views", "1", "--network=1"])
+        return code, capsys.readouterr()
+
+    monkeypatch.setattr(predict_parts, "run_command", here)
+    monkeypatch.setattr("signal.signal", lambda *args: None)  # which only a main thread may set
+
+    shutil.copy(scans / "patient003_frame01.nii.gz", scans / "a.nii.gz")
+    whole = predict(model, None, scans, "whole", views=1, network=1)
+    (scans / "b.nii.gz").write_bytes(b"none")
+    code, said = cmems_predict("masks", "--jobs", "2")
+    assert code == 2
+    assert "part 1/2: done" in said.out
+    assert "part 2/2: ended with errors" in said.out
+    assert "b.nii.gz: truncated or not a NIfTI file" in said.err
+    assert (tmp_path / "masks/trust.csv").read_text() == (tmp_path / "whole/trust.csv").read_text()
+    for name, path in whole.paths.items():
+        assert (tmp_path / "masks" / f"{name}.nii.gz").read_bytes() == path.read_bytes()
+    (scans / "b.nii.gz").unlink()
+    assert cmems_predict("parts", "--part", "1/2")[0] == 0
+    assert {p.name for p in (tmp_path / "parts").glob("*.*")} - {"labels_itksnap.txt", "labels_slicer.ctbl"} == {
+        "a.nii.gz", "patient003_frame02.nii.gz", "trust_1_of_2.csv"}  # fmt: skip
+    code, said = cmems_predict("parts")
+    assert "3 masks by network 1, cleaned up, 2 of them from before" in said.out
+    assert (tmp_path / "parts/trust.csv").read_text() == (tmp_path / "whole/trust.csv").read_text()
+    assert not list((tmp_path / "parts").glob("trust_*"))
+    for words, message in ((("--part", "3/2"), "expected K/N"), (("--jobs", "0"), "--jobs: expected 1 or more"),
+                           (("--part", "1/2", "--jobs", "2"), "expected one of them")):  # fmt: skip
+        code, said = cmems_predict("none", *words)
+        assert code == 2
+        assert message in said.err
 
 
 def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
 from cmems.apis.segmenter import Segmenter, best_device
-from cmems.apis.trust import by_doubt, read_trust, trust_file, trust_rows
+from cmems.apis.trust import by_doubt, part_name, read_trust, trust_file, trust_rows
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.nifti import nifti_description
@@ -58,6 +58,7 @@ def predict(
     progress=None,
     doubt_maps=False,
     probabilities=False,
+    part=(1, 1),
     **choices,
 ):
     """Write the mask of every scan, on the scan's own grid, and ``trust.csv``, which of them to look at first.
@@ -82,6 +83,8 @@ def predict(
             labels differ.
         probabilities (bool): Write ``probabilities/<scan>.nii.gz``, four axes, the last one background and the classes:
             the mean probabilities before any clean-up, uint16 with a slope that makes them 0 to 1.
+        part (tuple[int, int]): (k, n): of n processes that share the folder, the k-th, from 1; each takes every n-th
+            scan, and writes ``trust_<k>_of_<n>.csv``. Called again without parts, all they made stays, and is joined.
         **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`.
 
     Returns:
@@ -94,14 +97,18 @@ def predict(
     out, segmenter = Path(out), model
     if not isinstance(model, Segmenter):
         segmenter = Segmenter(model, checkpoint, cfg_options, **choices)
-    paths, problems = _find(Path(scans), out, segmenter.preparation.channel)
+    paths, problems = find_scans(Path(scans), out, segmenter.preparation.channel)
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise InputError(f"--part {number}/{parts}: expected K/N with K from 1 to N")
+    paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
     out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
     wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
     rows, kept = _kept(out, segmenter, marks, wanted)
     written, odd, notes, writing, ahead = {name: wanted(name)[-1] for name in kept}, {}, {}, [], deque()
     names = (name for name in paths if name not in written)
-    with trust_file(out, rows) as more, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with trust_file(out, rows, part_name(*part)) as more, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def read_on():
             for name in islice(names, segmenter.together):
@@ -144,6 +151,9 @@ def predict(
                         progress(done, len(paths), name)
         finally:  # of what was interrupted too
             problems += _settled(writing, written, rows)
+    if parts == 1:  # which holds what theirs say
+        for path in out.glob(part_name("*", "*")):
+            path.unlink()
     if problems:
         raise InputError(problems)
     return Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept)
@@ -175,7 +185,7 @@ def _files(paths, out, networks, doubt_maps, probabilities):
 def _kept(out, segmenter, marks, wanted):
     """Return the rows of trust of the scans whose files this very model wrote already, and these scans."""
     known = {}
-    for row in read_trust(out / "trust.csv"):
+    for row in chain(*map(read_trust, [out / "trust.csv", *out.glob(part_name("*", "*"))])):
         known.setdefault(row["scan"], {})[row["class"]] = row
     kept = [
         name
@@ -207,7 +217,7 @@ def _settled(writing, written, rows):
     return problems
 
 
-def _find(scans, out, channel):
+def find_scans(scans, out, channel=None):
     """Return the scans' paths by name, and what lies in their folder and is none."""
     found, problems = scan_files(scans) if scans.is_dir() else ({scan_stem(scans): scans}, [])
     if not scans.exists() or not (found or problems):

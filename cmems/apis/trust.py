@@ -96,20 +96,26 @@ def _dash(value):
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
+def part_name(number, parts):
+    """Return the name of the table of one part of the scans; of the only one it is ``trust.csv``."""
+    return "trust.csv" if parts == 1 else f"trust_{number}_of_{parts}.csv"
+
+
 @contextmanager
-def trust_file(out, rows, seconds=10):
-    """Write ``trust.csv`` into a folder of masks: every few seconds, and when the block ends, however it ends.
+def trust_file(out, rows, name="trust.csv", seconds=10):
+    """Write the table of a folder of masks: every few seconds, and when the block ends, however it ends.
 
     Args:
-        out (Path): The folder. What its ``trust.csv`` says of masks that are still there, and not in ``rows``, stays.
+        out (Path): The folder. What its table says of masks that are still there, and not in ``rows``, stays.
         rows (list[dict]): Filled within the block; see :func:`trust_rows`. Sorted by doubt in the file; an empty field
             where there is nothing to compare.
+        name (str): Of the table.
         seconds (float): Between two writings.
 
     Yields:
         callable: To be called when there may be more rows.
     """
-    path, written = Path(out, "trust.csv"), time.monotonic()
+    path, written = Path(out, name), time.monotonic()
     before = read_trust(path)
 
     def write():

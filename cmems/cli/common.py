@@ -1,6 +1,7 @@
 """What all commands share: how they end when the input is wrong, how they show help, the options of configs."""
 
 import argparse
+import ast
 import errno
 import functools
 import os
@@ -123,6 +124,27 @@ def add_training(parser, each=""):
 def training(args):
     """Return what :func:`add_training` was given, as :func:`cmems.apis.train` takes it."""
     return {name: getattr(args, name) for name in ("resume", "overwrite", "amp", "steps", "hours", "seed")}
+
+
+def add_launcher(parser, what):
+    """Add how many ``what`` there are at a time, and where; see :func:`cmems.launching.launch`."""
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=f"{what} at a time; they share the CPU cores")
+    parser.add_argument("--launcher", choices=["local", "slurm"], default="local", help=f"where {what} run")
+    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="of submitit: timeout_min=600 …")
+
+
+def slurm_parameters(args):
+    """Return what ``--slurm`` was given: a value that is a Python literal is that, any other is text."""
+    found = {}
+    for text in args.slurm:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"--slurm {text}: expected key=value, e.g. timeout_min=600")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            found[key] = value
+    return found
 
 
 def cfg_options(args):

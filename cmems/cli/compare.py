@@ -1,10 +1,10 @@
 """``cmems compare``."""
 
 import argparse
-import ast
 import signal
 import sys
 
+from cmems.cli.common import add_launcher, slurm_parameters
 from cmems.errors import InputError
 
 ABOUT = "Train and test every row of a suite, and report it beside the paper; or compare two runs case by case."
@@ -24,9 +24,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--resume", action="store_true", help="let interrupted runs go on; finished ones are kept anyway"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; they share the CPU cores")
-    parser.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where runs run")
-    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="of submitit: timeout_min=600 …")
+    add_launcher(parser, "runs")
     parser.add_argument("--list", action="store_true", help="show the suites, or the rows of SUITE, and stop")
 
 
@@ -70,7 +68,7 @@ def run(args):
         args.resume,
         args.steps,
         args.launcher,
-        dict(map(parameter, args.slurm)),
+        slurm_parameters(args),
         say=lambda line: print(line, flush=True),
         data=args.data,
     )
@@ -120,14 +118,3 @@ def show(name, datasets):
         for row in suite.rows:
             path = row.config.format(dataset=dataset)
             print(f"  {row.label:28} {path}{'  (missing)' if path in missing else ''}")
-
-
-def parameter(text):
-    """Read ``key=value``; a value that is a Python literal is that, any other is text."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise InputError(f"--slurm {text}: expected key=value, e.g. timeout_min=600")
-    try:
-        return key, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return key, value

@@ -1,10 +1,12 @@
 """``cmems predict``."""
 
 import argparse
+import functools
+import signal
 import sys
 
-from cmems.cli.common import add_config, cfg_options
-from cmems.errors import said
+from cmems.cli.common import add_config, add_launcher, cfg_options, slurm_parameters
+from cmems.errors import InputError, said
 
 ABOUT = "Write a mask for every scan (NIfTI, NRRD, PNG, DICOM), on the scan's own grid."
 EXAMPLE = "cmems predict heart.pth SCANS MASKS"
@@ -30,6 +32,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--probabilities", action="store_true", help="write the mean probabilities of all classes to OUT/probabilities"
     )
+    add_launcher(parser, "parts of the scans")
+    parser.add_argument(
+        "--part", type=part, metavar="K/N", help="segment the K-th of N parts alone; for arrays of jobs of your own"
+    )
 
 
 def add_choices(parser):
@@ -43,6 +49,12 @@ def add_choices(parser):
         "--keep-largest", action="store_true", help="keep the largest part of each class, the last of the clean-up"
     )
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the first that is there")
+
+
+def part(text):
+    """Read ``--part``."""
+    number, _, parts = text.partition("/")
+    return int(number), int(parts)
 
 
 def network(text):
@@ -59,26 +71,57 @@ def segmenter_of(args, model, checkpoint=None):
     return Segmenter(model, checkpoint, cfg_options(args), clean=clean, **how)
 
 
+def words_of(args):
+    """Return the command line of arguments, without how many parts there are."""
+    words = [args.config, args.checkpoint, args.scans, *filter(None, [args.out])]
+    words += [f"--{name}={value}" for name in ("network", "views", "device") if (value := getattr(args, name))]
+    words += {None: [], True: ["--clean"], False: ["--no-clean"]}[args.clean]
+    words += [
+        f"--{name.replace('_', '-')}" for name in ("keep_largest", "doubt_maps", "probabilities") if getattr(args, name)
+    ]
+    options = [f"{key}={value}" for key, value in (args.cfg_options or {}).items()]
+    return ["predict", *words, *(["--cfg-options", *options] if options else [])]
+
+
 def run(args):
     """Segment, and say what there is."""
     from cmems.apis import predict
+    from cmems.apis.predict_parts import predict_in_parts
     from cmems.apis.record import device_name
-    from cmems.apis.trust import trust_table
     from cmems.visualization.progress import counting
 
+    # A scheduler ends a command as Ctrl-C does: what was segmented is written, and parts end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     model, checkpoint, scans, out = args.config, args.checkpoint, args.scans, args.out
     if out is None:
         checkpoint, scans, out = None, checkpoint, scans
     segmenter = segmenter_of(args, model, checkpoint)
     print(f"{segmenter.name}: {segmenter.whose}, on {device_name(segmenter.device.type)}", flush=True)
+    if args.jobs != 1 or args.launcher != "local":
+        if args.part:
+            raise InputError("--part and --jobs: expected one of them; --jobs starts the parts itself")
+        where = args.jobs, args.launcher, slurm_parameters(args), functools.partial(print, flush=True)
+        paths, rows, warnings = predict_in_parts(words_of(args), segmenter, scans, out, *where)
+        for line in warnings:
+            print(f"warning: {line}", file=sys.stderr)
+        say_masks(out, segmenter.classes, paths, segmenter.whose, "", rows)
+        return
     with counting("segmenting") as progress:
-        masks = predict(segmenter, None, scans, out, None, progress, args.doubt_maps, args.probabilities)
+        how = dict(doubt_maps=args.doubt_maps, probabilities=args.probabilities, part=args.part or (1, 1))
+        masks = predict(segmenter, None, scans, out, None, progress, **how)
     for name, orientation in masks.turned.items():
         print(f"warning: {name}: its axes lie as {orientation}, as no case that was prepared", file=sys.stderr)
     for line in said(masks.notes):
         print(f"warning: {line}", file=sys.stderr)
-    labels = ", ".join(f"{k} {name}" for k, name in enumerate(masks.classes, 1))
-    count = f"{len(masks.paths)} mask{'s' * (len(masks.paths) != 1)}"
     kept = f", {len(masks.kept)} of them from before" if masks.kept else ""
-    print(trust_table(masks.trust))
-    print(f"{out}: {count} by {masks.model}{kept}; {labels}; which to look at first: trust.csv")
+    say_masks(out, masks.classes, masks.paths, masks.model, kept, masks.trust)
+
+
+def say_masks(out, classes, paths, whose, kept, rows):
+    """Print which masks there are, and the most doubtful of them."""
+    from cmems.apis.trust import by_doubt, trust_table
+
+    labels = ", ".join(f"{k} {name}" for k, name in enumerate(classes, 1))
+    count = f"{len(paths)} mask{'s' * (len(paths) != 1)}"
+    print(trust_table(by_doubt(rows)))
+    print(f"{out}: {count} by {whose}{kept}; {labels}; which to look at first: trust.csv")

@@ -4,12 +4,7 @@ All state is in files: a run's folder is named after what its config says and wh
 runs, finished ones are skipped, killed ones go on, and a changed config or data set is another run.
 """
 
-import os
-import subprocess
-import sys
 import threading
-import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +17,7 @@ from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST, PREVIOUS
 from cmems.errors import InputError
 from cmems.files import naming, whole_file
+from cmems.launching import launch, run_command
 
 try:
     import fcntl
@@ -84,11 +80,10 @@ def compare(
         raise InputError(list(unfit))
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     say(f"{suite.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done")
-    launch = _local if launcher == "local" else _slurm
     failures, folder = {}, Path(work_dir, suite.name)
     interrupted = True
     try:
-        for done, (run, failure, seconds) in enumerate(launch(waiting, jobs, folder, slurm or {}), 1):
+        for done, (run, failure, seconds) in enumerate(launch(_attempt, waiting, jobs, folder, launcher, slurm), 1):
             if failure:
                 failures[run["folder"]] = failure
             outcome = f"failed: {failure}" if failure else "done"
@@ -142,6 +137,11 @@ def metrics_file(run):
     return next((path for path in paths if path.is_file()), None)
 
 
+def _attempt(run, threads, stop):
+    with naming(run["folder"]):
+        return execute(run, threads, stop)
+
+
 def execute(run, threads=None, stop=None):
     """Train and test one run, with the tools, from wherever it got to.
 
@@ -155,7 +155,6 @@ def execute(run, threads=None, stop=None):
     """
     folder, stop = Path(run["folder"]), stop or threading.Event()
     config = folder / "config" / f"{folder.parent.name}.py"  # the runner writes its own of that name into the folder
-    environment = {"OMP_NUM_THREADS": str(threads or cores()), **os.environ}
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, stop) as lock:
         if is_done(run):
@@ -165,46 +164,15 @@ def execute(run, threads=None, stop=None):
         record = read_record(folder)
         if not (record and record.get("finished", True)):
             words = ("train", config, "--work-dir", folder, "--seed", run["seed"], "--resume")
-            failure = _tool(words, folder / "train.txt", environment, lock, stop)
+            failure = run_command(words, folder / "train.txt", threads, lock, stop)
             if failure:
                 return failure
         split = _split(config)
         words = ("evaluate", config, folder / "last.pth", "--split", split)
-        failure = _tool(words, folder / "test.txt", environment, lock, stop)
+        failure = run_command(words, folder / "test.txt", threads, lock, stop)
         if failure is None and not is_done(run):
             failure = f"no metrics in {folder / f'test_{split}'}"
         return failure
-
-
-def cores():
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _tool(words, log, environment, lock, stop):
-    """Run one of the tools, its output to ``log``; return what went wrong, or None."""
-    command = [sys.executable, "-m", "cmems", *map(str, words)]
-    with open(log, "ab") as out:
-        start = out.tell()
-        asked = False
-        inherited = (lock,) if lock is not None and os.name == "posix" else ()
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, pass_fds=inherited)
-        while True:
-            try:
-                code = process.wait(0.2)
-                break
-            except subprocess.TimeoutExpired:
-                if stop.is_set() and not asked:
-                    process.terminate()  # once: a training ends its step first, unless it is asked again
-                    asked = True
-    if code == 0:
-        return None
-    with open(log, "rb") as written:
-        written.seek(start)
-        lines = [line.strip() for line in written.read().decode(errors="replace").splitlines() if line.strip()]
-    if code < 0:
-        return f"{words[0]} ended by signal {-code}; see {log}"
-    return f"{lines[-1] if lines else f'exit code {code}'}; see {log}"
 
 
 @contextmanager
@@ -228,54 +196,3 @@ def _split(config):
     """Return ``test`` where a test case is labelled, else ``val``."""
     data = PreparedDataset(load_config(config).test_dataloader.dataset.data_root)
     return "test" if any(data.case(case)["labelled"] for case in data.cases("test")) else "val"
-
-
-def _timed(run, threads=None, stop=None):
-    began = time.monotonic()
-    try:
-        with naming(run["folder"]):
-            failure = execute(run, threads, stop)
-    except (InputError, OSError) as error:
-        failure = str(error)
-    return failure, time.monotonic() - began
-
-
-def _local(runs, jobs, folder, slurm):
-    """Yield runs with their outcome as they end, ``jobs`` at a time."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(jobs) as pool:
-        started = {pool.submit(_timed, run, max(1, cores() // jobs), stop): run for run in runs}
-        pending = set(started)
-        try:
-            while pending:
-                ended, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for one in ended:
-                    yield (started[one], *one.result())
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _slurm(runs, jobs, folder, parameters):
-    """Submit every run as a job of one array, of which ``jobs`` run at a time, and yield them in order."""
-    try:
-        import submitit
-    except ImportError:
-        raise InputError("--launcher slurm needs submitit: pip install submitit") from None
-    parameters = dict(parameters)
-    cluster = parameters.pop("cluster", "slurm")
-    try:
-        executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
-        if cluster == "slurm":
-            parameters.setdefault("slurm_array_parallelism", jobs)
-        executor.update_parameters(**parameters)
-        submitted = executor.map_array(_timed, runs) if runs else []
-    except (NameError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(f"--launcher slurm: {error}") from error
-    for run, job in zip(runs, submitted, strict=True):
-        try:
-            outcome = job.result()
-        except Exception as error:  # a lost node, a time limit: the job's, not ours
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            outcome = lines[-1], 0.0
-        yield (run, *outcome)

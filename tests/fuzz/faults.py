@@ -92,7 +92,7 @@ def left(folder, finished):
     return None
 
 
-def _tool(words, log, environment, lock, stop):
+def _tool(words, log, threads, lock, stop):
     """Stand for the tools that compare starts, which have rows of their own here."""
     with open(log, "ab") as out:
         out.write(b"done\n")
@@ -115,7 +115,7 @@ def main():
     library = ctypes.CDLL(os.environ[SHIM])
     library.failed.restype, library.disarm.restype, library.arm.argtypes = (
         ctypes.c_char_p, ctypes.c_long, (ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int))  # fmt: skip
-    compare._tool = _tool
+    compare.run_command = _tool
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         base = Path(folder)
         made = list(pool.run([0], lambda job: (_build(base), "")))

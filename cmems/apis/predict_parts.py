@@ -1,0 +1,74 @@
+"""Segmenting a folder of scans in several processes, or jobs of Slurm."""
+
+import re
+from itertools import chain
+from pathlib import Path
+
+from cmems.apis.predict import find_scans
+from cmems.apis.trust import part_name, read_trust, trust_file
+from cmems.datasets.readers.scans import mask_file
+from cmems.errors import InputError
+from cmems.launching import launch, run_command
+
+
+def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", parameters=None, say=print):
+    """Run ``cmems predict`` on parts of a folder side by side, then join their ``trust.csv``.
+
+    What was interrupted, or a part that was killed, is gone on with by the same command, or by one without parts.
+
+    Args:
+        words (sequence): The command line, from ``predict`` on, without what says how many parts.
+        segmenter (Segmenter): Its model; not used for segmenting.
+        scans, out (str): See :func:`cmems.apis.predict`.
+        jobs (int): Parts, all at a time; there are no more than scans.
+        launcher, parameters: See :func:`cmems.launching.launch`.
+        say (callable): Gets a line for every part that ends.
+
+    Returns:
+        tuple[dict, list, list]: The masks' paths by scan, rows of trust, and the parts' warnings.
+
+    Raises:
+        InputError: As of :func:`cmems.apis.predict`, of all parts together, after what there is was joined; or a part
+            ended before its end.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs: expected 1 or more, got {jobs}")
+    out = Path(out)
+    names, _ = find_scans(Path(scans), out, segmenter.preparation.channel)
+    jobs = min(jobs, len(names)) or 1
+    logs = out / "parts"
+    logs.mkdir(parents=True, exist_ok=True)
+    items = [dict(words=[*words, "--part", f"{k}/{jobs}"], log=logs / f"{k}_of_{jobs}.txt") for k in range(1, jobs + 1)]
+    for item in items:
+        item["log"].unlink(missing_ok=True)
+    problems, warnings = [], []
+    for done, (item, failure, seconds) in enumerate(launch(_part, items, jobs, logs, launcher, parameters), 1):
+        told, wrong = _read(item["log"])
+        warnings += told
+        problems += wrong or ([f"part {item['words'][-1]}: {failure}"] if failure else [])
+        say(f"{done}/{jobs} part {item['words'][-1]}: {'ended with errors' if failure else 'done'} ({seconds:.0f} s)")
+    rows = list(chain(*(read_trust(out / part_name(k, jobs)) for k in range(1, jobs + 1))))
+    with trust_file(out, rows):
+        pass
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    for path in [*logs.glob("*_of_*.txt"), *out.glob(part_name("*", "*"))]:
+        path.unlink()
+    if not any(logs.iterdir()):
+        logs.rmdir()
+    return {row["scan"]: mask_file(out, row["scan"]) for row in rows}, rows, list(dict.fromkeys(warnings))
+
+
+def _part(item, threads, stop):
+    return run_command(item["words"], item["log"], threads, stop=stop)
+
+
+def _read(log):
+    """Return the warnings and the problems that a part's output ends with."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    warnings = re.findall(r"^warning: (.*)", text, re.MULTILINE)
+    *_, said = text.rpartition("\nerror: ") if "\nerror: " in text else ("", text.removeprefix("error: "))
+    if said == text:
+        return warnings, []
+    problems = re.findall(r"^  - (.*)", said, re.MULTILINE)
+    return warnings, problems or said.strip().splitlines()[:1]
