@@ -259,6 +259,10 @@ def test_pairs_upper_case_names_and_extra_axes_are_read(tmp_path):
         mask = nib.load(tmp_path / "mask.nii")
         assert np.array_equal(np.asarray(mask.dataobj), LABEL)
         assert np.array_equal(mask.affine, A)
+    (tmp_path / "own/images").mkdir(parents=True)
+    nib.save(nib.Nifti1Pair(IMAGE, A), tmp_path / "own/images/a.img")
+    (case,) = READERS.get("folder")(tmp_path / "own", classes=["A"]).cases()
+    assert [path.name for path in case.images] == ["a.img", "a.hdr"]  # so that another header is another scan
     save(IMAGE[..., 0], tmp_path / "flat.nii")
     assert read_nifti(tmp_path / "flat.nii").voxels.shape == (1, 18, 20)
     (tmp_path / "a.img").unlink()

@@ -17,7 +17,7 @@ from cmems.apis.model_file import load_learner
 from cmems.apis.segmenter import Segmenter, best_device
 from cmems.apis.trust import by_doubt, part_name, read_trust, trust_file, trust_rows
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.readers.files import folders_in
+from cmems.datasets.readers.files import file_parts, folders_in
 from cmems.datasets.readers.nifti import nifti_description
 from cmems.datasets.readers.scans import KINDS, choose_channel, encoded, mask_ending, scan_files, scan_stem
 from cmems.engine.runner import set_up_cpu
@@ -161,12 +161,7 @@ def predict(
 
 def _stamp(path):
     """Return 16 hexadecimal digits that are others once a file was replaced; nothing is read."""
-    files = [path]
-    if path.suffix.lower() in (".hdr", ".img"):  # two files are one scan
-        files = sorted(
-            p for p in path.parent.glob("*.*") if p.stem == path.stem and p.suffix.lower() in (".hdr", ".img")
-        )
-    found = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    found = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in file_parts(path)]
     return hashlib.sha256(repr((path.name, found)).encode()).hexdigest()[:16]
 
 

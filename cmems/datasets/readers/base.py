@@ -11,7 +11,7 @@ import numpy as np
 
 from cmems.datasets.names import name_problem
 from cmems.datasets.prepared import file_sha256
-from cmems.datasets.readers.files import nifti_stem
+from cmems.datasets.readers.files import file_parts, nifti_stem
 from cmems.datasets.readers.geometry import known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import nifti_grid, read_nifti
 from cmems.errors import InputError
@@ -106,7 +106,7 @@ class Reader:
         splits = self._assign(splits, named, "--", problems)
         if problems:
             raise InputError(problems)
-        cases = [Case(name, splits[name], images, labels) for name, _, images, labels in rows if splits[name]]
+        cases = [Case(name, splits[name], _whole(i), n and _whole(n)) for name, _, i, n in rows if splits[name]]
         if not cases:
             raise InputError(f"{self.root}: --splits leaves no case; there are {', '.join(sorted(splits)[:5])}")
         return sorted(cases, key=lambda c: (SPLITS.index(c.split), c.name))
@@ -265,3 +265,8 @@ def _read_splits(path, fold):
         if odd:
             raise InputError(f"{where}: {split}: expected a list of case names, got {odd[0]!r}")
     return splits
+
+
+def _whole(paths):
+    """Return the files of a scan with those that belong to them, so that all of them are known when one is replaced."""
+    return tuple(part for path in paths for part in file_parts(path))

@@ -112,7 +112,7 @@ def listed(paths, pattern, kind):
         if path.is_dir():
             problems.append(f"{path}: expected a file, got a folder")
             continue
-        if path.suffix.lower() == ".hdr" and _other_half(path):
+        if path.suffix.lower() == ".hdr" and file_parts(path)[0] != path:
             continue  # the .img stands for both
         stem = pattern.sub("", name)
         if other := found.get(stem):
@@ -128,5 +128,9 @@ def folders_in(folder):
     return f"; it holds {'a folder' if len(found) == 1 else 'folders'}: {', '.join(found[:3])}" if found else ""
 
 
-def _other_half(path):
-    return next((p for p in (path.with_suffix(s) for s in (".img", ".IMG", ".Img")) if p.is_file()), None)
+def file_parts(path):
+    """Return the files that hold what is at ``path``: of a pair of ``.img`` and ``.hdr`` both, in this order."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return (path,)
+    halves = ((path.with_suffix(f".{s}") for s in (half, half.upper(), half.title())) for half in ("img", "hdr"))
+    return tuple(filter(None, (next(filter(Path.is_file, half), None) for half in halves)))
