@@ -540,10 +540,18 @@ def test_hours_do_without_a_validation_case(tiny_config, tmp_path, prepared_acdc
 
 def test_a_tracker_gets_a_backend_beside_the_log_or_is_named_as_absent(tiny_config, tmp_path, monkeypatch):
     cfg = load_config(tiny_config())
+    cfg.work_dir = "w"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "wandb" else None)
     _track(cfg, "wandb")
     local, wandb = cfg.visualizer.vis_backends
     assert (local.type, wandb.type, wandb.init_kwargs.mode) == ("LocalVisBackend", "WandbVisBackend", "offline")
+    cfg.work_dir = str(tmp_path / "a b")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    _track(cfg, "mlflow")
+    mlflow = cfg.visualizer.vis_backends[-1]
+    assert mlflow.tracking_uri == f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert mlflow.artifact_location == f"file://{tmp_path}/a%20b/mlflow"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "mlflow" else None)
     with pytest.raises(InputError, match="--tracker mlflow: it is not installed; pip install mlflow"):
         train(tiny_config(), str(tmp_path / "w"), tracker="mlflow")
     assert not (tmp_path / "w").exists()

@@ -33,8 +33,9 @@ _TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset
 TRACKERS = dict(
     tensorboard=dict(type="TensorboardVisBackend"),
     wandb=dict(type="WandbVisBackend", init_kwargs=dict(mode="offline")),
-    mlflow=dict(type="MLflowVisBackend"),
-)
+    mlflow=dict(type="MLflowVisBackend", exp_name="cmems", tracking_uri="sqlite:///{work_dir}/mlflow.db",
+                artifact_location="{uri}/mlflow"),
+)  # fmt: skip
 
 
 def train(
@@ -178,11 +179,15 @@ def _track(cfg, tracker):
     """Add what writes curves for a tracker beside what writes them anyway."""
     if tracker not in TRACKERS:
         raise InputError(f"--tracker: expected one of {', '.join(TRACKERS)}, got {tracker!r}")
-    if importlib.util.find_spec(tracker) is None:
+    needs = [tracker, "sqlalchemy"] if tracker == "mlflow" else [tracker]  # mlflow-skinny comes without a database
+    if any(importlib.util.find_spec(module) is None for module in needs):
         raise InputError(f"--tracker {tracker}: it is not installed; pip install {tracker}")
     visualizer = cfg.setdefault("visualizer", dict(type="Visualizer"))
     backends = list(visualizer.get("vis_backends") or [dict(type="LocalVisBackend")])
-    visualizer["vis_backends"] = [*backends, dict(TRACKERS[tracker])]
+    folder = Path(cfg.work_dir).resolve()
+    names = dict(work_dir=folder.as_posix(), uri=folder.as_uri())
+    place = {k: v.format(**names) if isinstance(v, str) else v for k, v in TRACKERS[tracker].items()}
+    visualizer["vis_backends"] = [*backends, place]
 
 
 def check_seed(seed):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ from cmems.files import whole_file
 from cmems.registry import RUNNERS
 
 RECORD, PAGE = "run.json", "report.html"  # what a run did, and a page about it, in its work directory
+# Of MMEngine's warnings on the terminal: its own calls, and a server that a file needs not.
+_MMENGINES = re.compile("deprecated|make sure that the mlflow server is running")
 # What training needs is there whatever lists of hooks a config sets; a name set to None is left out.
 _NEEDED = dict(
     runtime_info=dict(type="TrainLogHook"),
@@ -101,7 +104,7 @@ class SegmentationRunner(Runner):
             handler.handleError = lambda record: None  # a full disk or a closed terminal: a log is not worth a run
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.WARNING)
-                handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # MMEngine's own calls
+                handler.addFilter(lambda record: not _MMENGINES.search(record.getMessage()))
         return logger
 
     def dump_config(self):
