@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import threading
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for this process and those that tests start: sums depend on the thread count
@@ -8,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cmems.cli import main
 from cmems.datasets.prepare import prepare
 from cmems.registry import READERS
 
@@ -99,3 +102,26 @@ def unlabel(root, cases):
         manifest["cases"][case]["labelled"] = False
         manifest["files"].pop(f"volumes/{case}_label.npy", None)
     (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Have what starts commands run them in this process, one at a time; returns the function that does."""
+    alone = threading.Lock()
+    monkeypatch.setattr("signal.signal", lambda *args: None)  # which only a main thread may set
+
+    def run(words, log, threads=None, lock=None, stop=None):
+        with alone, open(log, "w+") as out, monkeypatch.context() as patch:
+            patch.setattr("sys.argv", ["cmems", *map(str, words)])
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                try:
+                    main()
+                    return None
+                except SystemExit as ended:
+                    code = ended.code
+            out.seek(0)
+            return f"{out.read().strip().splitlines()[-1]}; see {log}" if code else None
+
+    for place in ("cmems.comparison.compare", "cmems.apis.predict_parts"):
+        monkeypatch.setattr(f"{place}.run_command", run)
+    return run

@@ -32,6 +32,7 @@ from cmems.comparison.rows import EXEMPLARS, Row, exemplar_slice
 from cmems.comparison.suites import SUITES, get_suite
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
+from cmems.launching import run_command
 
 REPO = Path(__file__).parents[1]
 DATASETS = ("acdc", "synapse", "acdc_128", "synapse_128", "phantom_cardiac", "phantom_abdomen")
@@ -188,7 +189,9 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
     assert "expected key=value" in tool("exemplars", "--slurm", "long").stderr
 
 
-def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_is_done(tiny_config, tmp_path):
+def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_is_done(
+    tiny_config, tmp_path, in_this_process
+):
     config, better = tiny_config("unet/unet_acdc.py"), dict(acdc=dict(DSC=dict(mean=0.817, RV=0.759)))
     rows = [
         dict(label="broken", config=config, options={"model.backbone.type": "Unet"}, paper=better),
@@ -268,6 +271,16 @@ def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
     assert "1/1 one, acdc, exemplar A, seed 0: done" in done.stdout
     assert "resumed" in next(work.rglob("train.txt")).read_text() + "".join(p.read_text() for p in work.rglob("*.log"))
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_command_says_last_is_why_it_failed(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("of before\n")
+    failure = run_command(["evaluate", "--nothing"], log, threads=1)
+    assert failure == f"{log.read_text().splitlines()[-1]}; see {log}"
+    assert "--nothing" in failure or "required" in failure
+    assert run_command(["info", "--help"], log) is None
+    assert log.read_text().startswith("of before\n")
 
 
 def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_path):
@@ -429,7 +442,7 @@ def test_methods_move_to_data_of_ones_own_with_all_that_is_the_datas(own, tmp_pa
     assert load_config(tmp_path / "one.py").model.prediction == before.model.prediction  # not the heart's clean-up
 
 
-def test_a_suite_on_ones_own_data_trains_reports_and_goes_on(own, tmp_path):
+def test_a_suite_on_ones_own_data_trains_reports_and_goes_on(own, tmp_path, in_this_process):
     small, theirs = {"model.backbone.channels": (4, 4, 4, 4, 4)}, dict(acdc=dict(DSC=dict(mean=1)))
     rows = [
         dict(label="one", config="configs/unet/unet_{dataset}.py", options=small, paper=theirs),

@@ -3,8 +3,6 @@
 import json
 import shutil
 import sys
-import threading
-from contextlib import redirect_stderr, redirect_stdout
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +12,7 @@ from conftest import REPO, TINY
 from scipy import ndimage
 
 import cmems
-from cmems.apis import predict, predict_parts, publish, train
+from cmems.apis import predict, publish, train
 from cmems.apis.model_file import _networks, model_of_config, read_model
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
@@ -221,37 +219,23 @@ def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
     assert len(predict(model, None, scans, "masks", views=1, probabilities=True).kept) == 3
 
 
-def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, monkeypatch, capsys):
+def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, monkeypatch, capsys, in_this_process):
     """By two commands, of which one meets a file that is no scan; then by a part alone, whose masks stay."""
-    alone = threading.Lock()
 
-    def command(words):
-        monkeypatch.setattr("sys.argv", ["cmems", *map(str, words)])
+    def cmems_predict(*words):
+        monkeypatch.setattr("sys.argv", ["cmems", "predict", model, "scans", *words, "--views", "1", "--network=1"])
         try:
             main()
         except SystemExit as ended:
-            return ended.code
-        return 0
-
-    def here(words, log, threads, stop):  # the processes themselves are as those of `compare`
-        with alone, open(log, "w") as out, redirect_stdout(out), redirect_stderr(out):
-            code = command(words)
-        return f"exit code {code}" if code else None
-
-    def cmems_predict(*words):
-        code = command(["predict", model, "scans", *words, "--views", "1", "--network=1"])
-        return code, capsys.readouterr()
-
-    monkeypatch.setattr(predict_parts, "run_command", here)
-    monkeypatch.setattr("signal.signal", lambda *args: None)  # which only a main thread may set
+            return ended.code, capsys.readouterr()
+        return 0, capsys.readouterr()
 
     shutil.copy(scans / "patient003_frame01.nii.gz", scans / "a.nii.gz")
     whole = predict(model, None, scans, "whole", views=1, network=1)
     (scans / "b.nii.gz").write_bytes(b"none")
     code, said = cmems_predict("masks", "--jobs", "2")
     assert code == 2
-    assert "part 1/2: done" in said.out
-    assert "part 2/2: ended with errors" in said.out
+    assert (tmp_path / "masks/parts/2_of_2.txt").is_file()
     assert "b.nii.gz: truncated or not a NIfTI file" in said.err
     assert (tmp_path / "masks/trust.csv").read_text() == (tmp_path / "whole/trust.csv").read_text()
     for name, path in whole.paths.items():
