@@ -268,6 +268,10 @@ def test_names_of_labels_give_the_classes_and_their_numbers(file, tmp_path):
     assert folder(tmp_path, classes=(), **options).labels == [5, 12]
     _, label = read(tmp_path, classes=["Liver", "left_kidney"], **options)
     assert np.array_equal(label.voxels, LABEL.transpose(ZYX))
+    nii(tmp_path / "labels/a.nii.gz", np.array([0, 12, 255], np.uint8)[LABEL])  # what nobody annotated stays that
+    assert np.array_equal(
+        read(tmp_path, classes=["Liver"], **options)[1].voxels, np.array([0, 1, 255])[LABEL.transpose(ZYX)]
+    )
     with pytest.raises(InputError, match=f"--names .*{file}: expected a label called spleen, got left.kidney, liver"):
         folder(tmp_path, classes=["spleen"], **options)
 

@@ -255,6 +255,28 @@ def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, m
         assert message in said.err
 
 
+def test_a_row_of_trust_is_of_the_mask_that_is_there(model, scans, tmp_path):
+    """Killed after a mask and before its row, or run by another model before: the old row is not believed."""
+    shutil.copy(scans / "patient003_frame01.nii.gz", scans / "+a.nii.gz")
+    first = predict(model, None, scans, "masks", views=1)
+    table = tmp_path / "masks/trust.csv"
+    rows = table.read_text()
+    second = predict(model, None, scans, "masks", network=1, clean=False, views=1)
+    assert (first.kept, second.kept) == ([], [])
+    table.write_text(rows)
+    assert predict(model, None, scans, "masks", network=1, clean=False, views=1).kept == []
+    (tmp_path / "masks/trust_1_of_2.csv").write_text(rows)
+    again = predict(model, None, scans, "masks", network=1, clean=False, views=1)
+    assert again.kept == ["+a", "patient003_frame01", "patient003_frame02"]
+    assert len(again.trust) == 9
+    (scans / "patient003_frame01.nii.gz").unlink()
+    predict(model, None, scans, "masks", views=1)  # the rows of what is not among the scans stay
+    assert table.read_text().count("patient003_frame01") >= 3
+    (tmp_path / "masks/patient003_frame01.nii.gz").write_bytes(b"another")
+    predict(model, None, scans, "masks", views=1)
+    assert "patient003_frame01" not in table.read_text()
+
+
 def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch, capsys):
     path = scans / "patient003_frame01.nii.gz"
     plain = cmems.Segmenter(model, clean=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmems.apis.pick import SHEET, pick
+from cmems.apis.pick import SHEET, pick, same_beginning
 from cmems.apis.trust import COLUMNS
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.errors import InputError
@@ -63,13 +63,22 @@ def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_
     nib.save(nib.Nifti1Image(differ, AFFINE), masks / "doubt" / "a_1_disagreement.nii.gz")
     with open(masks / "trust.csv", "w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerows([COLUMNS, ("b_1", "RV", 0.5, "", 0.9, 1, 1, ""), ("a_1", "LV", 0.7, "", 0.9, 1, 1, "")])
+        writer.writerows(
+            [COLUMNS, ("b_1", "RV", 0.5, "", 0.9, 1, 1, "", ""), ("a_1", "LV", 0.7, "", 0.9, 1, 1, "", "")]
+        )
     found = pick(str(scans), str(tmp_path / "out"), after=str(masks))
     assert [(f.scan, f.slice, f.why) for f in found] == [("b_1", 2, "RV in doubt"), ("a_1", 2, "LV in doubt")]
+    with pytest.raises(InputError, match=r"trust\.csv: is of other scans, as b_1"):
+        pick(str(masks / "doubt"), str(tmp_path / "out"), after=str(masks))
     found = pick(str(scans), str(tmp_path / "out"), after=str(masks), patient="[a-z]", skip=["b_1"])
     assert [f.scan for f in found] == ["a_1"]
     with pytest.raises(InputError, match=r"trust\.csv: expected the table that cmems predict writes"):
         pick(str(scans), str(tmp_path / "out"), after=str(tmp_path))
+
+
+def test_names_that_may_be_of_one_patient_are_told():
+    assert same_beginning(["p1_frame01", "p2_frame01", "p1_frame12"]) == ["p1_frame01", "p1_frame12"]
+    assert same_beginning(["case_1", "case_2"]) == same_beginning(["a", "b"]) == []
 
 
 def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):

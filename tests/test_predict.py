@@ -1,5 +1,6 @@
 """Segmenting scans from outside the prepared data set."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, 
     (tmp_path / "other").mkdir()
     text = (prepared_acdc / MANIFEST).read_text().replace('"RV",', "")
     (tmp_path / "other" / MANIFEST).write_text(text)
-    with pytest.raises(InputError, match="num_classes=4, but .*other has 3: background, Myo, LV"):
+    with pytest.raises(InputError, match=r'classes: \["RV", "Myo", "LV"\] there, \["Myo", "LV"\] here'):
         predict(
             *trained,
             str(scans),
@@ -184,11 +185,18 @@ def test_the_manifest_of_the_prepared_data_is_enough(trained, scans, prepared_ac
 
 
 def test_scans_are_scaled_as_the_training_slices_were(trained, scans, prepared_acdc, tmp_path):
-    (tmp_path / "unit").mkdir()
+    shutil.copytree(prepared_acdc, tmp_path / "unit")
     text = (prepared_acdc / MANIFEST).read_text()
     seen = PreparedDataset(prepared_acdc).manifest["intensity"]
     options = {"test_dataloader.dataset.data_root": str(tmp_path / "unit")}
     (tmp_path / "unit" / MANIFEST).write_text(text.replace(seen, "as stored, clipped to [0, 1]"))
+    for act in (lambda: predict(*trained, str(scans), str(tmp_path / "masks"), options),
+                lambda: run_test(*trained, cfg_options=options)):  # fmt: skip
+        with pytest.raises(InputError, match='prepared otherwise than acdc: intensity: "per volume.*"as stored'):
+            act()
+    saved = read_checkpoint(trained[1])
+    torch.save(dict(state_dict=saved["state_dict"], meta={}), tmp_path / "bare.pth")  # which does not tell
+    trained = trained[0], str(tmp_path / "bare.pth")
     with pytest.raises(InputError, match=r"frame01\.nii\.gz: expected voxels in \[0, 1\].*got -?\d+ to \d+"):
         predict(*trained, str(scans), str(tmp_path / "masks"), options)
     (tmp_path / "unit" / MANIFEST).write_text(text.replace(seen, "by hand"))

@@ -151,6 +151,11 @@ def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw
     assert checkpoint == tmp_path / "rounds" / "round_2" / "last.pth"
     masks = sorted(p.name for p in (tmp_path / "rounds" / "labels_1").iterdir())
     assert masks == [f"patient00{p}_frame0{f}.nii.gz" for p in (1, 2) for f in (1, 2)]
+    mended = tmp_path / "rounds" / "labels_1" / masks[0]
+    mask = nib.load(mended)
+    nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine), mended)  # by hand
+    train_rounds([first, second], str(tmp_path / "rounds"), resume=True)
+    assert (np.asarray(nib.load(mended).dataobj) == 1).all()
     with pytest.raises(InputError, match="StaticLabels"):
         train_rounds([first, first], str(tmp_path / "again"))
     bare = tiny_config(data=tmp_path / "none", extra=STATIC.format(folder=""), name="bare.py")

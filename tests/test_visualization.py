@@ -23,7 +23,7 @@ from cmems.visualization import (
     write_png,
 )
 from cmems.visualization.colors import class_colors
-from cmems.visualization.tables import csv_cell
+from cmems.visualization.tables import csv_cell, csv_text
 
 ACDC = ("RV", "Myo", "LV")
 MODELS = ("network_1", "network_2", "ensemble")
@@ -208,6 +208,8 @@ def test_no_spreadsheet_runs_a_cell_and_markdown_shows_names_as_they_are(tmp_pat
     _, path, _ = write_metrics(tmp_path / "metrics", metrics, {})
     assert "\n'=1+1,network_1,RV,0.75" in path.read_text()
     assert csv_cell(-0.5) == -0.5
+    for text in ("=1+1", "'=1+1", "-a", "a-", "'", "it's", ""):
+        assert csv_text(csv_cell(text)) == text
     assert escaped("a_b|c_ [x](y) <b> 0.1 < 0.2\n# z") == r"a_b\|c\_ \[x\](y) \<b> 0.1 < 0.2 # z"
     assert escaped("1. x") == r"1\. x"
 

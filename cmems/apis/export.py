@@ -1,6 +1,7 @@
 """A model for programs without CMEMS: slices in, labels out, as ONNX or a program of ``torch.export``."""
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -100,8 +101,13 @@ def _to_onnx(program, graph, path, text):
 
 def _to_torch(program, graph, path, text):
     """Write a program of ``torch.export``; return what runs it."""
-    torch.export.save(program, path, extra_files={"cmems.json": text})
-    module = torch.export.load(path).module()
+    buffer = io.BytesIO()  # a file's name must end with .pt2, which this one's does once it is whole
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, buffer, extra_files={"cmems.json": text})
+        path.write_bytes(buffer.getvalue())
+        buffer.seek(0)
+        module = torch.export.load(buffer).module()
     return lambda inputs: module(*inputs).numpy()
 
 

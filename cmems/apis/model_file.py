@@ -153,8 +153,9 @@ def model_of_config(config, checkpoint, cfg_options=None):
 
 def load_learner(cfg, config, checkpoint, data):
     """Build a config's learner with a checkpoint's weights, on the CPU; raises InputError where they do not fit."""
-    learner = MODELS.build(cfg.model)
-    load_weights(learner, read_checkpoint(checkpoint), checkpoint)
+    learner, saved = MODELS.build(cfg.model), read_checkpoint(checkpoint)
+    Preparation.of(data).check(saved, checkpoint)
+    load_weights(learner, saved, checkpoint)
     if learner.networks[0].num_classes != data.num_classes:
         raise InputError(
             f"config {config}: num_classes={learner.networks[0].num_classes}, but {data.root} has {data.num_classes}: "

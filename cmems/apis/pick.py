@@ -106,6 +106,14 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
     return picks
 
 
+def same_beginning(names):
+    """Return two of the names that are alike up to the first ``_`` where not all of them are; else none."""
+    groups = {}
+    for name in names:
+        groups.setdefault(name.partition("_")[0], []).append(name)
+    return next((group[:2] for group in groups.values() if 1 < len(group) < len(names)), [])
+
+
 def _patients(names, pattern):
     """Return the patient of each scan."""
     if pattern is None:
@@ -143,7 +151,11 @@ def _doubtful(paths, masks, progress):
     rows = read_trust(masks / "trust.csv")
     if not rows:
         raise InputError(f"{masks / 'trust.csv'}: expected the table that cmems predict writes beside its masks")
-    names = [name for name in dict.fromkeys(row["scan"] for row in rows) if name in paths]
+    names = list(dict.fromkeys(row["scan"] for row in rows))
+    strange = [name for name in names if name not in paths]
+    if len(strange) == len(names):
+        raise InputError(f"{masks / 'trust.csv'}: is of other scans, as {strange[0]}")
+    names = [name for name in names if name in paths]
     for done, name in enumerate(names, 1):
         worst = next(row for row in rows if row["scan"] == name)
         file = mask_file(masks, name)

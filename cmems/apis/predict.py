@@ -142,8 +142,8 @@ def predict(
                     files = wanted(scan.name)
                     written[scan.name] = files[-1]
                     maps = _maps(files, segmenter.labels(models), models, doubt)
-                    rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"]
-                    job = paths[scan.name], scan, maps, marks[scan.name], *rest
+                    rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
+                    job = paths[scan.name], scan, maps, *rest
                     writing.append((scan.name, pool.submit(_write, *job)))
                 for name, _ in batch:
                     done += 1
@@ -181,7 +181,8 @@ def _kept(out, segmenter, marks, wanted):
     """Return the rows of trust of the scans whose files this very model wrote already, and these scans."""
     known = {}
     for row in chain(*map(read_trust, [out / "trust.csv", *out.glob(part_name("*", "*"))])):
-        known.setdefault(row["scan"], {})[row["class"]] = row
+        if row["made_by"] == marks.get(row["scan"]):
+            known.setdefault(row["scan"], {})[row["class"]] = row
     kept = [
         name
         for name, mark in marks.items()
@@ -284,18 +285,17 @@ def _maps(files, mask, models, doubt):
     return dict(zip(files, maps, strict=True))
 
 
-def _write(path, scan, maps, mark, *rest):
+def _write(path, scan, maps, *rest):
     """Write maps with their scan's header; return the rows of trust, of which ``rest`` is.
 
     Args:
         path (Path): The scan's file.
         scan (Ready): The scan.
         maps (dict[Path, np.ndarray]): Voxels by the file they go to, as :func:`nifti_like` takes them.
-        mark (str): By which these files are known as this model's.
         *rest: See :func:`trust_rows`.
     """
     for file, voxels in maps.items():
-        content = encoded(path, file.name, scan.back(voxels), rest[1], mark)
+        content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1])
         with whole_file(file) as part:
             part.write_bytes(content)
     return trust_rows(*rest)

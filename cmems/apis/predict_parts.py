@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 
 from cmems.apis.predict import find_scans
-from cmems.apis.trust import part_name, read_trust, trust_file
+from cmems.apis.trust import part_name, read_trust, tells, trust_file
 from cmems.datasets.readers.scans import mask_file
 from cmems.errors import InputError
 from cmems.launching import launch, run_command
@@ -47,7 +47,8 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
         warnings += told
         problems += wrong or ([f"part {item['words'][-1]}: {failure}"] if failure else [])
         say(f"{done}/{jobs} part {item['words'][-1]}: {'ended with errors' if failure else 'done'} ({seconds:.0f} s)")
-    rows = list(chain(*(read_trust(out / part_name(k, jobs)) for k in range(1, jobs + 1))))
+    rows = chain(*(read_trust(out / part_name(k, jobs)) for k in range(1, jobs + 1)))
+    rows = list({(row["scan"], row["class"]): row for row in rows if tells(row, out)}.values())
     with trust_file(out, rows):
         pass
     if problems:

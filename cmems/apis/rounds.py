@@ -20,7 +20,8 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
             the last config.
         progress (callable | None): Called with (round, rounds, what is done) before each part.
         cfg_options (dict | None): Dotted keys to set in every config.
-        **options: Of :func:`cmems.apis.train`; with ``resume`` a round goes on where it was.
+        **options: Of :func:`cmems.apis.train`; with ``resume`` a round goes on where it was, and masks that are there,
+            mended by hand perhaps, are left alone.
 
     Returns:
         Path: ``last.pth`` of the last round. No round is chosen by validation.
@@ -50,10 +51,18 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
             if progress:
                 progress(k, len(configs), "labelling the training scans")
             labels = root / f"labels_{k}"
-            label_training_scans(config, str(folder / "last.pth"), str(labels), given)
+            if not (options.get("resume") and _labelled(labels, loaded[k - 1], folder / "last.pth")):
+                label_training_scans(config, str(folder / "last.pth"), str(labels), given)
             given = copy.copy(cfg_options or {})  # of its own kind: options as typed stay so
             given["train_dataloader.static.folder"] = str(labels)
     return root / f"round_{len(configs)}" / "last.pth"
+
+
+def _labelled(folder, cfg, checkpoint):
+    """Return whether every training scan has its mask already, made, or mended by hand, after the round's weights."""
+    cases = PreparedDataset(cfg.train_dataloader.data_root).cases("train")
+    masks = [Path(folder, f"{case}.nii.gz") for case in cases]
+    return all(mask.is_file() and mask.stat().st_mtime >= checkpoint.stat().st_mtime for mask in masks)
 
 
 def rounds_of(configs):

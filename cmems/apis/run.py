@@ -314,8 +314,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong.
     """
-    cfg = load_config(config, cfg_options, _TESTS)
-    read_checkpoint(checkpoint)
+    cfg, saved = load_config(config, cfg_options, _TESTS), read_checkpoint(checkpoint)
     if split:
         cfg.test_dataloader.dataset.split = split
     split = cfg.test_dataloader.dataset.split
@@ -330,6 +329,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         hooks["panels"] = dict(hooks.get("panels") or dict(type="PanelHook"), out_dir=show_dir)
     check_seed((cfg.get("randomness") or {}).get("seed"))
     data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
+    Preparation.of(data).check(saved, checkpoint)
     cases = data.cases(split)
     if cases and not any(data.case(case)["labelled"] for case in cases):
         raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")

@@ -10,17 +10,18 @@ import numpy as np
 from prettytable import PrettyTable
 from scipy.ndimage import find_objects, label
 
+from cmems.datasets.readers.nifti import nifti_description
 from cmems.datasets.readers.scans import mask_file
 from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.files import whole_file
-from cmems.visualization.tables import csv_cell, model_label
+from cmems.visualization.tables import csv_cell, csv_text, model_label
 
-COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note")
+COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by")
 _NUMBERS = ("agreement", "views_agreement", "softmax", "ml")
 _HEADINGS = ("scan", "class", "networks agree", "views agree", "ml", "parts", "note")
 
 
-def trust_rows(name, classes, labels, doubt, spacing):
+def trust_rows(name, classes, labels, doubt, spacing, made_by=""):
     """Say of each class of a volume how far its mask may be trusted.
 
     Args:
@@ -30,13 +31,14 @@ def trust_rows(name, classes, labels, doubt, spacing):
             last is the mask that is written.
         doubt (Doubt): Beside them.
         spacing (sequence[float]): (slice, row, column), mm.
+        made_by (str): By which the mask is known as this model's of this scan.
 
     Returns:
         list[dict]: By :data:`COLUMNS`: ``agreement``, mean Dice of any two networks' labels on the volume's grid;
         ``views_agreement``, of any two views of a network, on the networks'; ``softmax``, mean probability of the class
-        where it is the label; ``ml`` of the mask; ``components``, parts connected by faces before any clean-up; and
-        ``note``, what was not found. NaN where there is nothing to compare: one network, one view, or a class that
-        nobody finds; where one of two networks finds it, their agreement is 0.
+        where it is the label; ``ml`` of the mask; ``components``, parts connected by faces before any clean-up;
+        ``note``, what was not found; and ``made_by``. NaN where there is nothing to compare: one network, one view, or
+        a class that nobody finds; where one of two networks finds it, their agreement is 0.
     """
     networks = {model: each for model, each in labels.items() if model.startswith("network_")}
     whole, mask = labels.get("ensemble", labels["network_1"]), list(labels.values())[-1]
@@ -57,6 +59,7 @@ def trust_rows(name, classes, labels, doubt, spacing):
                 "ml": float(counts[k] * math.prod(spacing) / 1000),
                 "components": 0 if box is None else label(whole[box] == k)[1],
                 "note": _note(found, counts[k]),
+                "made_by": made_by,
             }
         )
     return rows
@@ -106,7 +109,7 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
     """Write the table of a folder of masks: every few seconds, and when the block ends, however it ends.
 
     Args:
-        out (Path): The folder. What its table says of masks that are still there, and not in ``rows``, stays.
+        out (Path): The folder. What ``trust.csv`` says of masks that are still there, and not in ``rows``, stays.
         rows (list[dict]): Filled within the block; see :func:`trust_rows`. Sorted by doubt in the file; an empty field
             where there is nothing to compare.
         name (str): Of the table.
@@ -116,12 +119,12 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
         callable: To be called when there may be more rows.
     """
     path, written = Path(out, name), time.monotonic()
-    before = read_trust(path)
+    before = read_trust(path) if name == "trust.csv" else []
 
     def write():
         done = {row["scan"] for row in rows}
-        kept = [r for r in before if r["scan"] not in done and mask_file(out, r["scan"])]
-        if rows:
+        kept = [r for r in before if r["scan"] not in done and tells(r, out)]
+        if rows or path.exists():
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
                 writer.writerow(COLUMNS)
@@ -146,14 +149,21 @@ def _cell(value):
     return csv_cell(value)
 
 
+def tells(row, out):
+    """Return whether a row is of the mask that is there: of NIfTI, by what its header says of who made it."""
+    path = mask_file(out, row["scan"])
+    return path is not None and (path.suffix != ".gz" or nifti_description(path) == row["made_by"])
+
+
 def read_trust(path):
     """Return the rows of a file that :func:`trust_file` wrote; of any other, none."""
+    texts = dict.fromkeys(("scan", "class", "note", "made_by"), csv_text)
     try:
         with open(path, newline="", encoding="utf-8") as handle:
             reader = csv.DictReader(handle)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 return []
-            kinds = {**dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": int}
+            kinds = {**texts, **dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": int}
             return [{**row, **{c: kind(row[c]) for c, kind in kinds.items()}} for row in reader]
     except (OSError, ValueError, TypeError):
         return []

@@ -3,6 +3,10 @@
 from cmems.cli.predict import NETWORK, VIEWS, network
 
 ABOUT = "Write a model as a program that runs without CMEMS: slices in, labels out."
+_NEXT = {
+    "onnx": "docs/examples/run_onnx.py runs it, without torch",
+    "torch-export": "torch.export.load(file).module() runs it",
+}
 EXAMPLE = "cmems export heart.pth heart.onnx"
 
 
@@ -25,4 +29,4 @@ def run(args):
     if found["left_out"]:
         print(f"the clean-up is left out: {', '.join(found['left_out'])}")
     same = found["voxels"] - found["differing"]
-    print(f"{args.out}: labels as the model in {same:,} of {found['voxels']:,} voxels; next: docs/examples/run_onnx.py")
+    print(f"{args.out}: labels as the model in {same:,} of {found['voxels']:,} voxels; next: {_NEXT[args.format]}")

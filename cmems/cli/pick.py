@@ -19,7 +19,7 @@ def add_arguments(parser):
 
 def run(args):
     """Pick, and say what there is."""
-    from cmems.apis.pick import SHEET, pick
+    from cmems.apis.pick import SHEET, pick, same_beginning
     from cmems.visualization.progress import counting
 
     with counting("looking") as progress:
@@ -27,4 +27,8 @@ def run(args):
                      progress=progress)  # fmt: skip
     for found in picks:
         print(f"{found.scan} slice {found.slice} of 0 to {found.depth - 1}: {found.why}")
+    if args.patient is None and (alike := same_beginning([found.scan for found in picks])):
+        print(
+            f"{' and '.join(alike)} may be of one patient: --patient '[^_]+' takes what is before the first _ for one"
+        )
     print(f"{args.out}/{SHEET} shows them; paint the one that shows every class best, in its mask in {args.out}")

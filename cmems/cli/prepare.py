@@ -14,7 +14,7 @@ def add_arguments(parser):
     parser.add_argument("layout", nargs="?", help=", ".join(LAYOUTS))
     parser.add_argument("raw", nargs="?", help="the raw folder")
     parser.add_argument("out", nargs="?", help="folder to write")
-    parser.add_argument("--size", type=int, default=224, help="side of the training slices, pixels")
+    parser.add_argument("--size", type=int, help="side of the training slices, pixels (default: 224)")
     parser.add_argument("--spacing", type=float, metavar="MM", help="side of their pixels; goes with --crop")
     parser.add_argument("--crop", type=int, metavar="SIDE", help="with --spacing: cut out the middle, SIDE by SIDE")
     parser.add_argument("--val", type=_names, help="validation cases, comma-separated, or none")
@@ -77,6 +77,10 @@ def run(args):
         raise InputError("expected LAYOUT RAW OUT, or --check OUT; see --help")
     if (args.spacing is None) != (args.crop is None):
         raise InputError("--spacing MM and --crop SIDE go together: pixels of MM, of which SIDE by SIDE are cut out")
+    if args.size is not None and args.crop is not None:
+        raise InputError(
+            "--size and --crop: expected one of them: whole slices are resized, or their middle is cut out"
+        )
     if args.spacing and args.layout in ("ssl4mis", "transunet") and not args.voxel:
         raise InputError(f"--spacing: the files of layout {args.layout} hold no voxel size; expected --voxel Z Y X too")
     options = {
@@ -94,7 +98,7 @@ def run(args):
     anatomy.check(reader.classes)
     exemplars = parse_exemplars(args.exemplar)
     with counting("preparing") as progress:
-        size = args.size if args.crop is None else args.crop
+        size = next(each for each in (args.crop, args.size, 224) if each is not None)
         data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing)
     show(data)
     assumed = args.layout in ("nifti", "folder") and args.modality is None

@@ -13,6 +13,7 @@ from cmems.datasets.readers.scans import read_scan, scan_stem
 from cmems.errors import InputError
 from cmems.resize import Frame
 
+_DECIDING = ("classes", "intensity", "size", "pixel", "axes")  # what networks do not know otherwise
 _GRID = 1 << 14  # pixels that a slice may have a side once it was resampled
 
 
@@ -86,6 +87,34 @@ class Preparation(NamedTuple):
     def text(self):
         """Return :meth:`plain` as JSON."""
         return json.dumps(self.plain())
+
+    def check(self, saved, path):
+        """Refuse a checkpoint whose training saw data that were prepared otherwise.
+
+        Args:
+            saved (dict): As read; one that does not tell is taken.
+            path (str | Path): Its file.
+
+        Raises:
+            InputError: Classes, scaling, pixels, axes or channel are not these.
+        """
+        try:
+            there = json.loads(saved["meta"].get("preparation") or "null")
+        except (TypeError, ValueError, RecursionError):
+            there = None
+        if not isinstance(there, dict):
+            return
+        here = self.plain()
+        pairs = {key: (there[key], here[key]) for key in _DECIDING if key in there}
+        if isinstance(there.get("reading"), dict):
+            pairs["channel"] = there["reading"].get("channel"), self.channel
+        found = [f"{key}: {json.dumps(a)} there, {json.dumps(b)} here" for key, (a, b) in pairs.items() if a != b]
+        if found:
+            raise InputError(
+                f"checkpoint {path}: it was trained on data that were prepared otherwise than {self.name}: "
+                f"{'; '.join(found)}. Name the data set that it was trained on; a file of `cmems publish` predicts "
+                "without one"
+            )
 
     @property
     def modality(self):

@@ -395,7 +395,9 @@ def _label_problems(case, label, image, classes):
     # 255 beside other labels marks voxels that nobody annotated; alone it is a mask of 0 and 255.
     if len(odd) and not (odd.tolist() == [UNLABELED] and (values > 0).sum() > 1):
         some = ", ".join(f"{v:g}" for v in odd[:5])
-        return [f"{where}: expected labels 0 to {classes}, got {some}; --labels gives classes other numbers"]
+        found = values[values > 0]
+        perhaps = f", here perhaps {','.join(f'{v:g}' for v in found)}" if len(found) == classes else ""
+        return [f"{where}: expected labels 0 to {classes}, got {some}; --labels gives classes other numbers{perhaps}"]
     return []
 
 

@@ -120,11 +120,19 @@ def write_csv(path, rows, columns):
         writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in rows)
 
 
+_RUN = ("=", "+", "-", "@", "\t", "\r")
+
+
 def csv_cell(value):
     """Return a cell that no spreadsheet runs: text that begins as a formula gets an apostrophe; None becomes empty."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if isinstance(value, str) and value.lstrip("'").startswith(_RUN):
         return f"'{value}"
     return "" if value is None else value
+
+
+def csv_text(cell):
+    """Return the text that :func:`csv_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_RUN) else cell
 
 
 def metric_title(convention):

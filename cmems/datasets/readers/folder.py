@@ -205,7 +205,12 @@ class NiftiFolderReader(NiftiReader):
         mapped = np.zeros(voxels.shape, dtype=np.int16)
         for k, number in enumerate(numbers, 1):
             mapped[voxels == number] = k
-        dropped = [(volume.names or {}).get(v, f"{v:g}") for v in np.setdiff1d(voxels, [0, *numbers]).tolist()]
+        if UNLABELED not in {*numbers, *(volume.names or {})}:  # of nobody's painting
+            mapped[voxels == UNLABELED] = UNLABELED
+        dropped = [
+            (volume.names or {}).get(v, f"{v:g}")
+            for v in np.setdiff1d(voxels[mapped != UNLABELED], [0, *numbers]).tolist()
+        ]
         notes = ((_DROPPED, ", ".join(dropped[:5])),) if dropped else ()
         return volume._replace(voxels=mapped, notes=(*volume.notes, *order, *notes))
 
