@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch
     names = {}
     for source in sources:
         if source.startswith("!"):
-            words = [str(names.get(word.removeprefix("$"), word)) for word in source.removeprefix("!").split()]
+            words = [str(names.get(word.removeprefix("$"), word)) for word in shlex.split(source.removeprefix("!"))]
             monkeypatch.setattr("sys.argv", words + [*TINY] * (words[1] in ("train", "predict")))
             main()
         else:

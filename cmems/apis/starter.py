@@ -139,13 +139,13 @@ def config_text(data, exemplars, anatomy):
         *([f"    exemplar_slices={more!r},"] if more else []),
         "    exemplar=dict(",
         "        copies=dict(",
-        *(_paint(labels, 0.5, 0.2) if wall else []),
+        *(_paint(wall[1], labels, 0.5, 0.2) if wall else []),
         "            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *shapes],",
         "        )",
         "    ),",
         "    synthetic=dict(",
         "        synthesizer=dict(",
-        *(_paint(labels, 0.6, 0.35) if wall else []),
+        *(_paint(wall[1], labels, 0.6, 0.35) if wall else []),
         "            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *shapes],",
         f"            background_geometric=dict(degrees={degrees:g}, flip={flip}),",
         f"            margin={max(1, round(data.size / 32))},  # pixels of the surroundings that come along",
@@ -166,11 +166,11 @@ def config_text(data, exemplars, anatomy):
     return "\n".join(lines) + "\n"
 
 
-def _paint(labels, probability, width):
-    """Return the lines that paint organs by their labels: a wall that is made thicker shows its neighbours."""
+def _paint(wall, labels, probability, width):
+    """Return the lines that paint a wall by its label: made thicker, it would show its neighbours."""
     return [
         "            organs=[",
-        f'                dict(type="PaintClasses", classes={labels}, probability={probability}),',
+        f'                dict(type="PaintClasses", classes=({wall},), probability={probability}),',
         f'                dict(type="ClassGain", width={width}),',
         "            ],",
         f"            outlines={labels},  # stay smooth where they are enlarged",

@@ -126,7 +126,8 @@ class WallShape(Perturbation):
     Args:
         cavity (int): Label of what lies inside.
         wall (int): Label of what lies around it.
-        ratio (tuple[float, float]): Range of the mean of a'/b', uniform: small, a thick wall.
+        ratio (tuple[float, float]): Range of the mean of a'/b'; the cavity's share of the area is uniform, so that
+            thick walls, small ratios, are the fewer, as they are among hearts.
         size (tuple[float, float]): Range of s, log-uniform.
         reach (float): How far what lies outside moves along.
         probability (float): Share of the samples whose shape changes.
@@ -141,7 +142,7 @@ class WallShape(Perturbation):
     def draw(self, stream, n):
         """Draw ``ratio`` and ``size`` ``(n,)``, and ``changed`` ``(n,)`` bool."""
         return dict(
-            ratio=stream.uniform(n, *self.ratio),
+            ratio=stream.uniform(n, self.ratio[0] ** 2, self.ratio[1] ** 2).sqrt(),
             size=torch.exp(stream.uniform(n, math.log(self.size[0]), math.log(self.size[1]))),
             changed=stream.bernoulli(n, self.probability),
         )

@@ -1,6 +1,7 @@
-# ACDC at one pixel size, and what one slice lacks of the heart: walls of every thickness, painted by their labels, as a
-# thin wall shows its neighbours; other patients' contrast; slices without right ventricle. 224x224 pixels of 1.25 mm:
-# tools/prepare_data.py acdc RAW data/acdc_plus --spacing 1.25 --crop 224.
+# ACDC at one pixel size, and what one slice lacks of the heart: walls of every thickness, painted, as a thin one shows
+# its neighbours (the cavity is not painted: its papillary muscles count as cavity); other patients' contrast; slices
+# without right ventricle. 224x224 pixels of 1.25 mm: tools/prepare_data.py acdc RAW data/acdc_plus --spacing 1.25
+# --crop 224.
 _base_ = "./acdc.py"
 data_root = "data/acdc_plus"
 affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
@@ -17,7 +18,7 @@ train_dataloader = dict(
             type="WarpedExemplar",
             geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *shapes],
             intensity=look,
-            organs=[dict(type="PaintClasses", classes=(1, 2, 3), probability=0.5), dict(type="ClassGain", width=0.2)],
+            organs=[dict(type="PaintClasses", classes=(2,), probability=0.5), dict(type="ClassGain", width=0.2)],
             plain=0.2,
             outlines=(1, 2, 3),
         ),
@@ -30,7 +31,7 @@ train_dataloader = dict(
             geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *shapes],
             background_geometric=dict(type="RandomAffine", degrees=180, scale=(0.8, 1.25), shift=0.1, flip=0.5),
             intensity=look,
-            organs=[dict(type="PaintClasses", classes=(1, 2, 3)), dict(type="ClassGain", width=0.35)],
+            organs=[dict(type="PaintClasses", classes=(2,)), dict(type="ClassGain", width=0.35)],
             outlines=(1, 2, 3),
             drop={1: 0.15},
             margin=5,
