@@ -1,6 +1,7 @@
 """Which masks deserve doubt, told without a reference: how far networks and views agree, and what looks odd."""
 
 import csv
+import functools
 import math
 import time
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from cmems.visualization.tables import csv_cell, csv_text, model_label
 
 COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by")
 _NUMBERS = ("agreement", "views_agreement", "softmax", "ml")
+_UNTOLD = object()  # images and DICOM, which are made anew each time
 _HEADINGS = ("scan", "class", "networks agree", "views agree", "ml", "parts", "note")
 
 
@@ -123,7 +125,8 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
 
     def write():
         done = {row["scan"] for row in rows}
-        kept = [r for r in before if r["scan"] not in done and tells(r, out)]
+        mark = functools.cache(lambda scan: _mark(out, scan))
+        kept = [r for r in before if r["scan"] not in done and mark(r["scan"]) in (r["made_by"], _UNTOLD)]
         if rows or path.exists():
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
@@ -151,8 +154,13 @@ def _cell(value):
 
 def tells(row, out):
     """Return whether a row is of the mask that is there: of NIfTI, by what its header says of who made it."""
-    path = mask_file(out, row["scan"])
-    return path is not None and (path.suffix != ".gz" or nifti_description(path) == row["made_by"])
+    return _mark(out, row["scan"]) in (row["made_by"], _UNTOLD)
+
+
+def _mark(out, scan):
+    """Return what a scan's mask says of who made it; None where there is no mask."""
+    path = mask_file(out, scan)
+    return path and (nifti_description(path) if path.suffix == ".gz" else _UNTOLD)
 
 
 def read_trust(path):

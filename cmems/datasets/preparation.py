@@ -13,7 +13,7 @@ from cmems.datasets.readers.scans import read_scan, scan_stem
 from cmems.errors import InputError
 from cmems.resize import Frame
 
-_DECIDING = ("classes", "intensity", "size", "pixel", "axes")  # what networks do not know otherwise
+_DECIDING = ("classes", "intensity", "size", "pixel")  # what networks do not know otherwise
 _GRID = 1 << 14  # pixels that a slice may have a side once it was resampled
 
 
@@ -106,6 +106,8 @@ class Preparation(NamedTuple):
             return
         here = self.plain()
         pairs = {key: (there[key], here[key]) for key in _DECIDING if key in there}
+        if None not in (there.get("axes"), self.axes):  # of files that tell them
+            pairs["axes"] = there["axes"], self.axes
         if isinstance(there.get("reading"), dict):
             pairs["channel"] = there["reading"].get("channel"), self.channel
         found = [f"{key}: {json.dumps(a)} there, {json.dumps(b)} here" for key, (a, b) in pairs.items() if a != b]
