@@ -70,7 +70,7 @@ _PLUS_ROW = Row("CMEMS+, first round", _PLUS)
 _PLUS_WITHOUT = {
     "change of shape": changes.shapes(),
     "walls of every thickness, with RadialShape instead": changes.radial_shapes,
-    "painted organs": changes.without_look("PaintClasses"),
+    "painted wall": changes.without_look("PaintClasses"),
     "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},
     "missing organs": {"train_dataloader.synthetic.synthesizer.drop": None},
