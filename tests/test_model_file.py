@@ -249,7 +249,8 @@ def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, m
     assert (tmp_path / "parts/trust.csv").read_text() == (tmp_path / "whole/trust.csv").read_text()
     assert not list((tmp_path / "parts").glob("trust_*"))
     for words, message in ((("--part", "3/2"), "expected K/N"), (("--jobs", "0"), "--jobs: expected 1 or more"),
-                           (("--part", "1/2", "--jobs", "2"), "expected one of them")):  # fmt: skip
+                           (("--part", "1/2", "--jobs", "2"), "expected one of them"),
+                           (("--slurm", "timeout_min=5"), "timeout_min=5: is for --launcher slurm")):  # fmt: skip
         code, said = cmems_predict("none", *words)
         assert code == 2
         assert message in said.err

@@ -144,6 +144,8 @@ def slurm_parameters(args):
             found[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             found[key] = value
+    if found and args.launcher != "slurm":
+        raise InputError(f"--slurm {args.slurm[0]}: is for --launcher slurm")
     return found
 
 

@@ -92,6 +92,7 @@ def run(args):
 
     # A scheduler ends a command as Ctrl-C does: what was segmented is written, and parts end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parameters = slurm_parameters(args)
     model, checkpoint, scans, out = args.config, args.checkpoint, args.scans, args.out
     if out is None:
         checkpoint, scans, out = None, checkpoint, scans
@@ -100,7 +101,7 @@ def run(args):
     if args.jobs != 1 or args.launcher != "local":
         if args.part:
             raise InputError("--part and --jobs: expected one of them; --jobs starts the parts itself")
-        where = args.jobs, args.launcher, slurm_parameters(args), functools.partial(print, flush=True)
+        where = args.jobs, args.launcher, parameters, functools.partial(print, flush=True)
         paths, rows, warnings = predict_in_parts(words_of(args), segmenter, scans, out, *where)
         for line in warnings:
             print(f"warning: {line}", file=sys.stderr)
