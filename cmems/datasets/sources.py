@@ -16,7 +16,7 @@ from cmems.datasets.readers.nifti import Volume, read_nifti
 from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
 from cmems.errors import InputError
-from cmems.registry import DATASETS, SYNTHESIZERS
+from cmems.registry import DATASETS, PROPAGATIONS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
 
 
@@ -29,6 +29,8 @@ class TrainData:
             unknown.
         exemplar_slices (Sequence[dict]): Further labelled slices.
         labeled_cases (Sequence[str]): Training cases all of whose slices are exemplars.
+        propagation (dict | None): What carries the labels of these to further slices, of ``PROPAGATIONS``; they are
+            exemplars then too. Only images are read for it.
         device (torch.device | str): Where batches are made.
         wanted (collection[str] | None): Sources to open; the others stay closed. Default: all.
         sources (dict): Configs of sources by name: ``exemplar``, ``synthetic``, ``unlabeled``, as the method needs.
@@ -43,6 +45,7 @@ class TrainData:
         exemplar_slice=None,
         exemplar_slices=(),
         labeled_cases=(),
+        propagation=None,
         device="cpu",
         wanted=None,
         **sources,
@@ -55,6 +58,9 @@ class TrainData:
         slices += [dict(case=c, slice=i) for c in labeled_cases for i in range(len(self.prepared.rows(c)))]
         self.exemplar_rows = [self.prepared.row(**each) for each in slices]
         self.exemplars = load_exemplars(self.prepared, slices, device) if slices else None
+        self.given = len(slices)
+        if propagation and slices:
+            self._propagate(PROPAGATIONS.build(propagation))
         self.sources = {
             name: DATASETS.build(cfg, default_args=dict(data=self))
             for name, cfg in sources.items()
@@ -71,6 +77,16 @@ class TrainData:
             if getattr(source, "partial", False):
                 batches[name]["partial"] = True
         return batches
+
+    def _propagate(self, carry):
+        stacks = [self.prepared.rows(case) for case in self.prepared.cases("train")]
+        labels = dict(zip(self.exemplar_rows, self.exemplars[1].cpu().numpy(), strict=True))
+        carried = carry(self.prepared.train_images(), stacks, labels)
+        if carried:
+            self.exemplar_rows += carried
+            labels = torch.from_numpy(np.stack(list(carried.values()))).to(self.device)
+            images = self.store[torch.tensor(list(carried))]
+            self.exemplars = tuple(map(torch.cat, zip(self.exemplars, (images, labels), strict=True)))
 
     def near_exemplars(self, levels):
         """Return the ``(n,)`` rows whose place in their stack is at most ``levels`` from that of an exemplar."""
@@ -182,7 +198,7 @@ class ExemplarSource(_Source):
         super().__init__(data, batch_size)
         _need_exemplar(self)
         self.copies = copies and SYNTHESIZERS.build(copies)
-        self.partial = bool((data.exemplars[1] == UNLABELED).any())
+        self.partial = _partly_known(data)
 
     def drawn(self, draws):
         """Return the rows ``(B,)`` of the exemplars, of several; one is named by the config, and gives no rows."""
@@ -220,7 +236,7 @@ class SyntheticSource(_Source):
         super().__init__(data, batch_size)
         _need_exemplar(self)
         self.synthesizer = SYNTHESIZERS.build(synthesizer)
-        self.partial = getattr(self.synthesizer, "partial", False)
+        self.partial = getattr(self.synthesizer, "partial", False) or _partly_known(data)
         self.per_background = per_background
         self.backgrounds = None if levels is None else data.near_exemplars(levels).to(data.device)
 
@@ -325,6 +341,10 @@ def _need_exemplar(source):
         raise InputError(
             f"{type(source).__name__}: train_dataloader.exemplar_slice: expected dict(case=..., slice=...), got None"
         )
+
+
+def _partly_known(data):
+    return bool((data.exemplars[1] == UNLABELED).any())
 
 
 def read_static_labels(prepared, folder):

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from cmems.registry import HOOKS
 from cmems.visualization.collapse import collapse_signs
 from cmems.visualization.curves import plot_curves, read_history
-from cmems.visualization.panels import FILL, panel, write_png
+from cmems.visualization.panels import FILL, contact_sheet, panel, write_png
 from cmems.visualization.progress import say
 from cmems.visualization.tables import metric_table, model_label, write_metrics
 
@@ -85,6 +85,34 @@ class PanelHook(Hook):
                 folder / f"{sample['case']}.png", panel(sample, classes=_classes(runner.test_loop), fill=self.fill)
             )
             self._drawn += 1
+
+
+@HOOKS.register_module()
+class ExemplarsHook(Hook):
+    """Draws ``exemplars.png`` before training: the labelled slices, and those that their labels were carried to."""
+
+    priority = "LOW"
+
+    @master_only
+    def before_train(self, runner):
+        """Draw."""
+        data = runner.train_loop.data
+        if data.exemplars is None:
+            return
+        bounds = [(case, data.prepared.rows(case)) for case in data.prepared.cases("train")]
+        tiles, carried = [], []
+        for row, image, label in zip(data.exemplar_rows, *(each.cpu().numpy() for each in data.exemplars), strict=True):
+            case, rows = next((case, rows) for case, rows in bounds if row in rows)
+            if len(tiles) < data.given:
+                what = "labelled"
+            else:
+                what = f"carried; {(label == 255).mean():.0%} unknown"
+                carried.append(case)
+            captions = [case, f"slice {row - rows.start} of 0 to {len(rows) - 1}; {what}"]
+            tiles.append(dict(image=image[0], label=label, spacing=(1.0, 1.0, 1.0), captions=captions))
+        sheet = write_png(Path(runner.work_dir, "exemplars.png"), contact_sheet(tiles))
+        if carried:
+            runner.logger.info(f"labels carried to {len(carried)} slices of {len(set(carried))} scans: see {sheet}")
 
 
 @HOOKS.register_module()

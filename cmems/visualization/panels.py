@@ -106,7 +106,7 @@ def contact_sheet(tiles, columns=5):
 
     Args:
         tiles (sequence[dict]): ``image`` (H, W) in [0, 1], ``spacing`` (z, y, x) mm, ``captions``, lines of text, and
-            optionally ``affine`` (4, 4).
+            optionally ``affine`` (4, 4) and ``label`` (H, W) uint8, whose unknown pixels, 255, are darkened.
         columns (int): Tiles in a row.
 
     Returns:
@@ -119,10 +119,17 @@ def contact_sheet(tiles, columns=5):
     for n, tile in enumerate(tiles):
         flips, letters = orientation(tile.get("affine"), tile["spacing"])
         height, width = size = _tile_size(*tile["image"].shape, tile["spacing"])
-        grey = np.rint(np.asarray(tile["image"], np.float32).clip(0, 1) * 255).astype(np.uint8)[flips]
+        image, label = np.asarray(tile["image"], np.float32).clip(0, 1), tile.get("label")
+        if label is not None:
+            image = np.where(label == 255, 0.4 * image, image)
+        shown = _resized(np.rint(image * 255).astype(np.uint8)[flips], size, Image.Resampling.BICUBIC)
+        if label is not None:
+            known = np.where(label == 255, 0, label)[flips]
+            colors = class_colors(int(known.max(initial=0)))
+            shown = overlay(np.stack([shown] * 3, -1), _resized(known, size, Image.Resampling.NEAREST), colors)
         x, y = GAP + n % columns * cell, GAP + n // columns * tall
         left, top = x + (TILE - width) // 2, y + (TILE - height) // 2
-        sheet.paste(Image.fromarray(_resized(grey, size, Image.Resampling.BICUBIC)), (left, top))
+        sheet.paste(Image.fromarray(shown), (left, top))
         if letters:
             _draw_letters(draw, letters, left, top, width, height)
         for k, text in enumerate(tile["captions"]):

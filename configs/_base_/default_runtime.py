@@ -13,6 +13,7 @@ default_hooks = dict(
     precise_norm=dict(type="PreciseNormHook", slices=256),
     progress=dict(type="ProgressHook"),
     table=dict(type="MetricTableHook"),
+    exemplars=dict(type="ExemplarsHook"),
     panels=dict(type="PanelHook"),
     curves=dict(type="CurvesHook"),
     collapse=dict(type="CollapseHook"),

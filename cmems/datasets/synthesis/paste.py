@@ -69,7 +69,8 @@ class ExemplarPaste:
 
         Args:
             exemplars (Tensor): ``(E, 1, H, W)`` float32 in [0, 1]; of several, one is drawn for each background.
-            labels (Tensor): ``(E, H, W)`` uint8; 255 is unknown, and not pasted.
+            labels (Tensor): ``(E, H, W)`` uint8; 255 is unknown, and no organ: where an organ's margin brings it along,
+                it stays unknown.
             backgrounds (Tensor): ``(B, 1, H, W)`` float32 in [0, 1].
             stream (Stream): Where the parameters are drawn from.
 
@@ -83,6 +84,9 @@ class ExemplarPaste:
         place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
         background_look = self.intensity.draw(stream, n)
 
+        unclear = None
+        if self.margin or self.edge:
+            unclear = geometry.warp_labels((labels == UNKNOWN).to(torch.uint8)[which], organs) > 0
         labels, pasted = (labels * is_organ(labels))[which], self.intensity.apply(exemplars[which], **look)
         if self.apart:
             pasted, labels = self.apart(pasted, labels, organs, stream)
@@ -98,8 +102,10 @@ class ExemplarPaste:
         if self.edge:
             share = _soften(share, self.edge)
         images = backgrounds + share * (pasted - backgrounds)
+        if unclear is not None:
+            labels = torch.where(unclear & (share.squeeze(1) > 0) & (labels == 0), UNKNOWN, labels)
         if self.partial:
-            near = _grown((labels > 0).unsqueeze(1).to(pasted.dtype), self.ring).squeeze(1)
+            near = _grown(is_organ(labels).unsqueeze(1).to(pasted.dtype), self.ring).squeeze(1)
             labels = torch.where(near > 0, labels, UNKNOWN)
         return images, labels
 
