@@ -21,15 +21,15 @@ _LOOK = 10.0  # an intensity that differs by 0.1 counts as much as a place that 
 
 @PROPAGATIONS.register_module()
 class FlowPropagation:
-    """Labels are carried from slice to slice by optical flow, along the paths of least error.
+    """Labels are carried from slice to slice by optical flow, along the paths of least cost.
 
     A labelled slice hands its labels to its neighbours in the stack, and to the slices of other scans that look most
     like it at about its level; what they reach goes on from there (Dijkstra's algorithm). Flow is dense and computed
-    both ways (DIS: Kroeger et al., ECCV 2016). A step costs how far the way there and back misses a pixel, in 256ths
-    of the side, and ten times the difference in intensity (of [0, 1], blurred) between it and where its label came
-    from: the mean within and around the organs; and ``hop``. The doubt of a pixel is how far its label and that of
-    where the way there and back ends differ (a half: as much as not), and a fifth of that difference in intensity.
-    Costs and doubts add up along a path.
+    both ways (DIS: Kroeger et al., ECCV 2016). A step costs ``hop`` or ``leap``, how far the way there and back misses
+    a pixel, in 256ths of the side, and ten times the difference in intensity (of [0, 1], blurred) between it and where
+    its label comes from, both averaged over the organs and four pixels around. The doubt of a pixel is how far the
+    shares of the classes differ, as one less their cosine, between it and where the way there and back ends, and a
+    fifth of that difference in intensity. Costs and doubts add up along a path.
 
     Nothing but the given labels and the images is read.
 
@@ -38,7 +38,8 @@ class FlowPropagation:
         others (int): Other scans that each slice hands its labels to; 0 keeps them within their own stack.
         unknown (float): Doubt from which on a pixel is unknown, 255.
         limit (float): Cost up to which a slice is labelled.
-        hop (float): What each step costs.
+        hop (float): What a step to the next slice of the stack costs besides.
+        leap (float): What a step to another scan costs besides.
         level (float): How far apart in their stacks, 0 to 1, slices of two scans may lie.
         description (dict): What slices of other scans are compared by, of ``DESCRIPTIONS``.
         width (int): Pixels of a side at which flow is computed.
@@ -47,15 +48,26 @@ class FlowPropagation:
         InputError: A number is not one of its kind.
     """
 
-    def __init__(self, slices=24, others=4, unknown=0.05, limit=6.0, hop=0.3, level=0.25, description=None, width=192):
+    def __init__(
+        self,
+        slices=32,
+        others=4,
+        unknown=0.05,
+        limit=9.0,
+        hop=0.3,
+        leap=2.0,
+        level=0.25,
+        description=None,
+        width=192,
+    ):
         for name, value, least in (("slices", slices, 1), ("others", others, 0), ("width", width, 16)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"FlowPropagation: {name}: expected an integer of {least} or more, got {value!r}")
-        for name, value in (("unknown", unknown), ("limit", limit), ("hop", hop), ("level", level)):
+        for name, value in (("unknown", unknown), ("limit", limit), ("hop", hop), ("leap", leap), ("level", level)):
             if not isinstance(value, int | float) or not value >= 0:
                 raise InputError(f"FlowPropagation: {name}: expected a number of 0 or more, got {value!r}")
         self.slices, self.others, self.unknown, self.limit = slices, others, unknown, limit
-        self.hop, self.level, self.width = hop, level, width
+        self.hop, self.leap, self.level, self.width = hop, leap, level, width
         self.describe = DESCRIPTIONS.build(description or dict(type="SmallSlice", side=24))
 
     def __call__(self, images, stacks, labels):
@@ -74,32 +86,36 @@ class FlowPropagation:
 
     def _carry(self, slices, labels):
         classes = 1 + max(int(label[label != UNKNOWN].max(initial=0)) for label in labels.values())
-        cost, waiting, done, order = {}, [], set(), []
+        shares, doubt, carried = {}, {}, {}
         for row, label in labels.items():
-            shares = np.stack([slices.resized((label == k).astype(np.float32)).clip(0, 1) for k in range(classes)])
-            doubt = slices.resized((label == UNKNOWN).astype(np.float32)).clip(0, 1)
-            cost[row] = 0.0
-            heapq.heappush(waiting, (0.0, row, shares, doubt))
-        while waiting and len(order) < self.slices:
-            spent, row, shares, doubt = heapq.heappop(waiting)
+            shares[row] = np.stack([slices.resized((label == k).astype(np.float32)).clip(0, 1) for k in range(classes)])
+            doubt[row] = slices.resized((label == UNKNOWN).astype(np.float32)).clip(0, 1)
+        cost, waiting = dict.fromkeys(labels, 0.0), [(0.0, row, None, None, None) for row in sorted(labels)]
+        done = set()
+        while waiting and len(carried) < self.slices:
+            spent, row, source, sampling, added = heapq.heappop(waiting)
             if row in done:
                 continue
             done.add(row)
-            if row not in labels:
-                order.append((row, slices.label(shares, doubt, self.unknown)))
+            if source is not None:
+                shares[row] = slices.warp(shares[source], sampling)
+                doubt[row] = slices.warp(doubt[source][None], sampling)[0] + added
+                carried[row] = slices.label(shares[row], doubt[row], self.unknown)
             for other in slices.near(row):
                 if other in done or other in labels:
                     continue
                 sampling, astray, unlike = slices.match(row, other)
-                carried = slices.warp(shares, sampling)
+                there = slices.warp(shares[row], sampling)
                 missed = np.minimum(np.linalg.norm(astray, axis=2) * _GRID / self.width, _FAR) + _LOOK * unlike
-                total = spent + self.hop + _mean_near_organs(missed, carried)
-                if total <= min(self.limit, cost.get(other, np.inf)):
+                total = (
+                    spent + (self.hop if slices.beside(row, other) else self.leap) + _mean_near_organs(missed, there)
+                )
+                if total <= self.limit and total < cost.get(other, np.inf):
                     cost[other] = total
-                    back = slices.warp(carried, slices.pixels + astray)
-                    added = 1 - _likeness(carried, back) + _LOOK_DOUBT * unlike
-                    heapq.heappush(waiting, (total, other, carried, slices.warp(doubt[None], sampling)[0] + added))
-        return dict(order)
+                    back = slices.warp(there, slices.pixels + astray)
+                    added = 1 - _likeness(there, back) + _LOOK_DOUBT * unlike
+                    heapq.heappush(waiting, (total, other, row, sampling, added))
+        return carried
 
 
 class _Slices:
@@ -133,6 +149,10 @@ class _Slices:
         rows = self.stacks[self.stack_of[row]]
         beside = [r for r in (row - 1, row + 1) if r in rows]
         return beside + self._alike(row) if self.settings.others and len(self.stacks) > 1 else beside
+
+    def beside(self, row, other):
+        """Return whether two rows are of one stack."""
+        return self.stack_of[row] == self.stack_of[other]
 
     def _alike(self, row):
         if self.described is None:
