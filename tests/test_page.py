@@ -1,6 +1,7 @@
 """A run's page: whole in one file, true to the numbers, and usable in a real browser."""
 
 import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from browser import Browser, find_chromium
 from conftest import unlabel
+from PIL import Image
 from test_visualization import ACDC, fake_metric, fake_sample, train_rows
 
 from cmems.apis import test as evaluate
@@ -95,6 +97,20 @@ def test_no_name_becomes_markup_and_nothing_is_asked_from_elsewhere(tmp_path):
     assert "url(" not in page.read_text()
     assert data_of(page)["cases"][0]["name"] == HOSTILE
     assert tags.text.count(HOSTILE) > 5
+
+
+def test_a_page_holds_the_picture_of_what_was_learnt_from(tmp_path):
+    Image.new("RGB", (60, 40), (10, 200, 30)).save(tmp_path / "exemplars.png")
+    write(tmp_path / "page.html", learnt={f"What it learnt from: {HOSTILE}": tmp_path / "exemplars.png"})
+    tags = Tags(tmp_path / "page.html")
+    (picture,) = [a for name, a in tags.found if name == "img"]
+    kind, packed = picture["src"].split(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(packed))) as image:
+        assert image.size == (60, 40)
+        assert np.abs(np.array(image.getpixel((30, 20)), int) - (10, 200, 30)).max() < 12
+    assert picture["alt"].startswith("The labelled slices")
+    assert HOSTILE in tags.text
 
 
 def test_a_page_has_every_class_model_and_case_in_its_tables(tmp_path):

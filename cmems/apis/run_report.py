@@ -20,6 +20,7 @@ from cmems.engine.runner import PAGE, RECORD, set_up_cpu, told
 from cmems.errors import InputError
 from cmems.registry import METRICS
 from cmems.visualization.curves import read_history
+from cmems.visualization.hooks import EXEMPLARS
 from cmems.visualization.page import small, write_page
 
 
@@ -112,8 +113,17 @@ def report_run(
         histories=histories,
         texts=_texts(cfg, record),
         megabytes=megabytes,
+        learnt=_learnt(runs),
     )
     return target, left
+
+
+def _learnt(runs):
+    """Return the picture of what each training of a folder learnt from, by heading, where it left one."""
+    found = {title: Path(folder, EXEMPLARS) for title, folder in runs.items()}
+    return {
+        "What it learnt from" + f": {title}" * (len(runs) > 1): file for title, file in found.items() if file.is_file()
+    }
 
 
 def _rounds(folder):

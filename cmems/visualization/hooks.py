@@ -12,6 +12,8 @@ from cmems.visualization.panels import FILL, contact_sheet, panel, write_png
 from cmems.visualization.progress import say
 from cmems.visualization.tables import metric_table, model_label, write_metrics
 
+EXEMPLARS = "exemplars.png"
+
 
 @HOOKS.register_module()
 class MetricTableHook(Hook):
@@ -110,7 +112,7 @@ class ExemplarsHook(Hook):
                 carried.append(case)
             captions = [case, f"slice {row - rows.start} of 0 to {len(rows) - 1}; {what}"]
             tiles.append(dict(image=image[0], label=label, spacing=(1.0, 1.0, 1.0), captions=captions))
-        sheet = write_png(Path(runner.work_dir, "exemplars.png"), contact_sheet(tiles))
+        sheet = write_png(Path(runner.work_dir, EXEMPLARS), contact_sheet(tiles))
         if carried:
             runner.logger.info(f"labels carried to {len(carried)} slices of {len(set(carried))} scans: see {sheet}")
 

@@ -3,10 +3,13 @@
 import base64
 import hashlib
 import html
+import io
 import json
 import math
 import re
 from pathlib import Path
+
+from PIL import Image
 
 from cmems.errors import InputError, printable
 from cmems.files import whole_file
@@ -24,7 +27,9 @@ _BETTER = dict(DSC="higher is better", Jaccard="higher is better", HD95="lower i
 _LISTED = 1000  # cases in the table
 
 
-def write_page(path, title, facts, notes, classes, models, metrics, trust, shown, histories, texts, megabytes):
+def write_page(
+    path, title, facts, notes, classes, models, metrics, trust, shown, histories, texts, megabytes, learnt=()
+):
     """Write a run's page; a whole file or none.
 
     Args:
@@ -41,6 +46,7 @@ def write_page(path, title, facts, notes, classes, models, metrics, trust, shown
         histories (dict[str, list[dict]]): Rows of :func:`cmems.visualization.curves.read_history` under headings.
         texts (dict[str, str]): Long texts, folded, by heading.
         megabytes (float): What the page may take; slices are left out until it does.
+        learnt (dict[str, str | Path]): Pictures of what the run learnt from, by heading.
 
     Returns:
         list[str]: What was left out, in sentences; the page has them too.
@@ -61,6 +67,7 @@ def write_page(path, title, facts, notes, classes, models, metrics, trust, shown
         distributions=written(*(distribution_figure(m, classes, list(m.summary), model_label) for m in metrics)),
         cases=written(_case_table(cases[:_LISTED], classes, trust, scores, empty, places, model_label(best))),
         curves=written(*_curve_parts(histories)),
+        learnt=written(*(part for heading, file in dict(learnt).items() for part in _picture(heading, file))),
         texts=written(*(_folded(heading, text) for heading, text in texts.items())),
         heat=f"linear-gradient(to right, {', '.join(heat_stops())})",
         title=html.escape(printable(title)),
@@ -84,6 +91,21 @@ def write_page(path, title, facts, notes, classes, models, metrics, trust, shown
     with whole_file(path) as part:
         part.write_text(re.sub(r"\{\{(\w+)\}\}", lambda found: sections[found[1]], template), encoding="utf-8")
     return left + thinned
+
+
+def _picture(heading, file):
+    """Return a heading and a picture, as JPEG within the page."""
+    packed = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").save(packed, "JPEG", quality=85)
+        width, height = image.size
+    source = "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
+    what = "The labelled slices, and those that their labels were carried to; dark is unknown"
+    return (
+        tag("h3", heading),
+        tag("p", f"{what}.", class_="quiet"),
+        tag("img", src=source, alt=what, width=width, height=height, class_="whole", loading="lazy"),
+    )
 
 
 def _score_tables(metrics, classes):

@@ -13,7 +13,7 @@ shapes = [
 look = dict(type="RandomGammaGain", gamma=(0.7, 1.5), gain=(0.8, 1.2))
 train_dataloader = dict(
     data_root=data_root,
-    propagation=dict(type="FlowPropagation"),
+    propagation=dict(type="FlowPropagation", others=0),
     exemplar=dict(
         batch_size=4,
         copies=dict(
