@@ -244,7 +244,7 @@ def check_components(config):
 
 
 # What a train_dataloader has beside its sources.
-_DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases")
+_DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation")
 
 
 def _walk(path, node):
