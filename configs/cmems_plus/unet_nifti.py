@@ -10,6 +10,7 @@ _base_ = [
 affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
 train_dataloader = dict(
+    propagation=dict(type="FlowPropagation"),
     exemplar=dict(
         batch_size=2,
         copies=dict(

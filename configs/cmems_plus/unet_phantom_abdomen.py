@@ -4,6 +4,7 @@ _base_ = ["../_base_/settings/phantom_abdomen.py", "../_base_/methods/cmems_plus
 affine = dict(type="RandomAffine", degrees=20, scale=(0.8, 1.25), shift=0.05, flip=0.0, elastic=0.025, control_points=6)
 look = dict(type="RandomGammaGain", gamma=(0.7, 1.5), gain=(0.7, 1.3))
 train_dataloader = dict(
+    propagation=dict(type="FlowPropagation"),
     exemplar=dict(
         copies=dict(
             type="WarpedExemplar",
