@@ -1,6 +1,6 @@
 # Synapse at one pixel size, CPU-sized: 80x80 pixels of 4.5 mm (prepare_data.py synapse RAW data/synapse_plus_80
 # --spacing 4.5 --crop 80). Sides tell organs apart: no mirrors, no quarter turns, one view. What the backgrounds show
-# beyond the pasted organs, organs of their own among it, is unknown.
+# beyond the pasted organs, organs of their own among it, is unknown, and counts a tenth, as background.
 _base_ = "./synapse.py"
 data_root = "data/synapse_plus_80"
 affine = dict(type="RandomAffine", degrees=15, flip=0.0, control_points=6, elastic=0.025, scale=(0.8, 1.25), shift=0.06)
@@ -54,5 +54,9 @@ _abdomen = dict(
     prediction=dict(views=1, clean=[dict(type="KeepLargest", of="class")]),
 )
 _abdomen_first = dict(
-    objectives=[dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")], **_abdomen
+    objectives=[
+        dict(type="Supervised", source="exemplar"),
+        dict(type="Supervised", source="synthetic", unknown=0.1),
+    ],
+    **_abdomen,
 )
