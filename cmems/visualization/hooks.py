@@ -114,7 +114,9 @@ class ExemplarsHook(Hook):
             tiles.append(dict(image=image[0], label=label, spacing=(1.0, 1.0, 1.0), captions=captions))
         sheet = write_png(Path(runner.work_dir, EXEMPLARS), contact_sheet(tiles))
         if carried:
-            runner.logger.info(f"labels carried to {len(carried)} slices of {len(set(carried))} scans: see {sheet}")
+            line = f"labels carried to {len(carried)} slices of {len(set(carried))} scans: see {sheet}"
+            runner.logger.info(line)
+            say(line)
 
 
 @HOOKS.register_module()
