@@ -90,6 +90,13 @@ def test_what_was_not_there_before_is_unknown_and_so_is_what_was_not_known(scans
     assert all((each[:, 66:] == 255).all() and (each[:, :54] != 255).mean() > 0.9 for each in found.values())
 
 
+def test_the_order_of_the_stacks_changes_nothing(scans):
+    images, labels, stacks = scans
+    one, other = (FlowPropagation(slices=8)(images, order, {2: labels[2]}) for order in (stacks, stacks[::-1]))
+    assert list(one) == list(other)
+    assert all(np.array_equal(one[row], other[row]) for row in one)
+
+
 def test_the_number_of_threads_changes_nothing_and_stays(scans):
     images, labels, stacks = scans
     before, found = cv2.getNumThreads(), []

@@ -12,11 +12,11 @@ from cmems.registry import DESCRIPTIONS, PROPAGATIONS
 UNKNOWN = 255
 _GRID = 256  # errors are counted in 256ths of a side
 _FAR = 10.0  # what misses by more counts as this
+_LOOK = 10.0  # an intensity that differs by 0.1 counts as much as a place that differs by a 256th of the side
 _LOOK_DOUBT = 0.2
 _FEW = 20  # pixels at the size of the flow: fewer are no organ
-_RING = 9
+_RING = 9  # width of what is grown around the organs, pixels of that size
 _BORDER = cv2.BORDER_REPLICATE
-_LOOK = 10.0  # an intensity that differs by 0.1 counts as much as a place that differs by a 256th of the side
 
 
 @PROPAGATIONS.register_module()
@@ -107,9 +107,8 @@ class FlowPropagation:
                 sampling, astray, unlike = slices.match(row, other)
                 there = slices.warp(shares[row], sampling)
                 missed = np.minimum(np.linalg.norm(astray, axis=2) * _GRID / self.width, _FAR) + _LOOK * unlike
-                total = (
-                    spent + (self.hop if slices.beside(row, other) else self.leap) + _mean_near_organs(missed, there)
-                )
+                step = self.hop if slices.beside(row, other) else self.leap
+                total = spent + step + _mean_near_organs(missed, there)
                 if total <= self.limit and total < cost.get(other, np.inf):
                     cost[other] = total
                     back = slices.warp(there, slices.pixels + astray)
@@ -124,17 +123,18 @@ class _Slices:
     def __init__(self, images, stacks, settings):
         self.images, self.stacks, self.settings = images, stacks, settings
         self.side, self.width = images.shape[1], settings.width
-        self.stack_of = np.concatenate([np.full(len(rows), k) for k, rows in enumerate(stacks)])
-        self.place = np.concatenate([(np.arange(len(rows)) + 0.5) / len(rows) for rows in stacks])
+        self.stack_of, self.place = np.empty(len(images), int), np.empty(len(images))
+        for k, rows in enumerate(stacks):
+            self.stack_of[rows.start : rows.stop] = k
+            self.place[rows.start : rows.stop] = (np.arange(len(rows)) + 0.5) / len(rows)
         self.flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.pixels = np.stack(np.meshgrid(*[np.arange(self.width, dtype=np.float32)] * 2), -1)
         self.pictures, self.described = {}, None
 
     def resized(self, image, width=None):
         width = width or self.width
-        return cv2.resize(
-            image, (width, width), interpolation=cv2.INTER_CUBIC if width > len(image) else cv2.INTER_AREA
-        )
+        method = cv2.INTER_CUBIC if width > len(image) else cv2.INTER_AREA
+        return cv2.resize(image, (width, width), interpolation=method)
 
     def picture(self, row):
         """Return the slice as uint8, which the flow takes, and blurred, which looks are compared by."""
@@ -156,11 +156,12 @@ class _Slices:
 
     def _alike(self, row):
         if self.described is None:
-            parts = [
-                self.settings.describe(np.asarray(self.images[r.start : r.stop], dtype=np.float32), (1.0, 1.0, 1.0))
-                for r in self.stacks
-            ]
-            self.described = np.concatenate(parts)
+            for r in self.stacks:
+                stack = np.asarray(self.images[r.start : r.stop], dtype=np.float32)
+                found = self.settings.describe(stack, (1.0, 1.0, 1.0))
+                if self.described is None:
+                    self.described = np.empty((len(self.images), found.shape[1]), found.dtype)
+                self.described[r.start : r.stop] = found
         distance = np.linalg.norm(self.described - self.described[row], axis=1)
         distance[self.stack_of == self.stack_of[row]] = np.inf
         distance[np.abs(self.place - self.place[row]) > self.settings.level] = np.inf
