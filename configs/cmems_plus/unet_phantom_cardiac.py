@@ -7,6 +7,7 @@ shapes = [
 ]
 look = dict(type="RandomGammaGain", gamma=(0.4, 2.0), gain=(0.4, 1.4))
 train_dataloader = dict(
+    propagation=dict(type="FlowPropagation"),
     exemplar=dict(
         copies=dict(
             type="WarpedExemplar",
