@@ -38,7 +38,7 @@ def made(tmp_path_factory, prepared_acdc):
     """A config and the work directory of a run of two of its four steps."""
     root = tmp_path_factory.mktemp("made")
     config = root / "tiny.py"
-    extra = "default_hooks = dict(checkpoint=dict(interval=1))\n"
+    extra = "default_hooks = dict(checkpoint=dict(interval=1), exemplars=None)\n"
     config.write_text(
         TINY.format(repo=REPO, base="unet/unet_acdc.py", data=prepared_acdc) + NO_VALIDATION + extra,
     )
