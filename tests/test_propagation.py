@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from cmems.apis.config import load_config
 from cmems.datasets.propagation import FlowPropagation
 from cmems.datasets.sources import TrainData
 from cmems.errors import InputError
@@ -141,6 +142,13 @@ def test_whatever_the_images_only_slices_without_a_label_get_known_classes(seed,
 def test_settings_that_cannot_be_are_refused(setting, words):
     with pytest.raises(InputError, match=words):
         FlowPropagation(**setting)
+
+
+@pytest.mark.parametrize("value", ["dict(type='FlowPropagation')", dict(slices=3)])
+def test_a_config_with_another_thing_in_its_place_is_refused(value):
+    with pytest.raises(InputError, match="expected a label propagation"):
+        load_config("cmems::cmems_plus/unet_acdc_cpu", {"train_dataloader.propagation": value})
+    assert load_config("cmems::cmems_plus/unet_nifti", {"train_dataloader.propagation": None}).train_dataloader
 
 
 # As exemplars

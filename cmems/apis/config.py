@@ -261,6 +261,8 @@ def _walk(path, node):
         elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
             near = _nearest(key, {*node, *_DATA_SETTINGS} - {key})
             yield f"{path}.{key}: expected a source (a dict with a type); {near}"
+        elif path == "train_dataloader" and key == "propagation" and value is not None and not _typed(value):
+            yield f"{path}.{key}: expected a label propagation (a dict with a type) or None, got {value!r}"
         elif path == "default_hooks" and value is not None and not _typed(value):
             yield f"{path}.{key}: expected a hook (a dict with a type) or None; {_nearest(key, set(node) - {key})}"
         elif key == "interval" and ("hooks" in path) and not (type(value) is int and value > 0):
