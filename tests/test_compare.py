@@ -179,6 +179,9 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
     ):
         with pytest.raises(InputError, match=message):
             compare(dict(name="x", rows=rows), ["acdc"], work_dir=tmp_path / "w", **words)
+    assert get_suite(dict(name="x", rows=rows)).datasets == ("x",)  # no "{dataset}" to fill: run once
+    with pytest.raises(InputError, match="slice 9: expected an integer from 0 to"):
+        compare(dict(name="x", rows=rows), exemplars=["patient001_frame01:9"], work_dir=tmp_path / "w")
     bare = [dict(rows[0], options=dict(data_root=str(tmp_path / "none")))]
     with pytest.raises(InputError, match="none: no such folder; expected a prepared data set"):
         compare(dict(name="x", rows=bare), ["acdc"], seeds=(0, 1), work_dir=tmp_path / "w")
@@ -461,10 +464,12 @@ def test_a_suite_on_ones_own_data_trains_reports_and_goes_on(own, tmp_path, in_t
 
 def test_what_ones_own_data_lacks_is_said_before_anything_runs(own, tmp_path):
     suite = dict(name="x", rows=[dict(label="all", config="configs/fullysup/unet_{dataset}.py")])
+    with pytest.raises(InputError, match="no case 'patient009'"):
+        methods = [dict(label="one", config="configs/cmems/unet_{dataset}.py")]
+        compare(dict(suite, rows=methods), work_dir=tmp_path / "w", data=own, exemplars=["patient009:1"])
     for options, text in (
         (dict(data=own), "all is left out: .*full supervision needs every train case labelled"),
         (dict(data=own, exemplars=["B"]), "--exemplars B: hearts has exemplars A; or give case:slice"),
-        (dict(data=own, exemplars=["patient009:1"]), "no case 'patient009'"),
         (dict(data=own, datasets=["acdc"]), "--data and --datasets: expected one of them"),
         (dict(data=tmp_path), "a folder without a config.py"),
     ):

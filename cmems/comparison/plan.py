@@ -64,8 +64,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
         as its method needs what the data lacks; and the plan of the others, as :func:`plan_runs` has it.
 
     Raises:
-        InputError: A config is missing or wrong, nothing of the data can be measured, an exemplar is none, or no row
-            is left.
+        InputError: A config is missing or wrong, nothing of the data can be measured, or no row is left.
     """
     _check_numbers(steps, seeds)
     if missing := missing_configs(suite, [TEMPLATE]):
@@ -76,9 +75,6 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     if not any(prepared.case(c)["labelled"] for split in ("test", "val") for c in prepared.cases(split)):
         raise InputError(f"{data}: no case of val or test is labelled, so there is nothing to measure methods by")
     chosen = {exemplar: exemplar_slice(exemplar, name, {}) for exemplar in exemplars}
-    train = own.train_dataloader
-    for each in chosen.values():
-        load_exemplars(prepared, [each] if each else [train.exemplar_slice, *train.get("exemplar_slices", [])])
     plan, left_out = [], []
     for row in suite.rows:
         row, runs, method = replace(row, paper={}), [], row.config.format(dataset=TEMPLATE)
@@ -175,12 +171,16 @@ def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
 
 def _data_of(config):
     """Return what a config's data sets hold, None for one that is not there, and what is wrong with them."""
-    found, problems = [], []
-    for root in (config.train_dataloader.get("data_root"), config.test_dataloader.dataset.get("data_root")):
+    found, problems, train = [], [], config.train_dataloader
+    exemplars = [each for each in (train.get("exemplar_slice"), *train.get("exemplar_slices", ())) if each]
+    for root, slices in ((train.get("data_root"), exemplars), (config.test_dataloader.dataset.get("data_root"), ())):
+        found.append(None)
         try:
-            found.append(content_of(PreparedDataset(root)))
+            prepared = PreparedDataset(root)
+            found[-1] = content_of(prepared)
+            if slices:
+                load_exemplars(prepared, slices)
         except InputError as error:
-            found.append(None)
             problems += error.problems
     return found, problems
 

@@ -245,6 +245,8 @@ def _from_dict(content, where):
         raise InputError(f"{where}: expected rows, a list of dict(label=..., config=..., options=..., paper=...)")
     try:
         content["rows"] = tuple(r if isinstance(r, Row) else Row(**r) for r in rows)
+        if not any("{dataset}" in row.config for row in content["rows"]):  # one way to fill it is enough
+            content.setdefault("datasets", (content["name"],))
         for key in ("datasets", "exemplars", "notes"):
             if key in content:
                 content[key] = tuple(content[key])
