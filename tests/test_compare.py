@@ -464,8 +464,8 @@ def test_a_suite_on_ones_own_data_trains_reports_and_goes_on(own, tmp_path, in_t
 
 def test_what_ones_own_data_lacks_is_said_before_anything_runs(own, tmp_path):
     suite = dict(name="x", rows=[dict(label="all", config="configs/fullysup/unet_{dataset}.py")])
+    methods = [dict(label="one", config="configs/cmems/unet_{dataset}.py")]
     with pytest.raises(InputError, match="no case 'patient009'"):
-        methods = [dict(label="one", config="configs/cmems/unet_{dataset}.py")]
         compare(dict(suite, rows=methods), work_dir=tmp_path / "w", data=own, exemplars=["patient009:1"])
     for options, text in (
         (dict(data=own), "all is left out: .*full supervision needs every train case labelled"),

@@ -134,6 +134,15 @@ def test_ssl4mis_and_wsl4mis_slices_come_back_in_order(tmp_path, folders):
     assert (data.cases("train"), data.cases("val")) == (["patient003_frame01"], ["patient002_frame01"])
     assert np.array_equal(data.train_labels(), resize_labels(torch.from_numpy(label), (32, 32)))
     assert data.volume("patient002_frame01")["spacing"] == (10, 1.5, 1.5)
+    for case, values in (("patient003_frame01", image[::-1]), ("patient002_frame01", image)):
+        with h5py.File(volumes / f"{case}.h5", "w") as file:
+            file["image"], file["label"] = values, label[::-1]
+        with h5py.File(slices / f"{case}_slice_0.h5", "w") as file:
+            file["image"], file["label"] = image[0], label[0]
+    (raw / "val.list").write_text("patient002_frame01\n")
+    both = run_prepare("ssl4mis", raw, tmp_path / "both", spacing=(10, 1.5, 1.5))  # slices train, volumes are measured
+    assert np.array_equal(both.train_labels(), data.train_labels())
+    assert np.array_equal(both.volume("patient002_frame01")["label"], label[::-1])
 
 
 def test_transunets_npz_slices_and_h5_volumes_are_read_as_they_are(tmp_path):

@@ -165,6 +165,11 @@ def test_a_segmentation_may_jut_out_of_the_scan_where_it_is_empty_but_not_lie_be
     affine[:3, 3] -= AFFINE[:3, :3] @ (2, 2, 2)
     nrrd(tmp_path / "labels/a.seg.nrrd", wide, affine, **segments("A", "B"))
     assert np.array_equal(read(tmp_path, unpainted="background")[1].voxels, LABEL.transpose(ZYX))
+    beyond = np.zeros((14, 12, 8), np.uint8)  # from the scan's own corner on
+    beyond[:12, :10, :6] = LABEL
+    beyond[0, 0, 0] = 1
+    nrrd(tmp_path / "labels/a.seg.nrrd", beyond, AFFINE, **segments("A", "B"))
+    assert np.array_equal(read(tmp_path, unpainted="background")[1].voxels, beyond[:12, :10, :6].transpose(ZYX))
     wide[0, 0, 0] = 1
     nrrd(tmp_path / "labels/a.seg.nrrd", wide, affine, **segments("A", "B"))
     with pytest.raises(InputError, match=r"a\.seg\.nrrd: expected shape \(6, 10, 12\) of a\.nii\.gz"):

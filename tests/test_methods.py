@@ -297,6 +297,26 @@ def test_nt_xent_is_its_equation():
     torch.testing.assert_close(nt_xent(a, b, 0.2), slow)
 
 
+def test_contrasts_sum_over_the_networks_those_of_cells_of_each_slice_or_of_whole_slices():
+    """With heads that leave features as they are: of cells, a slice's own alone are compared; of slices, the batch."""
+    maps = torch.randn(2, 6, 3, 4, 8, 8)  # network, which of its maps, slice, channels, height, width
+
+    def levels(m, source, view, owner):
+        return [maps[m, owner], maps[m, ("strong", "strong2").index(view)]]
+
+    step, slow = SimpleNamespace(levels=levels, num_networks=2), dict(LocalContrast=0, GlobalContrast=0)
+    for m in (0, 1):
+        a, b = (F.normalize(F.adaptive_avg_pool2d(maps[m, v], 2).flatten(2).transpose(1, 2), dim=2) for v in (0, 1))
+        slow["LocalContrast"] += sum(nt_xent(*each, 0.1) for each in zip(a, b, strict=True)) / 3
+        slow["GlobalContrast"] += nt_xent(
+            *(F.normalize(maps[m, 2 * (m + 1) + v].mean((2, 3)), dim=1) for v in (0, 1)), 0.1
+        )
+    for kind, options in (("LocalContrast", dict(level=1, cells=2)), ("GlobalContrast", {})):
+        term = CONSISTENCY_LOSSES.build(dict(type=kind, **options))
+        term.heads = torch.nn.ModuleList([torch.nn.Identity()] * 2)
+        torch.testing.assert_close(term.value(step), slow[kind])
+
+
 def test_cutmix_takes_boxes_of_the_drawn_area_from_the_next_sample():
     n = 4000
     mask = CutMix(area=(0.1, 0.3), aspect=(1, 1.0001), probability=0.5).draw(Draws(0, 0).stream("x"), n, (40, 40))[

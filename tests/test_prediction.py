@@ -43,6 +43,9 @@ def test_a_frame_keeps_pixel_size_cuts_the_middle_and_pads_with_black_and_backgr
     found = frame.images(image, (2.0, 2.0))[0]
     assert found[:, 10:30].min() == 1
     assert found[:, :10].max() == found[:, 30:].max() == 0
+    marks = frame.labels(image.to(torch.uint8), (2.0, 2.0))[0]
+    assert marks[:, 10:30].min() == 1
+    assert marks[:, :10].max() == marks[:, 30:].max() == 0
     outside = frame.probabilities_back(torch.full((1, 3, 40, 40), 1 / 3), (60, 20), (2.0, 2.0))
     assert torch.equal(outside[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))  # beyond the crop
 
@@ -230,4 +233,8 @@ def test_a_report_names_the_backgrounds_that_were_shown(prepared_acdc):
     data = TrainData(prepared_acdc, dict(case=case, slice=index), synthetic=synthetic)
     allowed = set(data.near_exemplars(0.1).tolist())
     assert 0 < len(allowed) < len(data.store)
+    stacks = {c: data.prepared.rows(c) for c in data.prepared.cases("train")}
+    own = (index + 0.5) / len(stacks[case])
+    assert allowed == {r for rows in stacks.values() for n, r in enumerate(rows)
+                       if abs((n + 0.5) / len(rows) - own) <= 0.1 + 1e-9}  # fmt: skip
     assert set(data.sources["synthetic"].drawn(Draws(0, 3)).tolist()) <= allowed

@@ -18,7 +18,7 @@ from cmems.evaluation.scores import score_volume
 from cmems.models.losses.segmentation import CrossEntropyDice, SoftmaxMSE
 from cmems.models.pseudo_labelers import ConfidenceThreshold
 from cmems.resize import Frame
-from cmems.seeding import Draws, Stream
+from cmems.seeding import Draws, Stream, derive_key
 
 settings.register_profile("cmems", max_examples=20, deadline=None, derandomize=True, database=None)
 settings.load_profile("cmems")
@@ -199,6 +199,29 @@ def test_pseudo_labels_are_the_confident_maxima(seed, classes, scale, threshold)
 
 
 # Random numbers
+
+
+def test_random_numbers_are_splitmix64s_whatever_the_version():
+    """Against unbounded integers; a run that another version began must draw on as it would have."""
+
+    def mix(value):
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            value = (value ^ value >> shift) * factor % 2**64
+        return value ^ value >> 31
+
+    gamma, key = 0x9E3779B97F4A7C15, 1234567
+    for call in range(2):
+        expected = [mix((mix(((i + (call << 40)) * gamma + key) % 2**64) + gamma) % 2**64) for i in range(6)]
+        if not call:
+            stream = Stream(key)
+        assert [int(value) % 2**64 for value in stream.bits((2, 3)).flatten()] == expected
+    assert mix(key + gamma) == 6457827717110365317  # the first number of its published series for this seed
+    assert derive_key(3, "a") == -6036419060685799914
+    halves = torch.cat([Stream(key, part=part, parts=2).bits((2, 3)) for part in (0, 1)])
+    assert torch.equal(halves, Stream(key).bits((4, 3)))
+    assert torch.equal(Stream(torch.tensor([5, key])).bits((2, 3))[1:], Stream(key).bits((1, 3)))
+    shared = Stream(key, part=1, parts=2).bits((2, 3), batch=None)
+    assert torch.equal(shared, Stream(key).bits((2, 3)))
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.floats(-1e3, 1e3), st.floats(0, 1e3), st.integers(1, 2**31))

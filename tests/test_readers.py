@@ -18,7 +18,7 @@ from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files
 from cmems.datasets.readers.geometry import turned_array
-from cmems.datasets.readers.nifti import nifti_like, read_nifti
+from cmems.datasets.readers.nifti import nifti_like, nifti_of, read_nifti
 from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.registry import READERS
@@ -194,6 +194,27 @@ def test_slices_across_the_thick_axis_are_said(tmp_path):
     apply, step = turned("SRA")
     save(apply(IMAGE), tmp_path / "images/a.nii", A @ step)
     assert "slices run across the thick axis" in str(make(tmp_path, tmp_path / "out").case("a")["notes"])
+    save(IMAGE, tmp_path / "images/a.nii", np.diag([1.0, 4.0, 8.0, 1.0]))
+    (case,) = (found := reader(tmp_path)).cases()
+    assert found.stored_axes(case) == ("RAS", 2.0)  # the thicker side of a pixel counts
+
+
+def test_a_written_mask_says_the_scans_voxel_sizes_where_nothing_else_is_known(tmp_path):
+    """Also of several axes, without a place, and with no display range of the scan's."""
+    save(IMAGE, tmp_path / "place.nii", np.diag([1.0, 2.0, 3.0, 1.0]))
+    place, file = read_nifti(tmp_path / "place.nii")._replace(frames=()), tmp_path / "mask.nii"
+    for voxels, zooms in ((place.voxels, (1, 2, 3)), (np.zeros((2, *place.voxels.shape), np.uint16), (1, 2, 3, 1))):
+        file.write_bytes(nifti_of(place, voxels))
+        header = nib.load(file).header
+        assert header.get_zooms() == zooms
+        assert (header["qform_code"], header["sform_code"], bytes(header["descrip"]).strip(b"\0")) == (0, 0, b"")
+    scan = nib.Nifti1Image(IMAGE, A)
+    scan.header["cal_min"], scan.header["cal_max"], scan.header["descrip"] = 10, 300, b"by a scanner"
+    nib.save(scan, tmp_path / "scan.nii")
+    for words, said in (({}, b"by a scanner"), (dict(description="by CMEMS"), b"by CMEMS")):
+        file.write_bytes(nifti_like(tmp_path / "scan.nii", place.voxels.astype(np.uint8), **words))
+        header = nib.load(file).header
+        assert (header["cal_min"], header["cal_max"], bytes(header["descrip"]).strip(b"\0")) == (0, 0, said)
 
 
 # What is no scan

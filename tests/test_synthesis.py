@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
 from cmems.datasets.synthesis import (
     AmplitudeMix,
@@ -71,6 +73,19 @@ def test_a_radial_shape_passes_over_classes_that_an_exemplar_lacks():
     moved = warp_labels(labels[which], part.bend(unmoved(32), part.draw(Stream(3), 32), labels, which))
     assert set(moved[1::2].unique().tolist()) == {0, 1}
     assert (moved[0::2] == 2).sum((1, 2)).float().std() > 20  # the inner border moves about either centre
+
+
+def test_a_radial_shape_draws_among_the_classes_that_are_there_and_leaves_some_alone():
+    label = (discs(0.25, center=(-0.5, 0.0)) + 3 * discs(0.25, center=(0.5, 0.0)))[None]  # no class 2
+    part, which = RadialShape(classes=(1, 2, 3), reach=2.5), torch.zeros(2, dtype=torch.int64)
+    parameters = dict(choice=torch.tensor([0.2, 0.8]), factor=torch.ones(2), exponent=torch.full((2,), 2.0))
+    moved = warp_labels(label[which], part.bend(unmoved(2), parameters, label, which))
+    grew = [[int((m == k).sum() - (label == k).sum()) > 50 for k in (1, 3)] for m in moved]
+    assert grew == [[True, False], [False, True]]
+    assert (RadialShape((1,), probability=0.0).draw(Stream(0), 50)["exponent"] == 1).all()
+    low, high = RadialShape((1,), exponent=(0.5, 2.0)).draw(Stream(0), 500)["exponent"].aminmax()
+    assert 0.5 <= low < 0.55
+    assert 1.9 < high <= 2
 
 
 @pytest.mark.parametrize(("ratio", "size"), [(0.2, 1.0), (0.85, 0.8), (0.5, 1.2)])
@@ -198,6 +213,15 @@ def test_a_margin_is_pasted_along_but_labelled_background():
     pasted = images[0, 0] > 0.5
     assert (pasted & (label[0] == 0)).sum() > 150
     assert pasted[SIZE // 2].sum() == (label[0, SIZE // 2] > 0).sum() + 6
+
+
+@pytest.mark.parametrize(("edge", "side"), [(0.3, 3), (1.0, 3), (2.0, 5), (3.0, 7)])
+def test_an_edge_blends_what_is_pasted_with_the_background(edge, side):
+    label = discs(0.5)[None]
+    make = ExemplarPaste(geometric=STILL, intensity=SAME, edge=edge)
+    images, labels = make(torch.ones(1, 1, SIZE, SIZE), label, torch.zeros(1, 1, SIZE, SIZE), Stream(1))
+    assert torch.equal(labels, label)
+    np.testing.assert_allclose(images[0, 0], uniform_filter((label[0] > 0).numpy().astype(float), side), atol=1e-5)
 
 
 def test_an_organ_is_left_out_of_a_share_of_the_images():

@@ -75,6 +75,7 @@ def main():
     parser.add_argument("tests", nargs="*", help="as for pytest; default all")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     args = parser.parse_args()
+    os.chdir(REPO)  # setup.py reads files beside it
     table, failed = PrettyTable(["cell", "torch", "numpy", "MMEngine", "tests"], align="l"), False
     CACHE.mkdir(parents=True, exist_ok=True)
     for cell in args.cells:
