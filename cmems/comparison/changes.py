@@ -65,6 +65,11 @@ def without_look(kind):
     return _of_exemplar("organs", lambda own: [part for part in own if part["type"] != kind])
 
 
+def without_propagation(config):
+    """Return what leaves the labels on the slices that were given, where the config carries them to more."""
+    return {"train_dataloader.propagation": None} if config.train_dataloader.get("propagation") else {}
+
+
 def radial_shapes(config):
     """Return what CMEMS+ had before walls of every thickness: a power of the radius, and organs as they are."""
     radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.15, 1.8), reach=1.3, spread=(0.85, 1.5))

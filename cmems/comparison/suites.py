@@ -73,6 +73,7 @@ _PLUS_WITHOUT = {
     "painted wall": changes.without_look("PaintClasses"),
     "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},
+    "labels carried to more slices": changes.without_propagation,
     "missing organs": {"train_dataloader.synthetic.synthesizer.drop": None},
     "warped copies of the exemplar": {"train_dataloader.exemplar.copies.plain": 1.0},
     "uncertain pixels left out": {"model.pseudo_labeler.below": "background"},
@@ -93,7 +94,7 @@ SUITES = {
         Suite(
             "methods",
             "Every method, each as its config has it",
-            (*(_method(name, label, **_MORE.get(name, {})) for name, label in _OTHERS.items()), _FULL),
+            (*(_method(name, label, **_MORE.get(name, {})) for name, label in _OTHERS.items()), _PLUS_ROW, _FULL),
             notes=_NOTES,
         ),
         Suite(
