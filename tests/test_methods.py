@@ -317,6 +317,23 @@ def test_contrasts_sum_over_the_networks_those_of_cells_of_each_slice_or_of_whol
         torch.testing.assert_close(term.value(step), slow[kind])
 
 
+def test_mixup_answers_to_both_labels_in_the_drawn_share():
+    images, logits, labels = torch.rand(3, 1, 4, 4), torch.randn(3, 2, 4, 4), torch.randint(0, 2, (3, 4, 4))
+    seen = []
+    step = SimpleNamespace(
+        num_networks=1,
+        labels=lambda source, m: labels,
+        unknown=lambda source, m: None,
+        images=lambda source, view, m: images,
+        draws=SimpleNamespace(stream=lambda *key: SimpleNamespace(uniform=lambda n, batch: torch.tensor([0.3]))),
+        run=lambda m, mixed, *key: seen.append(mixed) or logits,
+    )
+    term = LOSSES.build(dict(type="Supervised", source="exemplar", mixup=True))
+    value = term.value(step)
+    torch.testing.assert_close(seen[0], 0.7 * images + 0.3 * images.roll(1, 0))
+    torch.testing.assert_close(value, 0.7 * term.loss(logits, labels) + 0.3 * term.loss(logits, labels.roll(1, 0)))
+
+
 def test_cutmix_takes_boxes_of_the_drawn_area_from_the_next_sample():
     n = 4000
     mask = CutMix(area=(0.1, 0.3), aspect=(1, 1.0001), probability=0.5).draw(Draws(0, 0).stream("x"), n, (40, 40))[

@@ -364,6 +364,11 @@ def test_slices_with_a_channel_axis_are_slices_and_colours_are_refused(tmp_path)
         np.savez(folder / f"case0006_slice{z:03d}.npz", image=image[z, None], label=np.zeros((16, 16, 1), np.uint8))
     data = make(tmp_path, tmp_path / "out", layout="transunet")
     np.testing.assert_allclose(data.train_images(), image, atol=1e-3)
+    with zipfile.ZipFile(folder / "case0006_slice001.npz", "w") as archive:  # a header of numpy's second version
+        for key, value in (("image", image[1]), ("label", np.zeros((16, 16), np.uint8))):
+            with archive.open(f"{key}.npy", "w") as member:
+                np.lib.format.write_array(member, value, version=(2, 0))
+    assert np.array_equal(make(tmp_path, tmp_path / "v2", layout="transunet").train_images(), data.train_images())
     np.savez(folder / "case0006_slice001.npz", image=np.zeros((16, 16, 3)), label=np.zeros((16, 16)))
     with pytest.raises(InputError, match=r"slice001\.npz: image: expected one slice \(H, W\), got shape \(16, 16, 3\)"):
         make(tmp_path, tmp_path / "other", layout="transunet")

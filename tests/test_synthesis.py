@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
+from cmems import geometry
 from cmems.datasets.synthesis import (
     AmplitudeMix,
     ClassGain,
@@ -49,6 +50,26 @@ def test_a_mask_has_its_centroid_and_mean_distance():
     torch.testing.assert_close(centers, torch.tensor([[0.2, -0.1], [0.0, 0.0]]), atol=0.01, rtol=0)
     # The mean distance of a disc from its centre is two thirds of its radius.
     torch.testing.assert_close(mean_distance(masks, centers), torch.tensor([1 / 3, 0.0]), atol=0.01, rtol=0)
+
+
+def test_place_size_and_bend_are_drawn_within_their_ranges():
+    part = RandomAffine(degrees=10, scale=(0.5, 2.0), shift=0.1, flip=0.3, elastic=0.02, control_points=3)
+    drawn = part.draw(Stream(1), 4000)
+    for name, low, high in (("angle", -math.pi / 18, math.pi / 18), ("scale", 0.5, 2.0), ("shift", -0.2, 0.2)):
+        found = drawn[name].double()
+        reach = high - low
+        assert low <= found.min() < low + 0.01 * reach
+        assert high - 0.01 * reach < found.max() <= high
+        middle = found.log().mean() if name == "scale" else found.mean()  # as often half as large as twice
+        assert abs(middle) < 0.02
+    assert drawn["flip"].float().mean() == pytest.approx(0.3, abs=0.03)
+    bend = drawn["displacement"]
+    assert bend.shape == (4000, 2, 3, 3)
+    assert (bend.mean(), bend.std()) == (pytest.approx(0, abs=1e-3), pytest.approx(0.04, abs=1e-3))  # the side being 2
+    # The outer control points lie on the border of the image.
+    still = geometry.grid(geometry.affine_matrices(torch.zeros(1)), (9, 9))
+    moved = geometry.grid(geometry.affine_matrices(torch.zeros(1)), (9, 9), bend[:1])
+    torch.testing.assert_close((moved - still)[:, ::4, ::4].permute(0, 3, 1, 2), bend[:1])
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])

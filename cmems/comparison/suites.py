@@ -24,6 +24,7 @@ def _with_sd(name, label):
 
 
 _FULL = _method("fullysup", "FullySup", one_slice=False)
+_PRINTED = _method("cmems_printed", "CMEMS, Eq. 3 as printed", paper=paper.METHODS["cmems"])
 _TABLE = (
     _method("unet", "UNet"),
     _with_sd("unet", "UNet"),
@@ -36,6 +37,7 @@ _TABLE = (
     _method("cps", "CPS", options=changes.without_synthetic),
     _with_sd("cps", "CPS"),
     _method("elsnet", "ELSNet"),
+    _PRINTED,
     _method("cmems", "CMEMS"),
     _FULL,
 )
@@ -94,7 +96,12 @@ SUITES = {
         Suite(
             "methods",
             "Every method, each as its config has it",
-            (*(_method(name, label, **_MORE.get(name, {})) for name, label in _OTHERS.items()), _PLUS_ROW, _FULL),
+            (
+                *(_method(name, label, **_MORE.get(name, {})) for name, label in _OTHERS.items()),
+                _PRINTED,
+                _PLUS_ROW,
+                _FULL,
+            ),
             notes=_NOTES,
         ),
         Suite(

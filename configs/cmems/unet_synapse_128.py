@@ -1,4 +1,5 @@
 # CMEMS on Synapse, CPU-sized.
+# As unet_synapse.py, pixels below the threshold are left out, unlike Eq. 3 as printed (configs/cmems_printed).
 _base_ = ["../_base_/settings/synapse_128.py", "../_base_/models/mutual_unet.py"]
 objectives = [
     dict(type="Supervised", source="exemplar"),
@@ -6,4 +7,9 @@ objectives = [
     dict(type="Consistency", student="strong", teacher="cross", weight=0.1),  # L_cmip
     dict(type="Consistency", student="feature", teacher="cross", weight=0.09),  # L_cmfp
 ]
-model = dict(backbone=dict(num_classes=9), strong=dict(type="ColorJitter", strength=0.2), objectives=objectives)
+model = dict(
+    backbone=dict(num_classes=9),
+    strong=dict(type="ColorJitter", strength=0.2),
+    pseudo_labeler=dict(below="ignore"),
+    objectives=objectives,
+)

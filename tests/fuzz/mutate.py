@@ -27,7 +27,7 @@ CORE = {
     "geometry": (["geometry.py"], ["test_perturbations", "test_properties", "test_synthesis", "test_method"]),
     "synthesis": (
         ["datasets/synthesis/geometric.py", "datasets/synthesis/intensity.py", "datasets/synthesis/paste.py"],
-        ["test_synthesis", "test_method", "test_processes"],
+        ["test_synthesis", "test_propagation", "test_method", "test_processes"],
     ),
     "sampling": (
         ["seeding.py", "datasets/sources.py", "datasets/store.py"],

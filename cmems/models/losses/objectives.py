@@ -104,8 +104,8 @@ class Supervised(Objective):
         loss (dict): Pixel loss.
         view (str): ``weak``, or ``strong``: the weak view, strongly perturbed.
         unknown (float): What a pixel of unknown label (255) counts, as background: 0, nothing; 1, as much as any other.
-        mixup (bool): Mix each image with the next of the batch, in a share drawn uniformly per step, and answer to
-            both labels in that share (Zhang et al. 2018, Beta(1, 1); Table 10).
+        mixup (bool): Mix each image with the one before it in the batch, in a share drawn uniformly per step, and
+            answer to both labels in that share (Zhang et al. 2018, Beta(1, 1); Table 10).
         name (str | None): Key in the log. Default ``loss_<source>``.
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """

@@ -1,4 +1,5 @@
 # The paper's pair of UNets (appendix D) and its perturbations.
+# Eq. 3 is as printed here; configs/cmems leaves uncertain pixels out.
 # Left open there: whether W's rotation is quarter turns or arbitrary (both, up to 20° more), jitter probability
 # (always), dropout and BatchNorm in the pseudo-label pass (as in training).
 model = dict(
