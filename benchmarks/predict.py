@@ -21,8 +21,9 @@ import cmems.models
 from cmems import ops
 from cmems.apis import load_config
 from cmems.datasets.volumes import VolumeDataset
-from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.engine.checkpoint import read_checkpoint
 from cmems.engine.memory import keep_freed_memory
+from cmems.engine.restore import load_weights
 from cmems.evaluation import DSC, HD95
 from cmems.registry import MODELS
 

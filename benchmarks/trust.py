@@ -19,7 +19,8 @@ import cmems.models
 from cmems.apis import load_config
 from cmems.apis.trust import trust_rows
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.engine.checkpoint import read_checkpoint
+from cmems.engine.restore import load_weights
 from cmems.evaluation import get_convention, score_volume
 from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.registry import MODELS

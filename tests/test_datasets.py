@@ -20,7 +20,8 @@ import torch
 from conftest import write_acdc
 
 from cmems.cli import main
-from cmems.datasets.prepare import _interrupt_held, _start_worker, check, prepare, scale_intensity
+from cmems.datasets.intensity import scale_intensity
+from cmems.datasets.prepare import _interrupt_held, _start_worker, check, prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData
 from cmems.datasets.store import SliceStore

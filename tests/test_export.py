@@ -13,7 +13,7 @@ from conftest import REPO
 import cmems
 from cmems.apis import export, publish
 from cmems.apis.export import VolumeGraph, _Axis
-from cmems.datasets.prepare import _INTENSITY
+from cmems.datasets.intensity import INTENSITY
 from cmems.errors import InputError
 from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES
@@ -31,7 +31,7 @@ def model(tmp_path):
         torch.nn.init.normal_(net.head.weight, 0, 2)
     weights = {f"networks.{m}.{k}": v for m, net in enumerate(networks) for k, v in net.state_dict().items()}
     settings = dict(model=dict(backbone=SMALL, prediction=dict(views=4, clean=[dict(type="FillHoles")])))
-    preparation = dict(dataset="x", classes=["a", "b"], intensity=_INTENSITY["mr"], size=16, pixel=2.0, axes="LPS",
+    preparation = dict(dataset="x", classes=["a", "b"], intensity=INTENSITY["mr"], size=16, pixel=2.0, axes="LPS",
                        orientations=["LPS"])  # fmt: skip
     meta = dict(settings=json.dumps(settings), preparation=json.dumps(preparation))
     torch.save(dict(state_dict=weights, meta=meta), tmp_path / "last.pth")

@@ -16,7 +16,8 @@ from cmems.apis import test as run_test
 from cmems.apis.trust import by_doubt, trust_rows, trust_table
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.volumes import VolumeDataset
-from cmems.engine.checkpoint import load_weights, read_checkpoint
+from cmems.engine.checkpoint import read_checkpoint
+from cmems.engine.restore import load_weights
 from cmems.errors import InputError
 from cmems.models.doubt import Doubt
 from cmems.registry import MODELS

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from cmems.datasets.intensity import scale_intensity, scaling_notes
 from cmems.datasets.names import name_problem
-from cmems.datasets.prepare import prepare, scale_intensity, scaling_notes
+from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files

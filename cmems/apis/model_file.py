@@ -15,10 +15,11 @@ from torch import nn
 
 import cmems
 from cmems.apis.config import load_config, value_at
+from cmems.datasets.intensity import modality_of
 from cmems.datasets.preparation import Preparation
-from cmems.datasets.prepare import modality_of
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import load_weights, read_checkpoint, seal
+from cmems.engine.checkpoint import read_checkpoint, seal
+from cmems.engine.restore import load_weights
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction

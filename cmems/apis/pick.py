@@ -9,7 +9,7 @@ import numpy as np
 
 from cmems.apis.trust import read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
-from cmems.datasets.prepare import image_problems, scale_intensity
+from cmems.datasets.intensity import image_problems, scale_intensity
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.geometry import known_axes, lay_on
 from cmems.datasets.readers.nifti import read_nifti

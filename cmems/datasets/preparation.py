@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmems.datasets.prepare import MAX_SIZE, image_problems, modality_of, scale_intensity, scaling_notes
+from cmems.datasets.intensity import image_problems, modality_of, scale_intensity, scaling_notes
+from cmems.datasets.prepare import MAX_SIZE
 from cmems.datasets.prepared import preparation_problems
 from cmems.datasets.readers.folder import filled
 from cmems.datasets.readers.geometry import axes, known_axes, turned, turned_array

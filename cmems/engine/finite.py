@@ -7,7 +7,8 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 
-from cmems.engine.checkpoint import LAST, not_finite
+from cmems.engine.checkpoint import LAST
+from cmems.engine.restore import not_finite
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.seeding import Draws

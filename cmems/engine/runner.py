@@ -18,14 +18,12 @@ from cmems.engine.checkpoint import (
     LAST,
     PREVIOUS,
     differing,
-    load_optimizer,
-    load_schedulers,
-    load_weights,
     read_checkpoint,
     seal,
 )
 from cmems.engine.finite import REPORT
 from cmems.engine.memory import keep_freed_memory
+from cmems.engine.restore import load_optimizer, load_schedulers, load_weights
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.registry import RUNNERS
