@@ -198,6 +198,10 @@ def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_p
     nii(tmp_path / "more/images/d.nii.gz", IMAGE, shifted)
     nii(tmp_path / "more/labels/Untitled.nii.gz", LABEL, shifted)  # lies on the grid of d alone
     assert [c.name for c in folder(tmp_path / "more").cases() if c.labels] == ["d"]
+    for k in range(4):  # masks that are called as their scans, however many, leave it at that
+        nii(tmp_path / f"more/images/named{k}.nii.gz", IMAGE)
+        nii(tmp_path / f"more/labels/named{k}.nii.gz", LABEL)
+    assert [c.name for c in folder(tmp_path / "more").cases() if c.labels] == ["d", *(f"named{k}" for k in range(4))]
     nii(tmp_path / "more/images/e.nii.gz", IMAGE, shifted)
     with pytest.raises(InputError, match=r"Untitled\.nii\.gz: a label without its image in .*; call it as its scan: "):
         folder(tmp_path / "more").cases()

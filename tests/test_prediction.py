@@ -1,5 +1,7 @@
 """Frames, views and clean-up: from the networks' squares to labels on a scan's own grid."""
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from cmems.apis import label_training_scans, test, train, train_rounds
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.sources import TrainData
+from cmems.datasets.sources import TrainData, load_exemplars
 from cmems.errors import InputError
 from cmems.models.postprocessing import FillHoles, KeepLargest, RemoveSmall, SmoothSlices
 from cmems.registry import READERS
@@ -238,3 +240,14 @@ def test_a_report_names_the_backgrounds_that_were_shown(prepared_acdc):
     assert allowed == {r for rows in stacks.values() for n, r in enumerate(rows)
                        if abs((n + 0.5) / len(rows) - own) <= 0.1 + 1e-9}  # fmt: skip
     assert set(data.sources["synthetic"].drawn(Draws(0, 3)).tolist()) <= allowed
+
+
+def test_exemplars_that_lack_a_class_are_refused_by_name_and_number(prepared_acdc, monkeypatch):
+    data = PreparedDataset(prepared_acdc)
+    whole, case = data.train_label, data.cases("train")[0]
+    monkeypatch.setattr(data, "train_label", lambda row: np.where(whole(row) == 1, 0, whole(row)))
+    slices = [dict(case=case, slice=k) for k in (1, 2)]
+    for chosen, more in ((slices[:1], ""), (slices, " and 1 more")):
+        where = f"exemplar case={case} slice=1{more} of {prepared_acdc}: expected every class, but RV is absent"
+        with pytest.raises(InputError, match=re.escape(where)):
+            load_exemplars(data, chosen)
