@@ -522,6 +522,7 @@ def three(tmp_path):
         ({"train": ["a"], "val": [1]}, "val: expected a list of case names, got 1"),
         ({"train": "a"}, "train: expected a list of case names, got 'a'"),
         ({"training": 1}, "expected the keys train, val, test; got training"),
+        ({"training": [{"image": 3}]}, "train: expected a list of case names, got 3"),
         ([{"train": ["a"]}, {"train": ["b"]}], "2 folds; choose with --fold 0 to 1"),
         ("a", "expected the keys train, val, test; got str"),
     ],
