@@ -81,7 +81,7 @@ def test_suites_and_their_rows_are_listed():
 @pytest.mark.parametrize("name", [*SUITES, "docs/examples/cps_to_cmems.py"])
 def test_every_row_whose_config_is_there_resolves_and_its_file_says_the_same(name, tmp_path):
     suite, resolved = get_suite(name), 0
-    for dataset in DATASETS if name == "ablation_components" else ("acdc", "phantom_abdomen"):
+    for dataset in dict(ablation_components=DATASETS, methods=("acdc", "phantom_abdomen")).get(name, ("acdc",)):
         rows = tuple(r for r in suite.rows if Path(r.config.format(dataset=dataset)).is_file())
         if not rows:
             continue
