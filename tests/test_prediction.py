@@ -231,14 +231,14 @@ def test_unknown_labels_are_refused_where_an_objective_would_take_them_for_a_cla
 def test_a_report_names_the_backgrounds_that_were_shown(prepared_acdc):
     case, index = PreparedDataset(prepared_acdc).eligible_exemplars(1)[0]
     paste = dict(type="ExemplarPaste", geometric=dict(type="RandomAffine"), intensity=dict(type="RandomGammaGain"))
-    synthetic = dict(type="SyntheticSource", batch_size=8, synthesizer=paste, levels=0.1)
+    synthetic = dict(type="SyntheticSource", batch_size=8, synthesizer=paste, levels=0.3)
     data = TrainData(prepared_acdc, dict(case=case, slice=index), synthetic=synthetic)
-    allowed = set(data.near_exemplars(0.1).tolist())
+    allowed = set(data.near_exemplars(0.3).tolist())
     assert 0 < len(allowed) < len(data.store)
     stacks = {c: data.prepared.rows(c) for c in data.prepared.cases("train")}
     own = (index + 0.5) / len(stacks[case])
     assert allowed == {r for rows in stacks.values() for n, r in enumerate(rows)
-                       if abs((n + 0.5) / len(rows) - own) <= 0.1 + 1e-9}  # fmt: skip
+                       if abs((n + 0.5) / len(rows) - own) <= 0.3 + 1e-9}  # fmt: skip
     assert set(data.sources["synthetic"].drawn(Draws(0, 3)).tolist()) <= allowed
 
 

@@ -161,6 +161,7 @@ NAN = float("nan")
         (dict(sform=0, pixdim=(1, 0, 1.5, 8, 0, 0, 0, 0)), (8, 1.5, 1), "no voxel size; 1 mm is taken"),
         (dict(units=3), (0.008, 0.0015, 0.0015), "microns"),
         (dict(units=1), (8000, 1500, 1500), "unit may be wrong"),
+        (dict(units=1, pixdim=(1, 0.0015, 0.0015, 0.008, 0, 0, 0, 0), sform=0), (8, 1.5, 1.5), "metres"),
         (dict(sform=2, qform=1, srow_z=(0, 0, 0, 0)), (8, 1.5, 1.5), "the sform is unusable"),
         (dict(qform=1, srow_x=(-1.5, 0, 0, 0)), (8, 1.5, 1.5), "sform and qform give the axes different directions"),
     ],
@@ -171,6 +172,13 @@ def test_voxel_sizes_follow_one_rule_and_are_said_where_headers_contradict_thems
     np.testing.assert_allclose(volume.spacing, spacing, rtol=1e-6)
     assert said in notes(volume)
     assert bool(said) == bool(volume.notes)
+
+
+def test_names_that_differ_in_capitals_alone_are_refused(tmp_path):
+    for name in ("a.nii", "A.nii", "b.nii"):
+        save(IMAGE, tmp_path / "images" / name)
+    with pytest.raises(InputError, match=r"2 cases are called a; expected one$"):
+        make(tmp_path, tmp_path / "out")
 
 
 def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter1d, uniform_filter
 
 from cmems import geometry
 from cmems.datasets.synthesis import (
@@ -126,6 +126,24 @@ def test_a_wall_lies_between_the_radii_that_were_drawn(ratio, size):
     # Along the ray to the right, positions grow without a fold.
     ray = sampling[0, SIZE // 2, SIZE // 2 :, 0]
     assert (ray.diff() > 0).all()
+
+
+def test_radii_are_measured_by_angle_and_smoothed_along_it():
+    size = 256
+    axis = (torch.arange(size) * 2 + 1) / size - 1
+    angle = torch.atan2(axis[:, None].expand(size, size), axis.expand(size, size))
+    distance = torch.hypot(axis[None], axis[:, None])
+    half = math.pi / 4 + math.pi / 96  # between two of the angles that are measured
+    quarter = (angle.abs() < half) | (angle.abs() > math.pi - half)  # wider to both sides: the centre stays
+    label = (distance < torch.where(quarter, 0.7, 0.4)).to(torch.uint8)
+    label[distance < 0.2] = 2
+    center, inner, outer = WallShape(cavity=2, wall=1).radii(label[None])
+    torch.testing.assert_close(center, torch.zeros(1, 2), atol=5e-3, rtol=0)
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.2), atol=0.01, rtol=0)
+    turn = torch.arange(96) * (2 * math.pi / 96)
+    wide = (turn.cos().abs() > math.cos(half)).double().numpy()
+    smooth = gaussian_filter1d(0.4 + 0.3 * wide, 1.5, mode="wrap", radius=4)
+    np.testing.assert_allclose(outer[0], smooth, atol=0.035)
 
 
 def test_walls_of_all_ratios_are_drawn_and_some_stay():
