@@ -14,7 +14,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from cmems.datasets.intensity import scale_intensity, scaling_notes
 from cmems.datasets.names import name_problem
-from cmems.datasets.prepare import prepare
+from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files
@@ -623,6 +623,22 @@ def test_a_manifest_that_is_not_as_written_is_refused_in_one_line(change, messag
     (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=message):
         PreparedDataset(tmp_path / "out")
+
+
+def test_a_manifest_that_was_changed_is_said(tmp_path, capsys):
+    """Each digit of it: a spacing that is another, and still a number, would give other volumes."""
+    data, path = prepared(tmp_path), tmp_path / "out" / MANIFEST
+    assert check(data.root) == []
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text), indent=3))  # laid out otherwise, it says the same
+    assert check(data.root) == []
+    for old, new in (('"spacing": [', '"spacing":  ['), ("8.0", "9.0"), ('"count"', '"counts"'), ("1.5", "1.25")):
+        path.write_text(text.replace(old, new, 1))
+        said = [f"{path}: changed since it was written, by hand or by damage; its checksum is another"]
+        assert check(data.root) == said * (json.loads(path.read_text()) != json.loads(text))
+    assert f"warning: {said[0]}\n" == capsys.readouterr().err
+    path.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "sha256"}))  # as older ones are
+    assert check(data.root) == []
 
 
 @pytest.mark.parametrize(

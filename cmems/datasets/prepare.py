@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cmems.datasets.intensity import INTENSITY, image_problems, scale_intensity, scaling_notes
-from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset, file_sha256
+from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset, file_sha256, manifest_sha256
 from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -102,6 +102,7 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite):
         files={p.relative_to(whole).as_posix(): _describe(p) for p in sorted(whole.rglob("*.npy"))},
         fingerprint=fingerprint,
     )
+    manifest["sha256"] = manifest_sha256(json.loads(json.dumps(manifest)))  # as it will be read
     _write_text(whole / MANIFEST, json.dumps(manifest, indent=1))
     _replace(out, whole)
     shutil.rmtree(parts)
@@ -141,7 +142,7 @@ def _replace(out, whole):
 def check(out):
     """Compare a prepared data set with its manifest; return its problems, one line each."""
     data = PreparedDataset(out, arrays=False)
-    problems = data.file_problems()
+    problems = [data.changed] * bool(data.changed) + data.file_problems()
     for name, expected in data.manifest["files"].items():
         path = data.root / name
         if path.is_file() and not any(p.startswith(f"{path}: ") for p in problems) and (

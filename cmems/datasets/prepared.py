@@ -1,9 +1,11 @@
 """A prepared data set on disk, as ``cmems prepare`` writes it."""
 
 import difflib
+import functools
 import hashlib
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
 
@@ -59,6 +61,8 @@ class PreparedDataset:
             raise InputError(f"{path}: expected format {FORMAT} version {VERSION}, got {found[0]} version {found[1]}")
         if problems := manifest_problems(self.manifest):
             raise InputError([f"{path}: {problem}" for problem in problems])
+        if self.changed:
+            _warn_once(self.changed)
         self.name = self.manifest["dataset"]
         self.size = self.manifest["size"]
         self.frame = Frame(self.size, self.manifest.get("pixel"))
@@ -67,6 +71,13 @@ class PreparedDataset:
         self._verified = set()
         if arrays and (problems := self.file_problems()):
             raise InputError(problems)
+
+    @property
+    def changed(self):
+        """A line where the manifest is not as it was written: by hand, or by damage to the disk; None where it is."""
+        if self.manifest.get("sha256") in (None, manifest_sha256(self.manifest)):
+            return None
+        return f"{self.root / MANIFEST}: changed since it was written, by hand or by damage; its checksum is another"
 
     def file_problems(self):
         """Return the arrays that are missing, cut, or of another shape or type than the manifest says, a line each."""
@@ -196,6 +207,17 @@ class PreparedDataset:
             return np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: missing or damaged ({error})") from error
+
+
+@functools.lru_cache
+def _warn_once(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def manifest_sha256(manifest):
+    """Return the SHA-256 of a manifest's content, however it is laid out, less the place for this sum itself."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(path):
