@@ -33,6 +33,19 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
+_SHORT = ("out of memory", "can't allocate memory", "could not create a primitive", "could not execute a primitive")
+
+
+def memory_problem(error):
+    """Return what an error says of too little memory, torch's on any device and oneDNN's too; None of others."""
+    if not isinstance(error, (MemoryError, RuntimeError)):
+        return None
+    words = printable(" ".join(str(error).split()))
+    if not isinstance(error, MemoryError) and not any(short in words for short in _SHORT):
+        return None
+    return words[:200] or type(error).__name__
+
+
 def said(notes):
     """Yield a line per kind of note, naming the cases that it is of.
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from cmems.apis import load_config, predict, train
 from cmems.apis import test as run_test
+from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import by_doubt, trust_rows, trust_table
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.volumes import VolumeDataset
@@ -136,6 +137,28 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
         "patient003_frame02.nii.gz",
         "trust.csv",
     ]
+
+
+def test_a_scan_that_memory_is_too_little_for_is_named_and_the_others_are_written(
+    trained, scans, tmp_path, monkeypatch
+):
+    (scans / "large.nii.gz").write_bytes((scans / "patient003_frame01.nii.gz").read_bytes())
+    whole, asked = Segmenter.segment_with_doubt, []
+
+    def short(self, ready, *more):
+        asked.append([scan.name for scan in ready])
+        if "large" in asked[-1]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return whole(self, ready, *more)
+
+    monkeypatch.setattr(Segmenter, "segment_with_doubt", short)
+    segmenter = Segmenter(*trained)
+    segmenter.together = 3
+    with pytest.raises(InputError, match=r"^\S*large\.nii\.gz: too little memory to segment it \(Def.*memory\)$"):
+        predict(segmenter, None, scans, tmp_path / "masks")
+    assert asked == [(together := ["large", *sorted(p.name[:-7] for p in scans.glob("p*"))]), *([n] for n in together)]
+    there = {p.name for p in (tmp_path / "masks").glob("*.nii.gz")}
+    assert there == {p.name for p in scans.glob("*.nii.gz")} - {"large.nii.gz"}
 
 
 def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, scans, tmp_path):

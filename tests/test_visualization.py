@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cmems.cli.common import main_guard
@@ -231,6 +232,32 @@ def test_no_name_steers_the_terminal_that_a_mistake_is_shown_on(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["error: 2 problems:", r"  - \x1b[31mred\r\n: no such case", "  - ünïcode 路 stays"]
     assert list(said({"a\x1bb": [("odd", "")]})) == [r"odd: a\x1bb"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] data. DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        getattr(torch, "OutOfMemoryError", RuntimeError)("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has"),
+        RuntimeError("could not execute a primitive"),
+    ],
+    ids=["Python", "CPU", "GPU", "oneDNN"],
+)
+def test_too_little_memory_is_said_in_one_line(error, capsys):
+    def act():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        main_guard(act)()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    words = str(error).split("\n")[0] or "MemoryError"
+    assert line.startswith(f"error: too little memory, it seems: {words}")
+    assert "batch_size" in line
+    error = RuntimeError("a tensor of another shape")
+    with pytest.raises(RuntimeError, match="another shape"):
+        main_guard(act)()
 
 
 def test_rows_set_the_metrics_side_by_side():

@@ -21,7 +21,7 @@ from cmems.datasets.readers.files import file_parts, folders_in
 from cmems.datasets.readers.nifti import nifti_description
 from cmems.datasets.readers.scans import KINDS, choose_channel, encoded, mask_ending, scan_files, scan_stem
 from cmems.engine.runner import set_up_cpu
-from cmems.errors import InputError
+from cmems.errors import InputError, memory_problem
 from cmems.files import whole_file
 from cmems.visualization.colors import label_tables
 
@@ -133,7 +133,8 @@ def predict(
                     notes[name] = ready[-1].notes
                     if ready[-1].odd:
                         odd[name] = ready[-1].odd
-                found = segmenter.segment_with_doubt(ready, doubt_maps, probabilities) if ready else ([], [])
+                ready, found, short = _segmented(segmenter, ready, doubt_maps, probabilities)
+                problems += [f"{paths[name]}: too little memory to segment it ({problem})" for name, problem in short]
                 problems += _settled(writing, written, rows)
                 more()
                 if ready and not tables:
@@ -157,6 +158,27 @@ def predict(
     if problems:
         raise InputError(problems)
     return Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept)
+
+
+def _segmented(segmenter, scans, *choices):
+    """Segment scans, together or, where memory is too little for that, each by itself.
+
+    Returns:
+        tuple[list, tuple[list, list], list]: The scans that were, what ``segment_with_doubt`` returns of them, and the
+        names of the others with what the memory said.
+    """
+    if not scans:
+        return [], ([], []), []
+    try:
+        return scans, segmenter.segment_with_doubt(scans, *choices), []
+    except (MemoryError, RuntimeError) as error:
+        if (problem := memory_problem(error)) is None:
+            raise
+    if len(scans) == 1:
+        return [], ([], []), [(scans[0].name, problem)]
+    parts = [_segmented(segmenter, [scan], *choices) for scan in scans]
+    found = tuple([each for _, both, _ in parts for each in both[k]] for k in (0, 1))
+    return [s for some, _, _ in parts for s in some], found, [each for _, _, short in parts for each in short]
 
 
 def _stamp(path):

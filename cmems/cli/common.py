@@ -7,15 +7,17 @@ import functools
 import os
 import sys
 
-from cmems.errors import InputError, Stopped, printable
+from cmems.errors import InputError, Stopped, memory_problem, printable
 
+_LESS = "smaller batches (train_dataloader.SOURCE.batch_size), fewer pixels (--size, --crop) or fewer --jobs need less"
 _REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
 
 def main_guard(main):
     """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130.
 
-    So does what the file system refuses: no permission, no space, a file where a folder must be. A training that a
+    So does what the file system refuses: no permission, no space, a file where a folder must be; and memory that is too
+    little. A training that a
     signal ended exits with 128 and the signal's number.
     """
 
@@ -49,7 +51,11 @@ def main_guard(main):
             _end_if_interrupted(error)
         except Exception as error:
             _end_if_interrupted(error)
-            raise
+            if (problem := memory_problem(error)) is None:
+                raise
+            sys.stdout.flush()
+            print(f"error: too little memory, it seems: {problem}; {_LESS}", file=sys.stderr)
+            sys.exit(2)
 
     return guarded
 

@@ -279,7 +279,7 @@ def spoil_tree(tree, r, values):
         place, key = pick(r, places)
         act = int(r.integers(7))
         if act < 3:
-            place[key] = pick(r, values)
+            place[key] = copy.deepcopy(pick(r, values))  # a list of them would be put into itself one day
         elif act == 3 and place is not holder:
             del place[key]
         elif act == 4:
