@@ -12,11 +12,11 @@ from multiprocessing.connection import wait
 
 SECONDS = 10  # of a job's CPU
 WALL = 600  # seconds after which a job is held to wait for what never comes; the machine may do other work
-JOBS = 200  # of a process, before another takes its place
+JOBS = 50  # of a process, before another takes its place: memory that is kept for a next step falls into pieces
 _FORK = multiprocessing.get_context("fork")
 
 
-def run(jobs, act, workers=1, room=2 << 30):
+def run(jobs, act, workers=1, room=4 << 30):
     """Yield ``(job, outcome, text)`` as jobs end.
 
     Args:
