@@ -17,8 +17,7 @@ def main_guard(main):
     """Wrap a command's ``main``: InputError prints ``error: …`` and exits 2; Ctrl-C prints one line and exits 130.
 
     So does what the file system refuses: no permission, no space, a file where a folder must be; and memory that is too
-    little. A training that a
-    signal ended exits with 128 and the signal's number.
+    little. A training that a signal ended exits with 128 and the signal's number.
     """
 
     @functools.wraps(main)
