@@ -155,10 +155,14 @@ def test_transunets_npz_slices_and_h5_volumes_are_read_as_they_are(tmp_path):
         np.savez(raw / "train_npz" / f"case0006_slice{z:03d}.npz", image=image[z], label=label[z])
     with h5py.File(raw / "test_vol_h5" / "case0008.npy.h5", "w") as file:
         file["image"], file["label"] = image, label
+    with h5py.File(raw / "test_vol_h5" / "case0022.npy.h5", "w") as file:
+        file["image"] = 1 - image
     data = run_prepare("transunet", raw, tmp_path / "out")
     np.testing.assert_allclose(data.train_images(), image, atol=5e-4)
     assert np.array_equal(data.train_labels(), label)
     np.testing.assert_allclose(data.volume("case0008")["image"], image, atol=5e-4)
+    assert np.array_equal(data.volume("case0008")["label"], label)
+    assert data.volume("case0022")["label"] is None
 
 
 def test_a_plain_folder_needs_only_images_and_says_which_are_labelled(tmp_path):

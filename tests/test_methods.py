@@ -288,6 +288,18 @@ def test_prototype_contrast_is_its_equation_and_an_absent_class_takes_no_part():
     torch.testing.assert_close(prototype_contrast(z, labels, 3, 0.1), slow)
 
 
+def test_what_looks_at_a_decoders_levels_refuses_a_network_that_hides_them():
+    hidden, shown = torch.nn.Identity(), torch.nn.Identity()
+    shown.level_channels = (4, 4)
+    term = CONSISTENCY_LOSSES.build(dict(type="LocalContrast", level=1))
+    for nets, problems in (([shown, shown], 0), ([shown, hidden], 1)):
+        found = term.check(SimpleNamespace(networks=nets, num_networks=2), dict(unlabeled=object()))
+        assert len(found) == problems
+        assert all("Identity does not show its decoder's levels" in each for each in found)
+    (absent,) = term.check(SimpleNamespace(networks=[], num_networks=2), {})
+    assert absent == "LocalContrast: source 'unlabeled' is not in train_dataloader, which has: none"
+
+
 def test_nt_xent_is_its_equation():
     a, b = (F.normalize(torch.randn(5, 4, dtype=torch.float64), dim=1) for _ in range(2))
     z, slow = torch.cat([a, b]), 0

@@ -18,7 +18,7 @@ from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files
-from cmems.datasets.readers.geometry import turned_array
+from cmems.datasets.readers.geometry import regular, turned_array
 from cmems.datasets.readers.nifti import nifti_like, nifti_of, read_nifti
 from cmems.errors import InputError
 from cmems.locks import folder_lock
@@ -125,6 +125,16 @@ def test_labels_that_lie_elsewhere_are_refused(array, affine, message, tmp_path)
     save(array, tmp_path / "labels/a.nii", affine)
     with pytest.raises(InputError, match=rf"labels/a\.nii: .*{message}"):
         read(tmp_path)
+
+
+def test_an_affine_is_usable_where_it_is_finite_not_absurd_and_its_axes_differ():
+    for row, column, value, usable in (
+        (0, 3, 0.0, True), (0, 3, 1e11, True), (0, 3, 1e13, False), (1, 1, np.nan, False), (2, 3, np.inf, False),
+        (2, 2, 0.0, False), (2, 2, 1e-6, True), (0, 0, 0.0, False),
+    ):  # fmt: skip
+        affine = A.copy()
+        affine[row, column] = value
+        assert regular(affine) == usable, (row, column, value)
 
 
 def test_rounded_affines_and_other_units_are_the_same_place(tmp_path):
