@@ -79,9 +79,9 @@ def test_a_radial_shape_moves_a_border_by_its_power_law(exponent):
     part = RadialShape(classes=(2,), reach=3.0)
     which = torch.zeros(1, dtype=torch.int64)
     still = unmoved(1)
-    parameters = dict(choice=torch.zeros(1), factor=torch.ones(1), exponent=torch.tensor([exponent]))
+    parameters = dict(choice=torch.zeros(1), factor=torch.tensor([1.2]), exponent=torch.tensor([exponent]))
     moved = warp_labels(label, part.bend(still, parameters, label, which))
-    reach = 3.0 * float(mean_distance(label == 2, centroid(label == 2)))
+    reach = 1.2 * 3.0 * float(mean_distance(label == 2, centroid(label == 2)))
     expected = reach * (0.3 / reach) ** (1 / exponent)
     area = (moved == 2).sum() * (2 / SIZE) ** 2
     assert math.sqrt(area / math.pi) == pytest.approx(expected, abs=0.02)
