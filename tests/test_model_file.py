@@ -325,7 +325,7 @@ def test_masks_overlay_their_scans_in_every_orientation(model, scans, tmp_path):
     for axes in np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1).T:
         if len(set(axes)) == 3:
             for flips in np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1).T:
-                name = "".join(map(str, axes)) + "".join("-+"[f > 0] for f in flips)
+                name = "".join(map(str, axes)) + "".join("-+"[int(f > 0)] for f in flips)
                 path = tmp_path / "turned" / f"{name}.nii"
                 nib.save(image.as_reoriented(np.stack([axes, flips], 1)), path)
                 images[name] = nib.load(path)
