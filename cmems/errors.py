@@ -1,9 +1,18 @@
 """The exceptions that the command line prints without a traceback, and other words for people."""
 
+import functools
+import sys
+
 
 def printable(text):
     """Return a text as one line: what a terminal would obey rather than show is spelt out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+@functools.lru_cache
+def warn_once(text):
+    """Print a warning to the terminal, the first time that this process has it to say."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 class InputError(Exception):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cmems.cli.common import main_guard
-from cmems.comparison.report import escaped
+from cmems.comparison.formats import escaped
 from cmems.errors import InputError, said
 from cmems.visualization import (
     metric_rows,

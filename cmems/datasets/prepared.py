@@ -1,18 +1,16 @@
 """A prepared data set on disk, as ``cmems prepare`` writes it."""
 
 import difflib
-import functools
 import hashlib
 import json
 import re
-import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from cmems.datasets.names import name_problem
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.resize import Frame
 
 FORMAT, VERSION = "cmems-prepared", 1
@@ -62,7 +60,7 @@ class PreparedDataset:
         if problems := manifest_problems(self.manifest):
             raise InputError([f"{path}: {problem}" for problem in problems])
         if self.changed:
-            _warn_once(self.changed)
+            warn_once(self.changed)
         self.name = self.manifest["dataset"]
         self.size = self.manifest["size"]
         self.frame = Frame(self.size, self.manifest.get("pixel"))
@@ -207,11 +205,6 @@ class PreparedDataset:
             return np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: missing or damaged ({error})") from error
-
-
-@functools.lru_cache
-def _warn_once(text):
-    print(f"warning: {text}", file=sys.stderr)
 
 
 def manifest_sha256(manifest):

@@ -1,11 +1,9 @@
 """Checkpoints: plain data under a checksum, ``last`` to go on from, ``previous`` in case, ``best`` by validation."""
 
 import difflib
-import functools
 import hashlib
 import io
 import json
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,7 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
 from cmems.engine.restore import kind, summarise
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.registry import HOOKS
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
@@ -103,12 +101,7 @@ def _check_seal(path, data):
         raise InputError(f"{damaged} ({error})") from error
     if broken:
         raise InputError(f"{damaged} (at {broken})")
-    _warn_once(f"checkpoint {path}: it carries no checksum of its bytes, so that some damage would not be noticed")
-
-
-@functools.lru_cache
-def _warn_once(text):
-    print(f"warning: {text}", file=sys.stderr)
+    warn_once(f"checkpoint {path}: it carries no checksum of its bytes, so that some damage would not be noticed")
 
 
 def newest_whole(work_dir):

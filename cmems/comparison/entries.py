@@ -1,0 +1,80 @@
+"""What the runs of a comparison's row found: figures by metric and class, read from the files of each run."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+from cmems.comparison.paired import read_scores
+from cmems.comparison.rows import family
+from cmems.visualization.tables import lost
+
+METRICS = dict(DSC=3, HD95=2)  # decimals
+
+
+def gather(planned, failures):
+    """Gather a row's runs: ``cells[metric][class]`` is (mean, sd, n), and counts."""
+    row, runs = planned["row"], []
+    for run in planned["runs"]:
+        found = _read(run)
+        state = "done" if found else f"failed: {failures[run['folder']]}" if run["folder"] in failures else "not run"
+        runs.append(dict(run, state=state, found=found))
+    done = [run["found"] for run in runs if run["found"]]
+    cells, classes = {}, done[0]["classes"] if done else []
+    for metric in METRICS:
+        cells[metric] = {c: spread([d["values"].get(metric, {}).get(c) for d in done]) for c in ("mean", *classes)}
+    theirs = row.paper.get(family(planned["dataset"]), {})
+    if planned["dataset"].startswith("phantom") and theirs:  # for the order alone
+        theirs = dict(DSC=dict(mean=theirs["DSC"]["mean"]))
+    return dict(
+        dataset=planned["dataset"],
+        label=row.label,
+        one_slice=row.one_slice,
+        sweep=row.sweep,
+        cells=cells,
+        classes=classes,
+        paper=theirs,
+        runs=runs,
+        missed=sum(d["missed"] for d in done),
+        volumes=sum(d["volumes"] for d in done),
+        misses={c: sum(d["misses"].get(c, 0) for d in done) for c in classes},
+    )
+
+
+def _read(run):
+    """Return what a finished run's files say, or None."""
+    folder = Path(run["folder"])
+    path = next((p for s in ("test", "val") if (p := folder / f"test_{s}" / "metrics.json").is_file()), None)
+    if path is None:
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    classes, summary, values = content["header"]["classes"], content["summary"], {}
+    for metric, models in summary.items():
+        model = "ensemble" if "ensemble" in models else "network_1"
+        unknown = {c for c in ("mean", *classes) if lost(content["conventions"][metric], models[model], c)}
+        values[metric] = {c: None if c in unknown else models[model][c]["mean"] for c in ("mean", *classes)}
+        misses = {c: models[model][c]["missed"] for c in classes}
+        volumes = sum(models[model][c]["volumes"] for c in classes)
+    facts = folder / "run.json"
+    facts = json.loads(facts.read_text()) if facts.is_file() else {}
+    split, unit = path.parent.name.removeprefix("test_"), content["conventions"].get("HD95", {}).get("unit")
+    counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
+    scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
+    known = dict(facts=facts, model=model, split=split, unit=unit, cases=scores)
+    return dict(classes=classes, values=values, **known, **counts)
+
+
+def spread(values):
+    """Return mean, standard deviation (None of one value) and number of the values that are defined."""
+    values = [v for v in values if v is not None and not math.isnan(v)]
+    if not values:
+        return None
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+
+def paper_cell(entry, metric, column):
+    """Return (mean, sd or None) as the paper has it, or None."""
+    value = entry["paper"].get(metric, {}).get(column)
+    if isinstance(value, (tuple, list)):
+        return statistics.mean(value), statistics.stdev(value)
+    return None if value is None else (value, None)
