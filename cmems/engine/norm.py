@@ -57,8 +57,8 @@ class PreciseNormHook(Hook):
                 norm.reset_running_stats()
                 norm.momentum = None  # torch's sign for a plain average
                 norm.train()
-            for part in rows.split(self.batch_size):
-                model.prediction.probabilities(networks, data.store[part])
+            for number, part in enumerate(rows.split(self.batch_size)):  # each view in turn: all of them for one's time
+                model.prediction.in_one_view(networks, data.store[part], number)
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 norm.eval()

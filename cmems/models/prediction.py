@@ -44,6 +44,10 @@ class Prediction:
         """Predict ``(B, 1, S, S)`` slices: ``(M, B, K, S, S)`` float32, each network's mean softmax over the views."""
         return self._mean(self._logits(networks, images))
 
+    def in_one_view(self, networks, images, number):
+        """Run networks on ``(B, 1, S, S)`` slices in one of the views, the first again after the last, for its effect."""
+        self._logits(networks, images, [self._list[number % self.views]])
+
     def mean_of_views(self, network, images):
         """Predict ``(B, 1, S, S)`` slices by one network, view after view: ``(B, K, S, S)`` float32 mean softmax."""
         return sum(_undo(network(_turn(images, view)).softmax(1), view) for view in self._list) / self.views
@@ -126,9 +130,9 @@ class Prediction:
         turns = {1: [0], 4: [0, 2], 8: [0, 1, 2, 3]}[self.views]
         return [(k, mirrored) for k in turns for mirrored in ((0, 1) if self.views > 1 else (0,))]
 
-    def _logits(self, networks, images):
+    def _logits(self, networks, images, views=None):
         """Return each network's logits of every view of the images, one view after the other."""
-        batch = torch.cat([_turn(images, view) for view in self._list])
+        batch = torch.cat([_turn(images, view) for view in views or self._list])
         # As the weights lie, which is how convolutions are fast.
         first = next(p for p in networks[0].parameters() if p.dim() == 4)
         channels_last = first.is_contiguous(memory_format=torch.channels_last)
