@@ -12,7 +12,7 @@ setup(
     packages=find_packages(include=["cmems", "cmems.*"]),
     # The folder of configs lies at the root of the repository; a link brings it to where MMEngine looks.
     package_data={
-        "cmems": ["py.typed"],
+        "cmems": ["py.typed", "examples/*.py"],
         "cmems.configs": [".mim/*.yml", ".mim/configs/**/*.py"],
         "cmems.ops": ["*.cpp", "*.h"],
         "cmems.visualization.page": ["*.html"],

@@ -20,8 +20,7 @@ from mmengine.runner import CheckpointLoader
 from cmems import files
 from cmems.apis import predict, train
 from cmems.apis import test as run_test
-from cmems.apis.config import load_config
-from cmems.apis.run import default_work_dir
+from cmems.apis.config import default_work_dir, load_config
 from cmems.cli.common import main_guard
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine import checkpoint as checkpoints
@@ -235,6 +234,15 @@ def test_a_work_directory_is_one_run_s(made, work, tmp_path, monkeypatch):
     assert not old.exists()
     monkeypatch.chdir(tmp_path)
     assert default_work_dir("configs/cps/unet_acdc.py") == str(Path("work_dirs", "cps", "unet_acdc"))
+    Path("mine").mkdir()
+    for name in ("config.py", "round2.py", "child.py"):  # one's own config beside data is no run of theirs
+        Path("mine", name).touch()
+    assert default_work_dir("mine/config.py") == str(Path("work_dirs", "mine", "config"))
+    Path("mine", "manifest.json").touch()
+    names = ("mine", "mine/round2.py", "mine/child.py")
+    assert [default_work_dir(name) for name in names] == [
+        "work_dirs/cmems_plus/mine", "work_dirs/cmems_plus/mine_rounds", str(Path("work_dirs", "mine", "child"))
+    ]  # fmt: skip
 
 
 def test_a_run_is_made_longer_and_its_schedule_stays(made, work, tmp_path, capsys):

@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
 
 import cmems
 from cmems.apis import export, publish
@@ -80,7 +79,7 @@ def test_onnx_runs_without_torch_and_labels_as_the_model(model, tmp_path, monkey
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "scan.nii")
     paths = [str(tmp_path / name) for name in ("x.onnx", "scan.nii", "mask.nii.gz")]
     monkeypatch.setattr("sys.argv", ["run_onnx.py", *paths])
-    runpy.run_path(str(REPO / "docs/examples/run_onnx.py"))
+    runpy.run_path(str(tmp_path / "run_onnx.py"))
     assert capsys.readouterr().out.endswith("mask.nii.gz: 1 a, 2 b\n")
     mask = nib.load(paths[2])
     own = cmems.Segmenter(model, network=1, views=1, clean=False)(paths[1])

@@ -173,8 +173,14 @@ def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, sc
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag([-1, 1, 1, 1])), path)
     done = command(*trained, path, tmp_path / "masks")
     assert done.stdout.endswith(f"\n{tmp_path / 'masks'}: 1 mask {said}")
-    assert "warning: patient003_frame01: its axes lie as LAS, as no case that was prepared" in done.stderr
+    assert "its axes lie" not in done.stderr
     assert "turned to RAS as the prepared cases, and the mask back: patient003_frame01 (stored as LAS)" in done.stderr
+    bare = nib.Nifti1Image(np.asarray(image.dataobj), None)
+    bare.header.set_zooms(image.header.get_zooms())
+    nib.save(bare, path)
+    done = command(*trained, path, tmp_path / "masks")
+    said = "warning: its header tells no axes; taken as RAS, as the prepared cases lie: patient003_frame01"
+    assert said in done.stderr
 
 
 def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, prepared_acdc, tmp_path):

@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from cmems.datasets.sources import TrainData
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.graph import StepGraph, why_not
+from cmems.engine.norm import measure_norms
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -112,7 +113,9 @@ def _seconds(cfg):
     volumes, began = VolumeDataset(cfg.val_dataloader.dataset.data_root, cfg.val_dataloader.dataset.split), _now(device)
     slices = [volumes.prepared.case(case)["shape"][0] for case in volumes.cases]
     model.eval().segment([volumes[0]])
-    return step, _METRICS * (_now(device) - began) * sum(slices) / slices[0]
+    segmenting, began = _now(device) - began, _now(device)
+    measure_norms(model, data)
+    return step, _METRICS * segmenting * sum(slices) / slices[0] + _now(device) - began
 
 
 def _seconds_per_step(model, data, wrapper, train_cfg, device):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import cmems.configs
 import cmems.registry as registries
+from cmems.datasets.prepared import MANIFEST
 from cmems.errors import InputError
 
 # ``_base_ = "cmems::cmems/unet_acdc.py"``: the configs of this very package, whatever else is installed.
@@ -395,3 +396,15 @@ def _wanted(old, new):
 def _nearest(name, known):
     near = difflib.get_close_matches(str(name), map(str, known), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(sorted(map(str, known)))}"
+
+
+def default_work_dir(config):
+    """Return where a config trains by default: methods have files of one name, in folders of their own.
+
+    What `cmems prepare` leaves beside a data set trains into a folder of the data's name.
+    """
+    path = find_config(config) if "::" in str(config) or Path(config).is_dir() else Path(config)
+    path = path.resolve()
+    if path.name in (BESIDE, SECOND) and (path.parent / MANIFEST).is_file():
+        return f"work_dirs/cmems_plus/{path.parent.name}{'_rounds' * (path.name == SECOND)}"
+    return str(Path("work_dirs", path.parent.name, path.stem))

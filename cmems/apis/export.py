@@ -18,6 +18,7 @@ from cmems.models.prediction import Prediction
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 _NEEDED = dict(onnx=("onnx", "onnxscript", "onnxruntime"))
+_SCRIPT = Path(__file__).parents[1] / "examples" / "run_onnx.py"
 _DIFFERING = 1e-3  # share of voxels, all of them ties but for the rounding of another library
 
 
@@ -32,7 +33,8 @@ def export(model, out, form="onnx", network=None, views=None):
 
     Args:
         model (str): A file of :func:`cmems.apis.publish`.
-        out (str): The file, ``.onnx`` or ``.pt2``.
+        out (str): The file, ``.onnx`` or ``.pt2``. Beside ONNX comes ``run_onnx.py``, which labels a scan by it without
+            torch; one that is there is left alone.
         form (str): ``onnx``, by torch's dynamo exporter, or ``torch-export``.
         network, views: As of :class:`cmems.apis.Segmenter`.
 
@@ -56,6 +58,9 @@ def export(model, out, form="onnx", network=None, views=None):
     with whole_file(out) as part:
         run = _WRITERS[form](program, graph, part, json.dumps(said))
         voxels, differing = _compare(run, segmenter)
+    if form == "onnx" and not (script := out.with_name(_SCRIPT.name)).exists():
+        with whole_file(script) as part:
+            part.write_bytes(_SCRIPT.read_bytes())
     return dict(voxels=voxels, differing=differing, left_out=left_out)
 
 

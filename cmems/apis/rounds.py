@@ -3,9 +3,9 @@
 import copy
 from pathlib import Path
 
-from cmems.apis.config import BESIDE, SECOND, load_config
+from cmems.apis.config import BESIDE, SECOND, default_work_dir, load_config
 from cmems.apis.predict import label_training_scans
-from cmems.apis.run import default_work_dir, refuse_other_run, train
+from cmems.apis.run import refuse_other_run, train
 from cmems.datasets.prepared import PreparedDataset
 from cmems.errors import InputError
 

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 from cmems import ops, processes
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import count_steps, find_config, load_config, run_settings
+from cmems.apis.config import count_steps, default_work_dir, load_config, run_settings
 from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
@@ -167,12 +167,6 @@ def _leave_group(runner, launcher):
         runner.model = runner.model.module
         gc.collect()
         torch.distributed.destroy_process_group()
-
-
-def default_work_dir(config):
-    """Return where a config trains by default: methods have files of one name, in folders of their own."""
-    path = find_config(config) if "::" in str(config) else Path(config).resolve()
-    return str(Path("work_dirs", path.parent.name, path.stem))
 
 
 def _track(cfg, tracker):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmems.apis.config import BESIDE, SECOND
+from cmems.apis.config import BESIDE, SECOND, default_work_dir
 from cmems.datasets.prepared import UNLABELED
 from cmems.datasets.sources import load_exemplars
 from cmems.errors import InputError
@@ -129,7 +129,6 @@ def config_text(data, exemplars, anatomy):
         f"# CMEMS+ on {data.name!r}, written by cmems prepare: edit what does not fit. Classes: {classes!r}.",
         '_base_ = "cmems::cmems_plus/unet_nifti.py"',
         'data_root = "{{ fileDirname }}"  # this folder',
-        f"work_dir = {'work_dirs/cmems_plus/' + data.root.resolve().name!r}",
         "",
         "# What the anatomy allows: how far organs turn, degrees; how often they are mirrored; changes of shape.",
         f'affine = dict(type="RandomAffine", degrees={degrees:g}, flip={flip}, control_points=6)',
@@ -181,10 +180,9 @@ def second_text(data):
     """Return the text of ``round2.py``."""
     return f"""# The second of two rounds (cmems rounds): a fresh network learns from the masks of config.py's networks.
 _base_ = "./config.py"
-work_dir = {"work_dirs/cmems_plus/" + data.root.resolve().name + "_rounds"!r}
 train_dataloader = dict(
     exemplar=dict(batch_size=4),
-    static=dict(type="StaticLabels", batch_size=8, folder=work_dir + "/labels_1"),
+    static=dict(type="StaticLabels", batch_size=8, folder={default_work_dir(data.root / SECOND) + "/labels_1"!r}),
 )
 model = dict(
     num_networks=1,

@@ -1,11 +1,13 @@
 """``cmems export``."""
 
+from pathlib import Path
+
 from cmems.cli.predict import NETWORK, VIEWS, network
 
 ABOUT = "Write a model as a program that runs without CMEMS: slices in, labels out."
 _NEXT = {
-    "onnx": "docs/examples/run_onnx.py runs it, without torch",
-    "torch-export": "torch.export.load(file).module() runs it",
+    "onnx": "python {script} {out} SCAN MASK, which needs no torch",
+    "torch-export": "torch.export.load({out!r}).module() runs it",
 }
 EXAMPLE = "cmems export heart.pth heart.onnx"
 
@@ -25,8 +27,10 @@ def run(args):
     """Export, and say how the labels compare."""
     from cmems.apis import export
 
+    print(f"{args.model}: tracing, writing and comparing, which takes a minute or two", flush=True)
     found = export(args.model, args.out, args.format, args.network, args.views)
     if found["left_out"]:
         print(f"the clean-up is left out: {', '.join(found['left_out'])}")
+    then = _NEXT[args.format].format(out=args.out, script=Path(args.out).with_name("run_onnx.py"))
     same = found["voxels"] - found["differing"]
-    print(f"{args.out}: labels as the model in {same:,} of {found['voxels']:,} voxels; next: {_NEXT[args.format]}")
+    print(f"{args.out}: labels as the model in {same:,} of {found['voxels']:,} voxels; next: {then}")

@@ -4,6 +4,7 @@ import argparse
 import functools
 import signal
 import sys
+from itertools import chain
 
 from cmems.cli.common import add_config, add_launcher, cfg_options, slurm_parameters
 from cmems.errors import InputError, said
@@ -110,9 +111,8 @@ def run(args):
     with counting("segmenting") as progress:
         how = dict(doubt_maps=args.doubt_maps, probabilities=args.probabilities, part=args.part or (1, 1))
         masks = predict(segmenter, None, scans, out, None, progress, **how)
-    for name, orientation in masks.turned.items():
-        print(f"warning: {name}: its axes lie as {orientation}, as no case that was prepared", file=sys.stderr)
-    for line in said(masks.notes):
+    odd = {name: [("its axes lie as those of no prepared case", where)] for name, where in masks.turned.items()}
+    for line in chain(said(odd), said(masks.notes)):
         print(f"warning: {line}", file=sys.stderr)
     kept = f", {len(masks.kept)} of them from before" if masks.kept else ""
     say_masks(out, masks.classes, masks.paths, masks.model, kept, masks.trust)

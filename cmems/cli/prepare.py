@@ -71,6 +71,8 @@ def run(args):
     from cmems.visualization.progress import counting
 
     if args.check:
+        if args.layout:
+            raise InputError(f"--check {args.check}: looks at a prepared data set alone; {args.layout} was given too")
         check_data(args.check)
         return
     if not args.out:
@@ -139,7 +141,8 @@ def start(data, exemplars, anatomy, replace):
         return
     found = data.eligible_exemplars()
     first = ", ".join(f"{c} slice {s}" for c, s in found[:3])
-    print(f"  {len(found)} training slices hold every class and can be the exemplar, e.g. {first or 'none'}")
+    hold = "slice holds" if len(found) == 1 else "slices hold"
+    print(f"  {len(found)} training {hold} every class and can be the exemplar" + f", e.g. {first}" * bool(found))
     if not exemplars:
         case, index, missing = find_exemplar(data)
         if missing:

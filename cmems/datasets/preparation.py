@@ -155,7 +155,9 @@ class Preparation(NamedTuple):
         if turn:
             notes.append((f"turned to {self.axes} as the prepared cases, and the mask back", f"stored as {stored}"))
         content = dict(image=voxels.astype(np.float16), spacing=volume.spacing, frame=self.frame)
-        odd = orientation if orientation not in self.orientations else None
+        if self.axes and not stored:
+            notes.append((f"its header tells no axes; taken as {self.axes}, as the prepared cases lie", None))
+        odd = orientation if stored and not turn and orientation not in self.orientations else None
         return Ready(scan_stem(path), content, turn, odd, notes)
 
 
@@ -166,7 +168,7 @@ class Ready(NamedTuple):
         name: Of the scan.
         content: What :meth:`Prediction.segment` takes.
         turn: The axes that it was turned to and those of the file; None where they are the same.
-        odd: The file's axes, where no scan of the data set lay so.
+        odd: The file's axes, where it tells them, was not turned, and no scan of the data set lay so.
         notes: What a user should know of it, as pairs of a sentence and its details.
     """
 

@@ -28,7 +28,11 @@ class VolumeDataset(Dataset):
         self.metainfo = dict(name=self.prepared.name, classes=self.prepared.classes, split=split)
         self.cases = self.prepared.cases(split)
         if not self.cases:
-            raise InputError(f"{data_root}: split '{split}' holds no case")
+            option = "val" if split == "val" else "test"
+            raise InputError(
+                f"{data_root}: split '{split}' holds no case; prepare again with --{option} CASE, of scans with whole "
+                "masks"
+            )
 
     def __len__(self):
         return len(self.cases)

@@ -41,27 +41,38 @@ class PreciseNormHook(Hook):
         if runner.val_loop is None and runner.iter + 1 == runner.max_iters:
             self._measure(runner)
 
-    @torch.no_grad()
     def _measure(self, runner):
         data = getattr(runner.train_loop, "data", None)
-        if data is None or not any(getattr(s, "serves_scans", False) for s in data.sources.values()):
-            return
-        model = _bare(runner.model)
-        rows = torch.linspace(0, len(data.store) - 1, min(self.slices, len(data.store))).round().long()
-        model.eval()
-        # The networks always: a static teacher, or the next step's average, is copied from them.
-        for networks in dict.fromkeys([model.networks, model.predictors]):
-            norms = [m for m in networks.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-            momenta = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # torch's sign for a plain average
-                norm.train()
-            for number, part in enumerate(rows.split(self.batch_size)):  # each view in turn: all of them for one's time
-                model.prediction.in_one_view(networks, data.store[part], number)
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                norm.eval()
+        if data is not None:
+            measure_norms(_bare(runner.model), data, self.slices, self.batch_size)
+
+
+@torch.no_grad()
+def measure_norms(model, data, slices=256, batch_size=32):
+    """Set the statistics of a learner's networks, and leave it in evaluation mode; see :class:`PreciseNormHook`.
+
+    Args:
+        model (MutualLearner): Whose networks, and the averages of their weights where those predict.
+        data (TrainData): Whose unlabelled slices; without a source of them nothing is done.
+        slices, batch_size (int): See :class:`PreciseNormHook`.
+    """
+    if not any(getattr(source, "serves_scans", False) for source in data.sources.values()):
+        return
+    rows = torch.linspace(0, len(data.store) - 1, min(slices, len(data.store))).round().long()
+    model.eval()
+    # The networks always: a static teacher, or the next step's average, is copied from them.
+    for networks in dict.fromkeys([model.networks, model.predictors]):
+        norms = [m for m in networks.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's sign for a plain average
+            norm.train()
+        for number, part in enumerate(rows.split(batch_size)):  # each view in turn: all of them for one's time
+            model.prediction.in_one_view(networks, data.store[part], number)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
 
 
 def _bare(model):

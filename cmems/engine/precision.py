@@ -27,7 +27,7 @@ class AutocastOptimWrapper(OptimWrapper):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.enabled = computes_bfloat16(self.device)
         if not self.enabled:
-            print_log(f"bfloat16: this {self.device} does not compute in it; training in float32", "current", level=30)
+            print_log(f"bfloat16: this {self.device} does not compute in it; training in float32", "current")
 
     @contextmanager
     def optim_context(self, model):

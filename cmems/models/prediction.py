@@ -45,7 +45,7 @@ class Prediction:
         return self._mean(self._logits(networks, images))
 
     def in_one_view(self, networks, images, number):
-        """Run networks on ``(B, 1, S, S)`` slices in one of the views, the first again after the last, for its effect."""
+        """Run networks on ``(B, 1, S, S)`` slices, for what it leaves in them, in the view of that number, modulo."""
         self._logits(networks, images, [self._list[number % self.views]])
 
     def mean_of_views(self, network, images):

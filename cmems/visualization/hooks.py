@@ -177,7 +177,7 @@ def _likely_cause(labeler, kind):
         return "; pixels below the threshold become background (pseudo_labeler.below): 'ignore' leaves them out"
     if kind == "threshold":
         return f" (pseudo_labeler.threshold is {getattr(labeler, 'threshold', 'unknown')})"
-    return "; see docs/accuracy.md on what makes classes fade"
+    return "; what makes classes fade: the page Accuracy of the documentation"
 
 
 def validation_line(metrics, classes, step=None):
