@@ -23,7 +23,7 @@ from cmems.cli import main
 from cmems.datasets.intensity import scale_intensity
 from cmems.datasets.prepare import _interrupt_held, _start_worker, check, prepare
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.sources import TrainData
+from cmems.datasets.sources import TrainData, need_every_label
 from cmems.datasets.store import SliceStore
 from cmems.errors import InputError
 from cmems.registry import READERS
@@ -40,6 +40,19 @@ def nifti(path, voxels, spacing=(1.5, 1.5, 8.0)):
 
 def run_prepare(layout, raw, out, size=32, **options):
     return prepare(READERS.get(layout)(raw, **options), out, size=size, workers=1)
+
+
+def test_full_supervision_reads_every_label_and_refuses_unknown_voxels(prepared_acdc, tmp_path):
+    prepared = PreparedDataset(prepared_acdc)
+    assert np.array_equal(need_every_label(prepared), prepared.train_labels())
+    painted = np.zeros((8, 8, 3), np.uint8)
+    painted[2:5, 2:5, 1] = 1
+    for case in ("a", "b"):
+        nifti(tmp_path / f"own/images/{case}.nii.gz", np.random.default_rng(0).random((8, 8, 3)))
+        nifti(tmp_path / f"own/labels/{case}.nii.gz", painted)
+    sparse = run_prepare("folder", tmp_path / "own", tmp_path / "sparse", size=16, classes=["A"])
+    with pytest.raises(InputError, match=r"sparse: full supervision needs every voxel annotated; some are marked 255"):
+        need_every_label(sparse)
 
 
 @pytest.fixture

@@ -241,6 +241,11 @@ def test_a_slice_that_was_painted_across_the_scans_own_is_refused(tmp_path):
     mask[2:9, 4, 1:5] = 1
     nii(tmp_path / "images/a.nii.gz", IMAGE)
     nii(tmp_path / "labels/a.nii.gz", mask)
+    two = np.zeros(SHAPE, np.uint8)
+    two[2:9, 4, [1, 3]] = 1  # a row in either of two slices is no slice across them
+    nii(tmp_path / "two/images/a.nii.gz", IMAGE)
+    nii(tmp_path / "two/labels/a.nii.gz", two)
+    assert (read(tmp_path / "two", classes=["A"])[1].voxels == 255).any()
     with pytest.raises(InputError, match=r"labels/a\.nii\.gz: painted on one row of each of 4 slices, across them"):
         read(tmp_path, classes=["A"])
 

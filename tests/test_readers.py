@@ -18,8 +18,8 @@ from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files
-from cmems.datasets.readers.geometry import regular, turned_array
-from cmems.datasets.readers.nifti import nifti_like, nifti_of, read_nifti
+from cmems.datasets.readers.geometry import known_axes, regular, turned_array
+from cmems.datasets.readers.nifti import Volume, nifti_like, nifti_of, read_nifti
 from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.registry import READERS
@@ -169,6 +169,8 @@ NAN = float("nan")
         (dict(pixdim=(1, 1.5, 1.5, 5, 0, 0, 0, 0)), (5, 1.5, 1.5), "pixdim's is taken"),
         (dict(srow_x=(-1, 0, 0, 0), srow_y=(0, -1, 0, 0), srow_z=(0, 0, 1, 0)), (8, 1.5, 1.5), ""),  # ACDC's
         (dict(sform=0, pixdim=(1, 0, 1.5, 8, 0, 0, 0, 0)), (8, 1.5, 1), "no voxel size; 1 mm is taken"),
+        (dict(sform=0, pixdim=(1, 0.02, 1.5, 100, 0, 0, 0, 0)), (100, 1.5, 0.02), ""),
+        (dict(sform=0, pixdim=(1, 1, 1.5, 100.5, 0, 0, 0, 0)), (100.5, 1.5, 1), "unit may be wrong"),
         (dict(units=3), (0.008, 0.0015, 0.0015), "microns"),
         (dict(units=1), (8000, 1500, 1500), "unit may be wrong"),
         (dict(units=1, pixdim=(1, 0.0015, 0.0015, 0.008, 0, 0, 0, 0), sform=0), (8, 1.5, 1.5), "metres"),
@@ -756,3 +758,10 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
     monkeypatch.setattr("cmems.datasets.readers.files.os.access", lambda path, mode: False)
     with pytest.raises(InputError, match=r"a\.nii\.gz: no permission to read it$"):
         read_nifti(path)
+
+
+@pytest.mark.parametrize(("spacing", "known"), [((1, 1, 1), "RAS"), ((1.5, 1.5, 1.5), None), ((1, 1, 1.005), "RAS")])
+def test_an_affine_of_one_millimetre_beside_another_spacing_tells_no_axes(spacing, known):
+    voxels = np.zeros((2, 2, 2))
+    assert known_axes(Volume(voxels, spacing, np.eye(4), (np.eye(4),))) == known
+    assert known_axes(Volume(voxels, spacing, np.eye(4))) is None

@@ -17,6 +17,7 @@ from cmems.datasets.synthesis import (
     PaintClasses,
     RadialShape,
     RandomAffine,
+    RandomGammaGain,
     WallShape,
     WarpedExemplar,
 )
@@ -144,6 +145,30 @@ def test_radii_are_measured_by_angle_and_smoothed_along_it():
     wide = (turn.cos().abs() > math.cos(half)).double().numpy()
     smooth = gaussian_filter1d(0.4 + 0.3 * wide, 1.5, mode="wrap", radius=4)
     np.testing.assert_allclose(outer[0], smooth, atol=0.035)
+
+
+def test_a_wall_at_the_ratio_that_it_has_stays_whatever_its_outline():
+    axis = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    label = (torch.hypot(axis[None] / 0.7, axis[:, None] / 0.45) < 1).to(torch.uint8)
+    label[torch.hypot((axis[None] - 0.1) / 0.3, (axis[:, None] + 0.1) / 0.2) < 1] = 2  # to one side: no two rays alike
+    part = WallShape(cavity=2, wall=1)
+    _, inner, outer = part.radii(label[None])
+    parameters = dict(ratio=(inner / outer).mean(1), size=torch.ones(1), changed=torch.tensor([True]))
+    sampling = part.bend(unmoved(1), parameters, label[None], torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(sampling, unmoved(1), atol=1e-4, rtol=0)
+    parameters["size"] *= 1.2  # all that lies within is taken from nearer the middle, along every ray alike
+    sampling = part.bend(unmoved(1), parameters, label[None], torch.zeros(1, dtype=torch.int64))
+    center = part.radii(label[None])[0]
+    inside = (label == 2)[None]
+    torch.testing.assert_close(sampling[inside] - center, (unmoved(1)[inside] - center) / 1.2, atol=1e-4, rtol=0)
+
+
+def test_contrast_is_a_power_and_a_factor_within_the_range_of_grey():
+    part = RandomGammaGain(gamma=(0.5, 2), gain=(0.5, 2))
+    grey = torch.tensor([0.0, 0.25, 0.5, 1.0]).expand(2, 1, 1, 4)
+    changed = part.apply(grey, torch.tensor([2.0, 0.5]), torch.tensor([0.8, 1.5])).flatten(1)
+    expected = [[0, 0.05, 0.2, 0.8], [0, 0.75, 1, 1]]
+    torch.testing.assert_close(changed, torch.tensor(expected))
 
 
 def test_walls_of_all_ratios_are_drawn_and_some_stay():
