@@ -18,7 +18,7 @@ from cmems.evaluation.scores import score_volume
 from cmems.models.losses.segmentation import CrossEntropyDice, SoftmaxMSE
 from cmems.models.pseudo_labelers import ConfidenceThreshold
 from cmems.resize import Frame
-from cmems.seeding import Draws, Stream, derive_key
+from cmems.seeding import Draws, Stream, derive_key, keyed_stream
 
 settings.register_profile("cmems", max_examples=20, deadline=None, derandomize=True, database=None)
 settings.load_profile("cmems")
@@ -222,6 +222,9 @@ def test_random_numbers_are_splitmix64s_whatever_the_version():
     assert torch.equal(Stream(torch.tensor([5, key])).bits((2, 3))[1:], Stream(key).bits((1, 3)))
     shared = Stream(key, part=1, parts=2).bits((2, 3), batch=None)
     assert torch.equal(shared, Stream(key).bits((2, 3)))
+    own = mix((2 * gamma + key) % 2**64)
+    row = keyed_stream(key, torch.tensor([2])).bits((1, 3))
+    assert torch.equal(row, Stream(own - 2**64 * (own >> 63)).bits((1, 3)))
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.floats(-1e3, 1e3), st.floats(0, 1e3), st.integers(1, 2**31))
