@@ -2,8 +2,6 @@
 
 import copy
 
-from cmems.apis.config import load_config
-
 _E, _S = dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")
 
 
@@ -97,6 +95,8 @@ def objectives_of(method):
     """
 
     def options(config):
+        from cmems.apis.config import load_config  # and torch with it, which a list of suites needs not
+
         model = load_config(f"configs/{method}/unet_acdc.py").model.to_dict()
         changed = {f"model.pseudo_labeler.{key}": value for key, value in model["pseudo_labeler"].items()}
         return {**changed, **{f"model.{key}": model[key] for key in ("num_networks", "objectives")}}
