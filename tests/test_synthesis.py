@@ -223,6 +223,9 @@ def test_painted_classes_have_their_median_and_change_where_labels_do():
     whole = torch.ones(1, SIZE, SIZE, dtype=torch.uint8)
     grain = PaintClasses((1,), probability=1.0, share=(1, 1), texture=(1, 1))(noisy, whole, noisy, Stream(2))
     assert 0.01 < float(grain.std()) < 0.055
+    for nearly in (noisy * 0.1, noisy + 0.45):  # grain beyond white and black
+        grain = PaintClasses((1,), probability=1.0, share=(1, 1), texture=(9, 9))(nearly, whole, nearly, Stream(2))
+        assert 0 <= float(grain.min()) <= float(grain.max()) <= 1
 
 
 def test_each_class_has_a_gain_of_its_own_and_the_background_none():

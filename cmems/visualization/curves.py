@@ -128,7 +128,7 @@ def plot_curves(history, path):
         if panel.lines:
             axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
         else:
-            axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color="#777777")
+            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color="#777777")
     with whole_file(path) as part:
         figure.savefig(part, format="png")
     return Path(path)
