@@ -471,6 +471,7 @@ def test_what_does_not_fit_is_said():
     assert pasting.objectives[0].check(pasting, sources) == [
         "CopyPaste: 'synthetic' and 'unlabeled' need one batch_size, got 2 and 3"
     ]
+    assert pasting.objectives[0].check(pasting, dict(sources, unlabeled=SimpleNamespace(batch_size=2))) == []
     with pytest.raises(InputError, match="mix: expected None with student='feature'"):
         learner(1, [dict(type="Consistency", student="feature", teacher="self", mix=dict(type="CutMix"))])
     static = dict(type="Consistency", student="weak", teacher="static")

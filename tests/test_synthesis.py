@@ -248,6 +248,8 @@ def test_matched_quantiles_are_the_backgrounds_and_share_zero_changes_nothing():
     points = torch.linspace(0.05, 0.95, 7)
     expected, found = (torch.quantile(each.flatten(1), points, dim=1) for each in (backgrounds, matched))
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    for ends in (torch.amin, torch.amax):
+        torch.testing.assert_close(ends(matched, (1, 2, 3)), ends(backgrounds, (1, 2, 3)))
     kept = MatchQuantiles(share=(0, 0))(images, labels, backgrounds, Stream(1))
     torch.testing.assert_close(kept, images)
     constant = MatchQuantiles(share=(1, 1))(torch.full_like(images, 0.3), labels, backgrounds, Stream(1))
