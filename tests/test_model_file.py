@@ -118,6 +118,24 @@ def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
     assert not (tmp_path / "two.pth").exists()
 
 
+def test_publish_takes_no_other_data_and_replaces_nothing_but_a_model_file(made, tmp_path):
+    config, checkpoint, path = made
+    data = shutil.copytree(config.replace("tiny.py", "data"), tmp_path / "data")
+    manifest = json.loads((data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps(dict(manifest, classes=manifest["classes"][::-1])))
+    with pytest.raises(InputError, match="it was trained on data that were prepared otherwise than acdc: classes: "):
+        publish(checkpoint, tmp_path / "one.pth", config, {"data_root": str(data)})
+    best = tmp_path / "best.pth"
+    shutil.copy(checkpoint, best)
+    before = best.read_bytes()
+    with pytest.raises(InputError, match=r"best\.pth: is there, and is no file of `cmems publish`"):
+        publish(checkpoint, best)
+    assert best.read_bytes() == before
+    shutil.copy(path, tmp_path / "one.pth")
+    publish(checkpoint, tmp_path / "one.pth", config, {"model.prediction.views": 1})
+    assert cmems.Segmenter(tmp_path / "one.pth").prediction.views == 1
+
+
 def test_a_network_that_computes_as_it_is_built_is_read_too():
     settings = dict(type="SwinUNet", num_classes=2)
     weights = BACKBONES.build(dict(settings)).state_dict()

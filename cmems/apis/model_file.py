@@ -57,7 +57,8 @@ def publish(checkpoint, out, config=None, cfg_options=None):
 
     Args:
         checkpoint (str): ``best.pth`` or ``last.pth`` of a training.
-        out (str): The file, ``.pth``; one that is there is replaced. Under its name there is a whole one, or none.
+        out (str): The file, ``.pth``; a model file that is there is replaced, any other is not. Under its name there is
+            a whole one, or none.
         config (str | None): Take networks, prediction and data from this config, not from what the checkpoint says of
             its training; for settings of ``model.prediction`` that were changed since.
         cfg_options (dict | None): Dotted keys of that config to set.
@@ -73,10 +74,12 @@ def publish(checkpoint, out, config=None, cfg_options=None):
         raise InputError(f"{out}: expected the name of a file that ends with .pth")
     if out.exists() and out.samefile(checkpoint):
         raise InputError(f"{out}: the checkpoint itself; name another file")
+    if out.exists() and not _is_model(out):
+        raise InputError(f"{out}: is there, and is no file of `cmems publish` to replace; name another")
     if config is None and cfg_options:
         raise InputError("--cfg-options: they change a config; name it with --config")
     settings, preparation, env = (
-        _of_checkpoint(saved, checkpoint) if config is None else _of_config(config, cfg_options)
+        _of_checkpoint(saved, checkpoint) if config is None else _of_config(config, cfg_options, saved, checkpoint)
     )
     prediction, backbones = dict(settings.get("prediction") or {}), settings["backbone"]
     if isinstance(backbones, dict):
@@ -119,10 +122,21 @@ def _of_checkpoint(saved, path):
     return settings, Preparation.read(preparation, f"checkpoint {path}: preparation"), {}
 
 
-def _of_config(config, cfg_options):
+def _of_config(config, cfg_options, saved, path):
+    """Return what :func:`_of_checkpoint` does, of a config; refuse data that the checkpoint was not trained on."""
     cfg, data = _load(config, cfg_options)
+    preparation = Preparation.of(data)
+    preparation.check(saved, path)
     settings = json.loads(json.dumps(cfg._cfg_dict.to_dict()["model"], default=str))
-    return settings, Preparation.of(data), _env(cfg)
+    return settings, preparation, _env(cfg)
+
+
+def _is_model(path):
+    """Tell whether a file says that :func:`publish` wrote it, whatever else is wrong with it."""
+    try:
+        return isinstance(read_checkpoint(path)["meta"].get("model"), str)
+    except InputError:
+        return False
 
 
 def _load(config, cfg_options):
