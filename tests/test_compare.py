@@ -176,9 +176,12 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
     for words, message in (
         (dict(steps=0), "--steps: expected a positive integer, got 0"),
         (dict(seeds=[-1]), "seed: expected an integer from 0"),
+        (dict(seeds=[0, 1, 0]), "--seeds: expected each once, got 0 more than once"),
+        (dict(exemplars=["p:3", "p:3"]), "--exemplars: expected each once, got p:3 more than once"),
+        (dict(datasets=["acdc", "acdc"]), "--datasets: expected each once, got acdc more than once"),
     ):
         with pytest.raises(InputError, match=message):
-            compare(dict(name="x", rows=rows), ["acdc"], work_dir=tmp_path / "w", **words)
+            compare(dict(name="x", rows=rows), **{"datasets": ["acdc"], "work_dir": tmp_path / "w", **words})
     assert get_suite(dict(name="x", rows=rows)).datasets == ("x",)  # no "{dataset}" to fill: run once
     with pytest.raises(InputError, match="slice 9: expected an integer from 0 to"):
         compare(dict(name="x", rows=rows), exemplars=["patient001_frame01:9"], work_dir=tmp_path / "w")
@@ -469,6 +472,7 @@ def test_what_ones_own_data_lacks_is_said_before_anything_runs(own, tmp_path):
         compare(dict(suite, rows=methods), work_dir=tmp_path / "w", data=own, exemplars=["patient009:1"])
     for options, text in (
         (dict(data=own), "all is left out: .*full supervision needs every train case labelled"),
+        (dict(data=own, seeds=[1, 1]), "--seeds: expected each once, got 1 more than once"),
         (dict(data=own, exemplars=["B"]), "--exemplars B: hearts has exemplars A; or give case:slice"),
         (dict(data=own, datasets=["acdc"]), "--data and --datasets: expected one of them"),
         (dict(data=tmp_path), "a folder without a config.py"),

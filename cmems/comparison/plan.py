@@ -31,9 +31,9 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
         list[dict]: An entry per data set and row: ``dataset``, ``row`` and ``runs``, plain dicts.
 
     Raises:
-        InputError: Configs are missing (all are listed), or one is wrong.
+        InputError: Configs are missing (all are listed), or one is wrong; or something is named twice.
     """
-    _check_numbers(steps, seeds)
+    _check_asked(steps, seeds, exemplars, datasets)
     missing = missing_configs(suite, datasets)
     if missing:
         raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
@@ -66,7 +66,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     Raises:
         InputError: A config is missing or wrong, nothing of the data can be measured, or no row is left.
     """
-    _check_numbers(steps, seeds)
+    _check_asked(steps, seeds, exemplars)
     if missing := missing_configs(suite, [TEMPLATE]):
         raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
     path, own = find_config(data), load_config(data)
@@ -94,7 +94,10 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     return replace(suite, title=f"{suite.name} on {name}", notes=tuple(left_out)), plan
 
 
-def _check_numbers(steps, seeds):
+def _check_asked(steps, seeds, exemplars, datasets=()):
+    for option, values in (("--seeds", seeds), ("--exemplars", exemplars), ("--datasets", datasets)):
+        if twice := [str(value) for value in dict.fromkeys(values) if list(values).count(value) > 1]:
+            raise InputError(f"{option}: expected each once, got {', '.join(twice)} more than once")
     if steps is not None:
         check_steps(steps)
     for seed in seeds:
