@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import csv
+import importlib
 import io
 import json
 import math
@@ -249,6 +250,26 @@ def test_a_run_is_known_by_what_its_data_holds(tiny_config, prepared_acdc, tmp_p
     next(iter(manifest["files"].values()))["sha256"] = "of another array"
     (data / "manifest.json").write_text(json.dumps(manifest))
     assert folder() != first
+
+
+def test_a_component_beside_a_rows_config_is_found_by_what_is_started(tiny_config, own, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_noise.py").write_text(
+        "from cmems.registry import PERTURBATIONS\n"
+        "@PERTURBATIONS.register_module(force=True)\n"
+        "class BesideNoise:\n"
+        "    pass\n"
+    )
+    extra = 'custom_imports = dict(imports=["beside_noise"])\nmodel["strong"] = [dict(type="BesideNoise")]\n'
+    suite = get_suite(dict(name="x", rows=[dict(label="one", config=tiny_config(extra=extra))]))
+    plans = plan_runs(suite, ["x"], [0], ["A"], tmp_path), plan_own(suite, own, [0], ["A"], tmp_path)[1]
+    for (entry,) in plans:
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (tmp_path / "elsewhere" / "run.py").write_text(entry["runs"][0]["config"])
+        monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
+        monkeypatch.delitem(sys.modules, "beside_noise")
+        importlib.invalidate_caches()
+        assert load_config(tmp_path / "elsewhere" / "run.py").model.strong == [dict(type="BesideNoise")]
 
 
 def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):

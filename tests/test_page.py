@@ -1,9 +1,11 @@
 """A run's page: whole in one file, true to the numbers, and usable in a real browser."""
 
 import base64
+import importlib
 import io
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -235,6 +237,38 @@ def test_rounds_are_one_run_of_several_curves(finished, tmp_path):
     assert "round 1" in tags.text
     assert "round 2" in tags.text
     assert "last.pth, 1 of" in tags.text
+
+
+def test_a_run_with_a_component_of_ones_own_is_shown_and_no_module_is_taken_for_its_config(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module, run = tmp_path / "shown_noise.py", tmp_path / "run"
+    module.write_text(
+        "from cmems.registry import PERTURBATIONS\n"
+        "@PERTURBATIONS.register_module(force=True)\n"
+        "class ShownNoise:\n"
+        "    def __call__(self, images, stream):\n"
+        "        return images\n"
+    )
+    extra = 'custom_imports = dict(imports=["shown_noise"])\nmodel["strong"] = [dict(type="ShownNoise")]\n'
+    train(tiny_config(extra=extra), str(run), cfg_options={"train_cfg.max_iters": 1})
+
+    def show():
+        monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in (str(tmp_path), str(run))])
+        monkeypatch.delitem(sys.modules, "shown_noise", raising=False)
+        importlib.invalidate_caches()
+        return report_run(run, tmp_path / "p.html", cases=0)
+
+    show()
+    moved = module.rename(tmp_path / "elsewhere.txt")
+    with pytest.raises(InputError, match=r"tiny\.py: ModuleNotFoundError: No module named 'shown_noise'; put a module"):
+        show()
+    moved.rename(run / "shown_noise.py")  # newer than the config
+    show()
+    (run / "tiny.py").unlink()
+    with pytest.raises(InputError, match=r"the run's config is not there: expected tiny\.py beside run\.json"):
+        show()
 
 
 @pytest.mark.parametrize(

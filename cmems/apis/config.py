@@ -125,6 +125,12 @@ def load_config(path, options=None, needs=()):
             config = Config.fromfile(str(path), lazy_import=False)
     except InputError:
         raise
+    except ImportError as error:
+        while error.__context__:  # MMEngine wraps it in all of sys.path
+            error = error.__context__
+        raise InputError(
+            f"config {path}: {type(error).__name__}: {error}; put a module of custom_imports beside it, or install it"
+        ) from error
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
@@ -149,6 +155,20 @@ def load_config(path, options=None, needs=()):
             "directory lacks what that had no use for: name the one it was made from"
         )
     return config
+
+
+def own_modules(config):
+    """Return the modules that a config's ``custom_imports`` names."""
+    names = (config.get("custom_imports") or {}).get("imports") or []
+    return [names] if isinstance(names, str) else list(names)
+
+
+def module_folders(config):
+    """Return the folders that the modules of a config's ``custom_imports`` were imported from."""
+    tops = dict.fromkeys(name.partition(".")[0] for name in own_modules(config))
+    modules = [sys.modules[name] for name in tops if name in sys.modules]
+    places = [next(iter(getattr(each, "__path__", ())), None) or getattr(each, "__file__", None) for each in modules]
+    return list(dict.fromkeys(str(Path(place).resolve().parent) for place in places if place))
 
 
 def value_at(config, key):

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 from cmems import ops, processes
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import count_steps, default_work_dir, load_config, run_settings
+from cmems.apis.config import count_steps, default_work_dir, load_config, module_folders, run_settings
 from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
@@ -129,7 +129,7 @@ def train(
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
         runner.preparation = Preparation.of(data).text()
         try:
-            with _recorded(runner, resume, dict(config=str(config), data=_known_by(data), amp=amp)):
+            with _recorded(runner, resume, dict(_known(config, cfg), data=_known_by(data), amp=amp)):
                 runner.train()
         except Stopped:
             _leave_group(runner, launcher)
@@ -155,6 +155,11 @@ def _recorded(runner, goes_on, facts):
             record(False)
         raise
     record(True)
+
+
+def _known(config, cfg):
+    """Return the config as it was named, its copy in the work directory, and where its own modules lie."""
+    return dict(config=str(config), config_copy=Path(cfg.filename).name, modules=module_folders(cfg))
 
 
 def _known_by(data):

@@ -3,12 +3,13 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
 
-from cmems.apis.config import load_config
+from cmems.apis.config import BESIDE, load_config
 from cmems.apis.model_file import load_learner
 from cmems.apis.record import read_record
 from cmems.apis.run import content_of
@@ -61,7 +62,10 @@ def report_run(
     if not runs:
         raise InputError(f"{folder}: no run: it has no {RECORD}, which a training writes")
     last = list(runs.values())[-1]
-    record, config = read_record(last), _config_of(last)
+    record = read_record(last)
+    config = _config_of(last, record)
+    # Components of one's own lie where the run's config did; after them, load_config looks beside its copy.
+    sys.path += [place for place in record.get("modules") or () if place not in sys.path]
     cfg = load_config(str(config), cfg_options)
     data = _data_of(cfg, record, cfg_options)
     split = split or next((each for each in ("test", "val", "train") if data.manifest["splits"].get(each)), "test")
@@ -135,12 +139,14 @@ def _rounds(folder):
     return {f"round {path.name[6:]}": path for path in sorted(rounds, key=lambda path: int(path.name[6:]))}
 
 
-def _config_of(folder):
-    """Return the config that a run left in its folder."""
-    found = sorted(Path(folder).glob("*.py"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(f"{folder}: the run's config is not there: expected a .py file beside {RECORD}")
-    return found[-1]
+def _config_of(folder, record):
+    """Return the config that a run left in its folder, among whatever modules may lie there too."""
+    named = Path(str(record.get("config"))).name  # of a path, a data set's folder, or cmems::FOLDER/NAME
+    for name in (record.get("config_copy"), named, f"{named}.py", BESIDE):
+        if name and name.endswith(".py") and Path(folder, name).is_file():
+            return Path(folder, name)
+    expected = record.get("config_copy") or named
+    raise InputError(f"{folder}: the run's config is not there: expected {expected} beside {RECORD}")
 
 
 def _data_of(cfg, record, options):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmems.apis.budget import check_steps
-from cmems.apis.config import find_config, load_config, set_options
+from cmems.apis.config import find_config, load_config, module_folders, own_modules, set_options
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.prepared import PreparedDataset
@@ -119,6 +119,8 @@ def _moved(config, own, num_classes):
         options["train_dataloader.labeled"] = dict(
             labeled.to_dict(), batch_size=own.train_dataloader.exemplar.batch_size
         )
+    if modules := own_modules(config):
+        options["custom_imports"] = dict(imports=[*own_modules(own), *modules])
     return options
 
 
@@ -214,4 +216,7 @@ def config_text(path, base, options, config):
             if "_delete_" in place:  # a section that is already written whole
                 break
     lines = [f"{key} = {pprint.pformat(value, width=100, sort_dicts=False)}" for key, value in sections.items()]
-    return "\n".join(["# Written by cmems compare.", f"_base_ = {str(find_config(path).resolve())!r}", *lines, ""])
+    lines.insert(0, f"_base_ = {str(find_config(path).resolve())!r}")
+    if folders := module_folders(config):  # which are not beside this file
+        lines = ["import sys", f"sys.path += {folders!r}", *lines]
+    return "\n".join(["# Written by cmems compare.", *lines, ""])
