@@ -100,6 +100,8 @@ def test_a_program_of_torch_export_takes_slices_of_any_number_and_size(model, tm
 def test_what_cannot_be_exported_is_refused_and_leaves_no_file(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"x\.pt2: expected the name of a file that ends with \.onnx"):
         export(model, tmp_path / "x.pt2")
+    with pytest.raises(InputError, match="--format ONNX: expected onnx or torch-export"):
+        export(model, tmp_path / "x.onnx", form="ONNX")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'cmems\[onnx\]'"):
         export(model, tmp_path / "x.onnx")

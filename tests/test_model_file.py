@@ -367,9 +367,44 @@ def test_masks_overlay_their_scans_in_every_orientation(model, scans, tmp_path):
         (np.eye(4)[None], None, None, "spacing: expected"),
         (np.eye(4)[None], (1, 1, 0), None, "spacing: expected"),
         (np.eye(4)[None], (1, 1, 1), "RL", "axes: expected three letters"),
+        (np.eye(4)[None], "abc", None, "spacing: expected .* got 'abc'$"),
+        (np.eye(4)[None], (1e300, 1e300, 1e300), None, "spacing: expected"),
         ("scan.nii", (1, 1, 1), None, "its header tells spacing and axes"),
+        (torch.zeros(2, 4, 4), (1, 1, 1), None, "the scan: expected a path, or a NumPy array .*, got Tensor$"),
+        ([[1, 2]], (1, 1, 1), None, "the scan: expected .*, got list$"),
+        (None, None, None, "the scan: expected .*, got NoneType$"),
     ],
 )
 def test_an_array_that_is_no_scan_is_refused(array, spacing, axes, message, made):
     with pytest.raises(InputError, match=message):
         cmems.Segmenter(made[2])(array, spacing, axes)
+
+
+def test_a_choice_that_is_none_is_refused_in_one_line(made, scans, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    path = made[2]
+    for choice, message in [
+        (dict(network=1.0), "--network 1.0: .*model.pth has 1, 2 or ensemble"),
+        (dict(network=True), "--network True: "),
+        (dict(views=0), "--views 0: expected 1, 4 or 8"),
+        (dict(views=True), "--views True: expected 1, 4 or 8"),
+        (dict(clean="no"), "clean: expected True or False, got 'no'"),
+        (dict(keep_largest="no"), "keep_largest: expected True or False, got 'no'"),
+        (dict(device="cuda"), "--device cuda: there is none here; expected (mps or )?cpu"),
+        (dict(device="banana"), "--device banana: there is none here; expected (mps or )?cpu"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            cmems.Segmenter(path, **choice)
+    second = cmems.Segmenter(path, network=np.int64(2), views=np.int64(1), device="cpu")
+    assert second.whose.startswith("network 2")
+    for given, message in [
+        (dict(part="1/2"), r"part: expected \(K, N\), two integers, got '1/2'"),
+        (dict(part=(2, 1)), "--part 2/1: expected K/N"),
+        (
+            dict(checkpoint="x.pth", cfg_options=dict(x=1), views=1),
+            "checkpoint, cfg_options, views: expected none beside",
+        ),
+    ]:
+        with pytest.raises(InputError, match=message):
+            predict(second, given.pop("checkpoint", None), scans, tmp_path / "masks", **given)
+    assert not (tmp_path / "masks").exists()

@@ -46,6 +46,8 @@ def export(model, out, form="onnx", network=None, views=None):
             differ, in more than one voxel of a thousand. Nothing is written then.
     """
     out = Path(out)
+    if form not in list(FORMATS):
+        raise InputError(f"--format {form!s:.60}: expected {' or '.join(FORMATS)}")
     if out.suffix != FORMATS[form]:
         raise InputError(f"{out}: expected the name of a file that ends with {FORMATS[form]} (--format {form})")
     if missing := [name for name in _NEEDED.get(form, ()) if importlib.util.find_spec(name) is None]:

@@ -85,7 +85,8 @@ def predict(
             the mean probabilities before any clean-up, uint16 with a slope that makes them 0 to 1.
         part (tuple[int, int]): (k, n): of n processes that share the folder, the k-th, from 1; each takes every n-th
             scan, and writes ``trust_<k>_of_<n>.csv``. Called again without parts, all they made stays, and is joined.
-        **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`.
+        **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`; none
+            where ``model`` is one.
 
     Returns:
         Masks: What was written. Rows of scans that ``trust.csv`` held before, whose masks are still there, stay in it.
@@ -95,12 +96,16 @@ def predict(
             unusable, after the others' masks were written.
     """
     out, segmenter = Path(out), model
+    if not isinstance(part, (tuple, list)) or [type(n) for n in part] != [int, int]:
+        raise InputError(f"part: expected (K, N), two integers, got {part!r:.60}")
+    if not 1 <= part[0] <= part[1]:
+        raise InputError(f"--part {part[0]}/{part[1]}: expected K/N with K from 1 to N")
     if not isinstance(model, Segmenter):
         segmenter = Segmenter(model, checkpoint, cfg_options, **choices)
+    elif idle := [*["checkpoint"] * (checkpoint is not None), *["cfg_options"] * bool(cfg_options), *choices]:
+        raise InputError(f"{', '.join(idle)}: expected none beside a Segmenter, which was made with its own")
     paths, problems = find_scans(Path(scans), out, segmenter.preparation.channel)
     number, parts = part
-    if not 1 <= number <= parts:
-        raise InputError(f"--part {number}/{parts}: expected K/N with K from 1 to N")
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
     out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}

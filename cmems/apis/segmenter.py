@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError
 from cmems.models.prediction import Prediction
 from cmems.visualization.colors import class_colors
+
+_FAR = 1e4  # mm: no scanner's spacing
 
 
 class Segmenter:
@@ -35,7 +38,7 @@ class Segmenter:
         views (int | None): 1, 4 or 8 mirrored and turned views to average. Default: the model's.
         clean (bool): Clean labels up as the model says.
         keep_largest (bool): At last keep the largest part of each class, connected by faces in 3-D.
-        device (str | None): ``"cuda"``, ``"mps"`` or ``"cpu"``. Default: the first that is there.
+        device (str | torch.device | None): ``"cuda"``, ``"mps"`` or ``"cpu"``. Default: the first that is there.
 
     Attributes:
         classes (tuple[str]): Foreground classes; label k is the k-th.
@@ -46,7 +49,7 @@ class Segmenter:
         key (str): 16 hexadecimal digits that are others for other weights, settings or preparation.
 
     Raises:
-        InputError: The model is unusable, or has no such network.
+        InputError: The model is unusable, or has no such network; there is no such device; or a choice is none.
     """
 
     def __init__(
@@ -62,12 +65,20 @@ class Segmenter:
     ):
         if checkpoint is None and cfg_options:
             raise InputError("--cfg-options: a model file has no config; --views, --network and others change it")
+        network, views = (int(n) if isinstance(n, np.integer) else n for n in (network, views))
+        if views is not None and (type(views) is not int or views not in (1, 4, 8)):
+            raise InputError(f"--views {views!r:.60}: expected 1, 4 or 8")
+        for name, value in (("clean", clean), ("keep_largest", keep_largest)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise InputError(f"{name}: expected True or False, got {value!r:.60}")
+        self.device = _device(device)
         found = read_model(model) if checkpoint is None else model_of_config(model, checkpoint, cfg_options)
         set_up_cpu(found.env)
         count = len(found.networks)
-        if network not in (None, "ensemble", *range(1, count + 1)) or (network == "ensemble" and count == 1):
+        choices = [None, *range(1, count + 1), *["ensemble"] * (count > 1)]
+        if not (network is None or type(network) in (str, int)) or network not in choices:
             known = ", ".join(map(str, range(1, count + 1))) + (" or ensemble" if count > 1 else "")
-            raise InputError(f"--network {network}: {found.name} has {known}")
+            raise InputError(f"--network {network!s:.60}: {found.name} has {known}")
         settings = dict(found.prediction, views=views or found.prediction.get("views", 1))
         settings["clean"] = list(settings.get("clean") or ()) if clean else []
         if keep_largest:
@@ -76,7 +87,6 @@ class Segmenter:
         self.prediction, self.preparation = Prediction(**settings), found.preparation
         self.classes, self.colors = found.preparation.classes, class_colors(len(found.preparation.classes))
         self.key = _key(chosen, settings, found.preparation)
-        self.device = torch.device(device or best_device())
         self.networks = [net.to(self.device).eval() for net in chosen]
         alone = network if isinstance(network, int) else 1
         whose = "the ensemble" if len(chosen) > 1 else f"network {alone}"
@@ -105,17 +115,22 @@ class Segmenter:
 
     def volume(self, scan, spacing=None, axes=None):
         """Return a scan as a :class:`Volume`; see :meth:`__call__`."""
+        if not isinstance(scan, (str, os.PathLike, np.ndarray)):
+            raise InputError(f"the scan: expected a path, or a NumPy array and its spacing, got {type(scan).__name__}")
         if not isinstance(scan, np.ndarray):
             if spacing is not None or axes is not None:
                 raise InputError(f"{scan}: its header tells spacing and axes; expected None")
             return self.preparation.read_scan(scan)
         if scan.ndim != 3 or scan.dtype.kind not in "iufb" or not scan.size:
             raise InputError(f"the array: expected (D, H, W) real numbers, got {scan.shape} of {scan.dtype}")
-        given = np.array(spacing if spacing is not None else [], float)
-        if given.shape != (3,) or not (np.isfinite(given) & (given > 0)).all():
-            raise InputError(f"spacing: expected (slice, row, column) in mm, each more than 0, got {spacing!r}")
+        try:
+            given = np.array(spacing if spacing is not None else [], float)
+        except (TypeError, ValueError):
+            given = np.empty(0)
+        if given.shape != (3,) or not ((given > 0) & (given < _FAR)).all():
+            raise InputError(f"spacing: expected (slice, row, column) in mm, each more than 0, got {spacing!r:.60}")
         if axes is not None and not (isinstance(axes, str) and AXES.fullmatch(axes)):
-            raise InputError(f"axes: expected three letters, as LPS, got {axes!r}")
+            raise InputError(f"axes: expected three letters, as LPS, got {axes!r:.60}")
         affine = _affine(axes or "RAS", given[::-1])
         return Volume(scan, tuple(given.tolist()), affine, (affine,) if axes else ())
 
@@ -150,6 +165,19 @@ def _key(networks, settings, preparation):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _device(name):
+    """Return the device of a name, the best for None."""
+    kinds = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()), cpu=1)
+    try:
+        device = torch.device(best_device() if name is None else name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or (device.index or 0) >= kinds.get(device.type, 0):
+        there = " or ".join(kind for kind, count in kinds.items() if count)
+        raise InputError(f"--device {name!s:.60}: there is none here; expected {there}")
+    return device
 
 
 def best_device():
