@@ -5,6 +5,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from cmems.errors import InputError
+
 
 @contextmanager
 def naming(path):
@@ -22,6 +24,12 @@ def naming(path):
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
+def check_target(option, path):
+    """Raise InputError where a file is to be written under a folder's name; before the work that fills it."""
+    if Path(path).is_dir():
+        raise InputError(f"{option} {path}: is a folder; expected the name of a file")
+
+
 @contextmanager
 def whole_file(path):
     """Give a path to write to aside; when the block ends well, flush the file and give it its final name.
@@ -37,6 +45,8 @@ def whole_file(path):
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             yield part
             with open(part, "rb") as handle:
                 os.fsync(handle.fileno())

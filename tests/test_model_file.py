@@ -259,7 +259,11 @@ def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, m
     for name, path in whole.paths.items():
         assert (tmp_path / "masks" / f"{name}.nii.gz").read_bytes() == path.read_bytes()
     (scans / "b.nii.gz").unlink()
-    assert cmems_predict("parts", "--part", "1/2")[0] == 0
+    code, said = cmems_predict("parts", "--part", "7/7")
+    assert (code, said.out.splitlines()[-1]) == (0, "parts: no scan is left for part 7 of 7")
+    code, said = cmems_predict("parts", "--part", "1/2")
+    assert code == 0
+    assert said.out.endswith("which to look at first: trust_1_of_2.csv\n")
     assert {p.name for p in (tmp_path / "parts").glob("*.*")} - {"labels_itksnap.txt", "labels_slicer.ctbl"} == {
         "a.nii.gz", "patient003_frame02.nii.gz", "trust_1_of_2.csv"}  # fmt: skip
     code, said = cmems_predict("parts")

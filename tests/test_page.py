@@ -281,11 +281,14 @@ def test_a_run_with_a_component_of_ones_own_is_shown_and_no_module_is_taken_for_
         (("RUN", "--split", "train", "--metrics-preset", "nan"), "training cases are not measured"),
         (("RUN", "--cases", "-1"), "--cases"),
         (("RUN", "--checkpoint", "nowhere.pth"), "nowhere.pth"),
+        (("RUN", "--cfg-options", "train_dataloader.data_root=nowhere"), "nowhere: no such folder"),
+        (("RUN", "--cfg-options", "val_dataloader.dataset.data_root=nowhere"), "nowhere: no such folder"),
+        (("RUN", "--out", "."), "--out .: is a folder; expected the name of a file"),
     ],
 )
 def test_a_wrong_word_ends_in_one_line_and_no_page(words, message, finished, tmp_path, monkeypatch, capsys):
     run = str(finished.run)
-    out = [] if "paper_table2" in words else ["--out", str(tmp_path / "p.html")]
+    out = [] if {"paper_table2", "--out"} & set(words) else ["--out", str(tmp_path / "p.html")]
     monkeypatch.setattr("sys.argv", ["cmems", "report", *(run if w == "RUN" else w for w in words), *out])
     with pytest.raises(SystemExit) as end:
         main()

@@ -85,8 +85,8 @@ def predict(
             the mean probabilities before any clean-up, uint16 with a slope that makes them 0 to 1.
         part (tuple[int, int]): (k, n): of n processes that share the folder, the k-th, from 1; each takes every n-th
             scan, and writes ``trust_<k>_of_<n>.csv``. Called again without parts, all they made stays, and is joined.
-        **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`; none
-            where ``model`` is one.
+        **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`;
+            none where ``model`` is one.
 
     Returns:
         Masks: What was written. Rows of scans that ``trust.csv`` held before, whose masks are still there, stay in it.

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 
-from cmems.apis.config import BESIDE, load_config
+from cmems.apis.config import BESIDE, load_config, value_at
 from cmems.apis.model_file import load_learner
 from cmems.apis.record import read_record
 from cmems.apis.run import content_of
@@ -19,6 +19,7 @@ from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
 from cmems.engine.runner import PAGE, RECORD, set_up_cpu, told
 from cmems.errors import InputError
+from cmems.files import check_target
 from cmems.registry import METRICS
 from cmems.visualization.curves import read_history
 from cmems.visualization.hooks import EXEMPLARS
@@ -58,6 +59,8 @@ def report_run(
     """
     if cases < 0 or megabytes <= 0:
         raise InputError(f"--cases, --megabytes: expected 0 or more, and more than 0; got {cases}, {megabytes:g}")
+    target = Path(out) if out else Path(folder, PAGE)
+    check_target("--out", target)
     runs = _rounds(folder)
     if not runs:
         raise InputError(f"{folder}: no run: it has no {RECORD}, which a training writes")
@@ -101,7 +104,6 @@ def report_run(
     trust.sort(key=lambda row: rank[row["scan"]])
     groups = _chosen(order, dice, cases)
     shown = {heading: [_look(model, data, name) for name in group] for heading, group in groups.items() if group}
-    target = Path(out) if out else Path(folder, PAGE)
     histories = {title: read_history(each) for title, each in runs.items()}
     notes = _notes(path, split, data, record, measured, len(names), model.num_networks)
     left = write_page(
@@ -152,9 +154,11 @@ def _config_of(folder, record):
 def _data_of(cfg, record, options):
     """Return the prepared data set of a run, wherever it was trained from."""
     known = (record.get("data") or {}).get("root")
-    moved = "data_root" in (options or {})
-    root = known if isinstance(known, str) and Path(known).is_dir() and not moved else cfg.train_dataloader.data_root
-    return PreparedDataset(root)
+    for key in options or ():
+        if key.rpartition(".")[2] == "data_root":  # whichever it is: all that a page shows is of one data set
+            return PreparedDataset(value_at(cfg, key))
+    there = isinstance(known, str) and Path(known).is_dir()
+    return PreparedDataset(known if there else cfg.train_dataloader.data_root)
 
 
 def _weights(folder, in_rounds):

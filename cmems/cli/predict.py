@@ -115,14 +115,17 @@ def run(args):
     for line in chain(said(odd), said(masks.notes)):
         print(f"warning: {line}", file=sys.stderr)
     kept = f", {len(masks.kept)} of them from before" if masks.kept else ""
-    say_masks(out, masks.classes, masks.paths, masks.model, kept, masks.trust)
+    say_masks(out, masks.classes, masks.paths, masks.model, kept, masks.trust, how["part"])
 
 
-def say_masks(out, classes, paths, whose, kept, rows):
+def say_masks(out, classes, paths, whose, kept, rows, part=(1, 1)):
     """Print which masks there are, and the most doubtful of them."""
-    from cmems.apis.trust import by_doubt, trust_table
+    from cmems.apis.trust import by_doubt, part_name, trust_table
 
+    if not rows:
+        print(f"{out}: no scan is left for part {part[0]} of {part[1]}")
+        return
     labels = ", ".join(f"{k} {name}" for k, name in enumerate(classes, 1))
     count = f"{len(paths)} mask{'s' * (len(paths) != 1)}"
     print(trust_table(by_doubt(rows)))
-    print(f"{out}: {count} by {whose}{kept}; {labels}; which to look at first: trust.csv")
+    print(f"{out}: {count} by {whose}{kept}; {labels}; which to look at first: {part_name(*part)}")
