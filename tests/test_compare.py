@@ -341,8 +341,10 @@ def test_two_runs_are_compared_case_by_case_as_scipy_and_the_hand_say(tmp_path):
     gains = {"p1": 0.01, "p2": 0.02, "p3": 0.03, "p4": 0.04, "p5": 0.05, "p6": -0.06}
     b = {case: a[case] + gains[case] for case in reversed(a)}  # matched by name, not by line
     first, second = scores(tmp_path / "a.csv", a), scores(tmp_path / "run/test_val/metrics.csv", b)
-    rows, models = compare_scores(first, tmp_path / "run")
+    rows, models, notes = compare_scores(first, tmp_path / "run")
     assert models == ("ensemble", "ensemble")
+    assert [note.split(" is not known")[0] for note in notes] == [
+        f"{first}: the convention of DSC", f"{tmp_path / 'run'}: the convention of DSC"]  # fmt: skip
     assert [row["class"] for row in rows] == ["mean", "A"]
     row = rows[1]
     assert row["difference"] == pytest.approx(0.015)
@@ -364,7 +366,7 @@ def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path
     )
     assert paired({}, {})["n"] == 0
     missed = scores(tmp_path / "a.csv", dict(p=0.0), "HD95", status="missed")
-    (mean, _), _ = compare_scores(missed, scores(tmp_path / "b.csv", dict(p=3.0), "HD95"))
+    (mean, _), *_ = compare_scores(missed, scores(tmp_path / "b.csv", dict(p=3.0), "HD95"))
     assert (mean["n"], math.isnan(mean["p"])) == (0, True)
     a, b = dict(A=dict(p=1.0, q=math.nan), B=dict(p=0.5, q=0.25)), dict(A=dict(p=0.5, q=9.0), B=dict(p=0.5, q=0.5))
     assert case_means(a, b) == (dict(p=0.75, q=0.25), dict(p=0.5, q=0.5))  # what one has not scored counts in neither
@@ -381,6 +383,9 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
         ((one, tmp_path / "no"), "no: no such file or folder; expected a tested run, or a metrics.csv\n"),
         ((one, one, "--steps", 3), f"error: --steps: for a suite; {one} and {one} are compared as they were tested\n"),
         (("methods", "--out", "x.csv"), "error: --out: expected two runs; a suite's report goes to --work-dir\n"),
+        ((one, one), f"error: {one} and {one}: expected two runs, got one, {one}, twice\n"),
+        ((one, other, "--out", tmp_path), f"error: --out {tmp_path}: is a folder; expected the name of a file\n"),
+        (("methods", "--data", "d", "--datasets", "acdc", "--list"), "--data and --datasets: expected one of them\n"),
         ((one, scores(tmp_path / "c.csv", dict(p=1), "HD95")), "no metric in common; one has DSC, the other HD95\n"),
         ((one, scores(tmp_path / "d.csv", dict(p=1, q=1), cls="B")), f"A (1) in {one} alone; B (1) in"),
         ((one, Path("README.md")), "README.md: expected columns case, model, class and metrics"),
@@ -394,6 +399,10 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
         path.with_name("metrics.json").write_text(json.dumps(dict(conventions=rules)))
     with pytest.raises(InputError, match=r"convention strict in mm in .*m, convention transunet in mm in .*n"):
         compare_scores(tmp_path / "m", tmp_path / "n")
+    shutil.copy(tmp_path / "n/metrics.csv", tmp_path / "renamed.csv")
+    shown = tool(tmp_path / "m", tmp_path / "renamed.csv").stdout
+    assert shown.splitlines()[-1].startswith(f"{tmp_path / 'renamed.csv'}: the convention of DSC is not known")
+    assert f"{tmp_path / 'm'}: the" not in shown
 
 
 def test_the_table_of_two_runs_is_shown_and_kept(tmp_path):

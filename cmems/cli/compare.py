@@ -6,6 +6,7 @@ import sys
 
 from cmems.cli.common import add_launcher, slurm_parameters
 from cmems.errors import InputError
+from cmems.files import check_target
 
 ABOUT = "Train and test every row of a suite, and report it beside the paper; or compare two runs case by case."
 EXAMPLE = "cmems compare paper_table2 --datasets acdc_128 --seeds 0 1 2 --jobs 2\n  cmems compare RUN_A RUN_B"
@@ -51,6 +52,8 @@ def run(args):
         return
     if args.out is not None:
         raise InputError("--out: expected two runs; a suite's report goes to --work-dir")
+    if args.data and args.datasets:
+        raise InputError("--data and --datasets: expected one of them")
     if args.list or args.suite is None:
         show(args.suite, args.datasets if args.data is None else [TEMPLATE])
         if not args.list:
@@ -89,8 +92,10 @@ def compare_runs(args):
     if idle:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in idle)
         raise InputError(f"{options}: for a suite; {args.suite} and {args.other} are compared as they were tested")
-    rows, models = compare_scores(args.suite, args.other)
-    print(paired_table(rows, models))
+    if args.out:
+        check_target("--out", args.out)
+    rows, models, notes = compare_scores(args.suite, args.other)
+    print("\n".join([paired_table(rows, models), *notes]))
     if args.out:
         write_csv(args.out, rows, COLUMNS)
         print(f"{args.out}: the same, as CSV")

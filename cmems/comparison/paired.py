@@ -23,13 +23,15 @@ def compare_scores(a, b):
         a, b (str | Path): A ``metrics.csv`` of ``cmems evaluate``, the folder of one, or a run's folder, tested once.
 
     Returns:
-        tuple[list[dict], tuple[str, str]]: A row of ``COLUMNS`` per metric and class, or ``mean``, a case's mean over
-        the classes that both scored, see :func:`paired`; and the models: of each run the cleaned one, else the
-        ensemble, else network 1.
+        tuple[list[dict], tuple[str, str], list[str]]: A row of ``COLUMNS`` per metric and class, or ``mean``, a case's
+        mean over the classes that both scored, see :func:`paired`; the models: of each run the cleaned one, else the
+        ensemble, else network 1; and a sentence for each run whose conventions are not known.
 
     Raises:
-        InputError: Scores are missing, or not of the same cases, classes and conventions.
+        InputError: Scores are missing, of one run twice, or not of the same cases, classes and conventions.
     """
+    if (one := _scores_file(Path(a))).samefile(_scores_file(Path(b))):
+        raise InputError(f"{a} and {b}: expected two runs, got one, {one}, twice")
     (first, model_a, rules_a), (second, model_b, rules_b) = read_scores(a), read_scores(b)
     metrics = [name for name in first if name in second]
     if not metrics:
@@ -44,7 +46,14 @@ def compare_scores(a, b):
         for c in ("mean", *ours):
             pair = case_means(ours, theirs) if c == "mean" else (ours[c], theirs[c])
             rows.append({"metric": name, "class": c, **paired(*pair)})
-    return rows, (model_a, model_b)
+    notes = []
+    for path, rules in ((a, rules_a), (b, rules_b)):
+        if unknown := [name for name in metrics if name not in rules]:
+            notes.append(
+                f"{path}: the convention of {', '.join(unknown)} is not known, as this is no metrics.csv with "
+                "its metrics.json beside it; make sure that both runs have one, in one unit"
+            )
+    return rows, (model_a, model_b), notes
 
 
 def paired(a, b, resamples=9999):
