@@ -129,6 +129,15 @@ def test_a_page_has_every_class_model_and_case_in_its_tables(tmp_path):
     assert case["dsc"]["ensemble"] == dict(RV=0.5, Myo=0.75, LV=0.75, mean=pytest.approx(2 / 3))
 
 
+def test_a_case_opens_at_an_annotated_slice_near_its_middle(tmp_path):
+    samples = [dict(fake_sample(), case=case) for case in "abc"]
+    samples[0]["label"][[0, 2, 3, 5]] = 255
+    samples[1]["label"][:] = 255
+    del samples[2]["label"]
+    write(tmp_path / "page.html", shown={"Worst": [small(sample) for sample in samples]})
+    assert [case["start"] for case in data_of(tmp_path / "page.html")["cases"]] == [4, 3, 3]
+
+
 def test_slices_are_left_out_until_the_page_fits_and_the_page_says_so(tmp_path):
     page = tmp_path / "page.html"
     assert write(page) == []
@@ -393,9 +402,11 @@ def test_light_and_dark_follow_the_system_until_the_button_is_pressed(opened):
     opened("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value="dark")])
     dark = opened.run(paper)
     assert dark != light
+    says = "document.getElementById('theme').textContent"
+    opened.until(f"{says} === 'Light theme'")  # what it does
     opened.run("document.getElementById('theme').click()")
     assert opened.run(paper) == light
-    assert opened.run("document.getElementById('theme').ariaPressed") == "false"
+    assert opened.run(says) == "Dark theme"
 
 
 def test_a_narrow_screen_scrolls_down_alone(opened):

@@ -281,3 +281,7 @@ def test_the_most_doubtful_masks_come_first_and_what_nobody_found_gets_a_dash():
     lines = trust_table(rows).splitlines()
     assert lines[3].count("–") == lines[4].count("–") == 2
     assert "0.94" in lines[5]
+    apart = np.zeros_like(one)
+    apart[1, 7, 7] = 1
+    (row,) = trust_rows("scan", ("a",), dict(network_1=one, network_2=apart, ensemble=0 * one), doubt, (1.0, 1.0, 1.0))
+    assert (row["agreement"], row["ml"], row["note"]) == (0, 0, "not found")  # both find it, their mean does not

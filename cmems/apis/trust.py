@@ -38,9 +38,10 @@ def trust_rows(name, classes, labels, doubt, spacing, made_by=""):
     Returns:
         list[dict]: By :data:`COLUMNS`: ``agreement``, mean Dice of any two networks' labels on the volume's grid;
         ``views_agreement``, of any two views of a network, on the networks'; ``softmax``, mean probability of the class
-        where it is the label; ``ml`` of the mask; ``components``, parts connected by faces before any clean-up;
-        ``note``, what was not found; and ``made_by``. NaN where there is nothing to compare: one network, one view, or
-        a class that nobody finds; where one of two networks finds it, their agreement is 0.
+        where it is the label of the networks' mean; ``ml`` of the mask; ``components``, parts connected by faces before
+        any clean-up; ``note``, what a network did not find, or the mask has not; and ``made_by``. NaN where there is
+        nothing to compare: one network, one view, or a class that nobody finds; where one of two networks finds it,
+        their agreement is 0, and where both find it and the mask has none, what it is.
     """
     networks = {model: each for model, each in labels.items() if model.startswith("network_")}
     whole, mask = labels.get("ensemble", labels["network_1"]), list(labels.values())[-1]

@@ -212,11 +212,20 @@ def _fitting(shown, room, dsc, places):
         for each in group:
             slices, step = _within(each, room / len(places))
             dice = {name: values.get(each["case"]) for name, values in by_model.items()}
-            known = dict(about(each), group=heading, dsc={name: v for name, v in dice.items() if v})
+            known = dict(
+                about(each), group=heading, start=_start(each, slices), dsc={name: v for name, v in dice.items() if v}
+            )
             found.append(dict(known, shown=slices))
             if step > 1:
                 left.append(f"{each['case']}: shown are {len(slices)} of its {len(each['image'])} slices")
     return found, left
+
+
+def _start(each, slices):
+    """Return which of the slices comes first: of those that are annotated, if any, the one nearest to the middle."""
+    reference = each["masks"].get("reference")
+    known = [n for n, one in enumerate(slices) if reference is None or (reference[one["z"]] != 255).any()]
+    return min(known or range(len(slices)), key=lambda n: abs(n - len(slices) // 2))
 
 
 def _within(each, room):
