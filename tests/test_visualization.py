@@ -14,6 +14,7 @@ from PIL import Image
 from cmems.cli.common import main_guard
 from cmems.comparison.formats import escaped
 from cmems.errors import InputError, said
+from cmems.files import whole_file
 from cmems.visualization import (
     metric_rows,
     metric_table,
@@ -270,6 +271,9 @@ def test_rows_set_the_metrics_side_by_side():
 def test_a_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(AttributeError):
         write_png(tmp_path / "a.png", "not an image")
+    with pytest.raises(IsADirectoryError) as refused, whole_file(tmp_path) as part:
+        part.write_text("x")
+    assert refused.value.filename == str(tmp_path)  # not the file that was written aside
     assert list(tmp_path.iterdir()) == []
 
 
