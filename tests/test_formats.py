@@ -151,6 +151,43 @@ def test_a_segmentation_of_slicer_is_understood_by_the_names_of_its_segments(tmp
     assert "become background (liver)" in said(label)
 
 
+def test_numbers_that_are_given_count_for_segments_too_and_else_the_numbers_in_their_names(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    expected, mask = LABEL.transpose(ZYX), tmp_path / "labels/a.seg.nrrd"
+    (tmp_path / "names.csv").write_text("1,B\n2,A\n")
+
+    def voxels(**options):
+        return read(tmp_path, unpainted="background", **options)[1].voxels
+
+    backwards = {f"Segment{k}_{key}": v for k, n in enumerate((2, 1))
+                 for key, v in dict(Name=f"Segment_{n}", Layer=0, LabelValue=n).items()}  # fmt: skip
+    for fields in (segments("Segment_1", "Segment_2"), backwards):
+        nrrd(mask, LABEL, **fields)
+        assert np.array_equal(voxels(), expected)
+        first = folder(tmp_path, classes=()).classes.index("Segment_1") + 1
+        assert np.array_equal(voxels(classes=()) == first, expected == 1)
+        assert np.array_equal(voxels(labels=[1, 2]), expected)
+        swapped = np.array([0, 2, 1])[expected]
+        assert np.array_equal(voxels(labels=[2, 1]), swapped)
+        assert np.array_equal(voxels(names=tmp_path / "names.csv"), swapped)
+        with pytest.raises(
+            InputError, match=r"--labels: expected segments with numbers of the classes, got [12], [12]$"
+        ):
+            voxels(labels=[5, 7])
+    nrrd(mask, LABEL, **segments("A", "B"))
+    assert np.array_equal(voxels(labels=[1, 2]), expected)
+    for options, given in ((dict(labels=[2, 1]), "--labels"), (dict(names=tmp_path / "names.csv"), "--names .*csv")):
+        with pytest.raises(InputError, match=rf"a\.seg\.nrrd: {given} gives A the number 2, but the segment .* has 1;"):
+            voxels(**options)
+    layers = np.stack([LABEL == 1, LABEL == 2]).astype(np.uint8)  # each is 1 in its own layer
+    nrrd(mask, layers, Segment0_Name="A", Segment1_Name="B")
+    assert np.array_equal(voxels(labels=[2, 1]), expected)
+    nrrd(mask, layers, Segment0_Name="Segment_1", Segment1_Name="Segment_2")
+    assert np.array_equal(voxels(), expected)
+    with pytest.raises(InputError, match="--labels cannot tell its segments apart, .* as the classes: A, B$"):
+        voxels(labels=[2, 1])
+
+
 def test_segments_that_overlap_are_said(tmp_path):
     layers = np.stack([LABEL > 0, LABEL == 2]).astype(np.uint8)
     nrrd(tmp_path / "a.seg.nrrd", layers, Segment0_Name="A", Segment1_Name="B", Segment1_Layer=1)

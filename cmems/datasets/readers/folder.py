@@ -28,7 +28,7 @@ from cmems.registry import READERS
 UNPAINTED = ("auto", "unknown", "background")
 _SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask)$", re.IGNORECASE)
 _STRAY = 3  # masks of no scan's name whose place is looked for
-_UNNAMED = re.compile(r"segment[ _]\d+", re.IGNORECASE)
+_UNNAMED = re.compile(r"segment[ _](\d+)", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
 _OTHER = "the header names another modality (--modality ct is for CT in HU)"
 _IN_ORDER = "segments without names are the classes in their order"
@@ -89,6 +89,7 @@ class NiftiFolderReader(NiftiReader):
             raise InputError(f"--unpainted: expected {', '.join(UNPAINTED)}, got {unpainted!r}")
         self.classes, self.modality = classes, modality
         self.labels = _numbers(classes, known, f"--names {names}") if known else labels
+        self.given = "--labels" if names is None else f"--names {names}"
         self.channel, self.fill_nan, self.unpainted = channel, fill_nan, unpainted
         self.name = self.root.resolve().name
 
@@ -191,14 +192,8 @@ class NiftiFolderReader(NiftiReader):
         if case.labels is None:
             return None
         path = case.labels[0]
-        volume, order = read_mask(path), ()
-        numbers = self.labels
-        if volume.names:
-            unnamed = all(_UNNAMED.fullmatch(name) for name in volume.names.values())
-            if unnamed and len(volume.names) == len(self.classes):
-                numbers, order = list(volume.names), ((_IN_ORDER, ", ".join(self.classes)),)
-            else:
-                numbers = _numbers(self.classes, volume.names, str(path), some=True)
+        volume = read_mask(path)
+        numbers, order = self._segment_numbers(path, volume) if volume.names else (self.labels, ())
         if numbers is None:
             return volume
         voxels = whole_labels(path, volume).voxels
@@ -214,15 +209,50 @@ class NiftiFolderReader(NiftiReader):
         notes = ((_DROPPED, ", ".join(dropped[:5])),) if dropped else ()
         return volume._replace(voxels=mapped, notes=(*volume.notes, *order, *notes))
 
+    def _segment_numbers(self, path, volume):
+        """Return the number of each class in a mask that names its segments, and notes.
+
+        What ``labels`` or ``names`` gave counts; else the segments' names, or, where they have none, their order.
+
+        Raises:
+            InputError: No segment is called as a class, or one that is has another number than was given.
+        """
+        named = _named(self.classes, volume.names)
+        if self.labels and not volume.counted:
+            for name, number in zip(self.classes, self.labels, strict=True):
+                if named.get(name, number) != number:
+                    raise InputError(
+                        f"{path}: {self.given} gives {name} the number {number}, but the segment called so has "
+                        f"{named[name]}; leave the option out, or rename the segments"
+                    )
+            if not {*self.labels} & {*volume.names}:
+                there = ", ".join(map(str, volume.names))
+                raise InputError(f"{path}: {self.given}: expected segments with numbers of the classes, got {there}")
+            return self.labels, ()
+        if self.labels and not named:
+            raise InputError(
+                f"{path}: {self.given} cannot tell its segments apart, which share numbers in the file; call them as "
+                f"the classes: {', '.join(self.classes)}"
+            )
+        unnamed = {number: _UNNAMED.fullmatch(name) for number, name in volume.names.items()}
+        if not named and all(unnamed.values()) and len(unnamed) == len(self.classes):
+            return sorted(unnamed, key=lambda number: int(unnamed[number][1])), ((_IN_ORDER, ", ".join(self.classes)),)
+        return _numbers(self.classes, volume.names, str(path), some=True), ()
+
+
+def _named(classes, names):
+    """Return the number of each class that is among the names of numbers."""
+    by_name = {plain_name(name): number for number, name in names.items()}
+    return {name: by_name[plain_name(name)] for name in classes if plain_name(name) in by_name}
+
 
 def _numbers(classes, names, where, some=False):
     """Return the number of each class, by the names of numbers; -1 of those that have none, where ``some`` do."""
-    by_name = {plain_name(name): number for number, name in names.items()}
-    found = [by_name.get(plain_name(name), -1) for name in classes]
-    missing = [name for name, number in zip(classes, found, strict=True) if number < 0]
+    found = _named(classes, names)
+    missing = [name for name in classes if name not in found]
     if missing and (not some or len(missing) == len(classes)):
         raise InputError(f"{where}: expected a label called {missing[0]}, got {', '.join(names.values())}")
-    return found
+    return [found.get(name, -1) for name in classes]
 
 
 def _segmentations(folder, endings=()):

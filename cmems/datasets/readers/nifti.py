@@ -29,6 +29,7 @@ class Volume(NamedTuple):
         frames: The affines that the header states, the one to trust first; empty where it states none.
         notes: What a user should know of the header: pairs of a sentence and its details.
         names: Of a mask that names its labels, the names by number.
+        counted: Its labels share numbers in the file, as in several layers, so that these ones count them in order.
     """
 
     voxels: np.ndarray
@@ -37,6 +38,7 @@ class Volume(NamedTuple):
     frames: tuple = ()
     notes: tuple = ()
     names: dict | None = None
+    counted: bool = False
 
 
 def read_nifti(path, channel=None):

@@ -38,8 +38,8 @@ _OVERLAP = "segments overlap; where they do, the later one is taken"
 def read_nrrd(path, channel=None):
     """Read an NRRD volume of real numbers.
 
-    Of a segmentation, as 3D Slicer saves it, the voxels number its segments from 1, in their order, and ``names`` gives
-    their names by these numbers, whatever layers and label values the file keeps them under.
+    Of a segmentation, as 3D Slicer saves it, the voxels have the label values of its segments, and ``names`` gives
+    their names by these. Where segments share a value, as in several layers, they are numbered from 1 in their order.
 
     Args:
         path (str | Path): ``.nrrd`` or ``.seg.nrrd``, its voxels in the same file.
@@ -72,7 +72,7 @@ def read_nrrd(path, channel=None):
             return grid._replace(voxels=layers[channel or 0] if listed is not None else layers[0])
         voxels, overlap = _flat(path, layers, segments)
     notes = ((_OVERLAP, f"{overlap} voxels"),) if overlap else ()
-    return grid._replace(voxels=voxels, notes=grid.notes + notes, names=dict(enumerate((s[0] for s in segments), 1)))
+    return _named(grid, segments)._replace(voxels=voxels, notes=grid.notes + notes)
 
 
 def nrrd_grid(path):
@@ -85,8 +85,7 @@ def nrrd_grid(path):
     with reading(path, _KIND), open(path, "rb") as handle:
         header, _, sizes = _header(path, handle)
         segments = _segments(header)
-        grid = _grid(path, header, sizes, _axes(path, header, sizes)[0])
-        return grid._replace(names=dict(enumerate((s[0] for s in segments), 1)) or None)
+        return _named(_grid(path, header, sizes, _axes(path, header, sizes)[0]), segments)
 
 
 def _header(path, handle):
@@ -169,12 +168,26 @@ def _segments(header):
     return found
 
 
+def _numbers(segments):
+    """Return the number of each segment: its label value, or, where values tell them not apart, its place from 1 on."""
+    values = [value for *_, value in segments]
+    apart = len({*values}) == len(values) and all(0 < value < 1 << 16 for value in values)
+    return values if apart else list(range(1, len(values) + 1))
+
+
+def _named(grid, segments):
+    """Return a :class:`Volume` with the names of segments by their numbers."""
+    numbers = _numbers(segments)
+    names = dict(zip(numbers, (name for name, *_ in segments), strict=True)) or None
+    return grid._replace(names=names, counted=numbers != [value for *_, value in segments])
+
+
 def _flat(path, layers, segments):
-    """Return one label map, segments numbered from 1, and how many voxels several of them claim."""
+    """Return one label map, segments by their numbers, and how many voxels several of them claim."""
     if len(segments) > 254:
         raise InputError(f"{path}: expected 254 segments or fewer, got {len(segments)}")
-    flat, overlap = np.zeros(layers.shape[1:], np.uint8), 0
-    for number, (name, layer, value) in enumerate(segments, 1):
+    flat, overlap = np.zeros(layers.shape[1:], np.uint16), 0
+    for number, (name, layer, value) in zip(_numbers(segments), segments, strict=True):
         if not 0 <= layer < len(layers):
             raise InputError(f"{path}: segment {name!r}: layer {layer} of {len(layers)}")
         mine = layers[layer] == value
