@@ -562,12 +562,42 @@ def test_images_are_cases_of_one_slice_and_colours_turn_to_grey(tmp_path):
     assert "colours are turned to grey" in said(volumes["d"][0])
     assert "colours" not in said(volumes["c"][0])
     assert "1 mm is taken" in said(volumes["a"][0])
-    nii(tmp_path / "images/screen/x.nii", IMAGE)  # folders that hold no DICOM are not entered
     data = prepare(folder(tmp_path, val=["b"]), tmp_path / "out", size=16, workers=1)
     assert data.eligible_exemplars() == [("a", 0)]
     png(tmp_path / "labels/a.png", np.stack([LABEL[..., 3].T, grey // 2, grey // 2], -1).astype(np.uint8))
     with pytest.raises(InputError, match=r"labels/a\.png: expected a grey or indexed mask.*, got colours"):
         prepare(folder(tmp_path), tmp_path / "other", size=16, workers=1)
+
+
+def test_scans_and_masks_in_folders_below_are_named_and_what_cmems_wrote_there_is_not(tmp_path):
+    for name in ("a", "more/b", "more/c", "out/a", "masks/a", "masks/doubt/a_entropy", ".old/a"):
+        nii(tmp_path / f"images/{name}.nii.gz", IMAGE)
+    png(tmp_path / "images/work/curve.png", IMAGE[..., 0].astype(np.uint16))  # beside volumes no scan
+    (tmp_path / "images/masks/trust.csv").write_text("")
+    (tmp_path / "images/round").symlink_to(tmp_path)
+    found, problems = scan_files(tmp_path / "images", aside=[tmp_path / "images/out"])
+    assert list(found) == ["a"]
+    said = "in a folder below .*images, where it is not looked for, as 1 more there; move it up, or elsewhere"
+    assert len(problems) == 1
+    assert re.search(rf"more/b\.nii\.gz: {said}$", problems[0])
+    nii(tmp_path / "labels/more/a.nii.gz", LABEL)
+    with pytest.raises(InputError, match=r"labels/more/a\.nii\.gz: in a folder below .*labels, where it is"):
+        folder(tmp_path).cases()
+    assert scan_files(tmp_path / "images/masks")[1] == []
+    (tmp_path / "labels/b.nii.gz").symlink_to(tmp_path / "nowhere")
+    found, problems = scan_files(tmp_path / "labels", masks=True)
+    assert not found
+    assert problems[0] == f"{tmp_path}/labels/b.nii.gz: expected a file, got a link that leads to none"
+
+
+def test_slices_of_any_ending_and_in_folders_that_are_linked_are_found(tmp_path):
+    dicom(tmp_path / "elsewhere", IMAGE, names="IM{:04d}.MR")
+    (tmp_path / "scans/p").mkdir(parents=True)
+    (tmp_path / "scans/p/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "scans")
+    found, problems = scan_files(tmp_path / "scans")
+    assert (list(found), problems) == (["p_link"], [])
+    assert np.array_equal(read_scan(found["p_link"]).voxels, IMAGE.transpose(ZYX))
 
 
 def test_an_image_beside_volumes_is_no_scan(tmp_path):

@@ -121,6 +121,9 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     (scans / "d_affine.nii").write_bytes(no_affine)
     (scans / "e.mha").write_bytes(b"ObjectType = Image")
     (scans / "._f.nii.gz").write_bytes(b"left by macOS")
+    (scans / "f_link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (scans / "more").mkdir()
+    (scans / "more/g.nii.gz").write_bytes(whole)
     done = command(*trained, scans, tmp_path / "masks")
     assert done.returncode == 2
     assert "a_cut.nii.gz: truncated or not a NIfTI file" in done.stderr
@@ -128,7 +131,9 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert "c_colour.nii.gz: expected one real number per voxel, got colour voxels" in done.stderr
     assert "d_affine.nii: expected an affine of three independent directions" in done.stderr
     assert "e.mha: not NIfTI, NRRD, PNG or DICOM by its name" in done.stderr
-    assert done.stderr.startswith("error: 5 problems")
+    assert "f_link.nii.gz: expected a file, got a link that leads to none" in done.stderr
+    assert "more/g.nii.gz: in a folder below" in done.stderr
+    assert done.stderr.startswith("error: 7 problems")
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "labels_itksnap.txt",

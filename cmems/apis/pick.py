@@ -83,7 +83,7 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
         raise InputError(f"{scans}: expected a folder of scans, {KINDS}")
     if Path(out).resolve() == Path(scans).resolve():
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
-    paths, problems = scan_files(scans)
+    paths, problems = scan_files(scans, aside=(out, after or out))
     if not paths:
         raise InputError([f"{scans}: expected scans, {KINDS}{folders_in(scans)}", *problems])
     person = _patients(paths, patient)

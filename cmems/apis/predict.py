@@ -242,7 +242,7 @@ def _settled(writing, written, rows):
 
 def find_scans(scans, out, channel=None):
     """Return the scans' paths by name, and what lies in their folder and is none."""
-    found, problems = scan_files(scans) if scans.is_dir() else ({scan_stem(scans): scans}, [])
+    found, problems = scan_files(scans, aside=(out,)) if scans.is_dir() else ({scan_stem(scans): scans}, [])
     if not scans.exists() or not (found or problems):
         hint = folders_in(scans) if scans.is_dir() else ""
         raise InputError(f"{scans}: expected a scan or a folder of scans, {KINDS}{hint}")

@@ -13,8 +13,10 @@ from cmems.memory import free_bytes
 _RATIO = 1100
 _NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
 # What lies beside scans and is none; any other file is named rather than passed over.
-_ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
-_ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".ctbl", ".label", ".mrml"}
+ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
+ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".ctbl", ".label", ".mrml"}
+# What lies in the folders that CMEMS writes masks to, and the folders that it makes beside the first.
+_OURS, _PARTS = ("trust.csv", "slices.png"), ("doubt", "probabilities")
 
 
 @contextmanager
@@ -95,7 +97,45 @@ def nifti_files(folder):
         tuple[dict[str, Path], list[str]]: Files by stem, and the problems: two files of one stem, and files that are
         no NIfTI but may be scans.
     """
-    return listed(sorted(Path(folder).iterdir()), _NIFTI, "a NIfTI file")
+    found, problems = listed(sorted(Path(folder).iterdir()), _NIFTI, "a NIfTI file")
+    return found, problems + misplaced(folder, [p for p in files_below(folder) if _NIFTI.search(p.name)])
+
+
+def files_below(folder, aside=(), above=()):
+    """Yield the files in the folders below one, links followed, but not round and round.
+
+    Args:
+        folder (str | Path): Where.
+        aside (collection[Path]): Folders, resolved, that are passed over, as hidden ones and masks of CMEMS's are.
+        above (tuple[Path]): Those that led here, resolved.
+    """
+    folder = Path(folder)
+    above = (*above, folder.resolve())
+    for path in sorted(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) else ():
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            if len(above) > 1:
+                yield path
+        elif path.resolve() not in (*above, *aside) and not _ours(path):
+            yield from files_below(path, aside, above)
+
+
+def _ours(folder):
+    """Tell whether CMEMS wrote what is in a folder."""
+    beside = folder.name in _PARTS and (folder.parent / _OURS[0]).is_file()
+    return beside or any((folder / name).is_file() for name in _OURS)
+
+
+def misplaced(folder, paths):
+    """Return a problem for each folder below ``folder`` that holds some of ``paths``, which are looked for in it."""
+    homes = {}
+    for path in paths:
+        homes.setdefault(path.parent, []).append(path)
+    return [
+        f"{first}: in a folder below {folder}, where it is not looked for{more}; move it up, or elsewhere"
+        for first, more in ((p[0], f", as {len(p) - 1} more there" * (len(p) > 1)) for p in homes.values())
+    ]
 
 
 def listed(paths, pattern, kind):
@@ -103,7 +143,10 @@ def listed(paths, pattern, kind):
     found, problems = {}, []
     for path in paths:
         name = path.name
-        if name.startswith(".") or path.suffix.lower() in _ASIDE or name == "Thumbs.db":
+        if name.startswith(".") or path.suffix.lower() in ASIDE or name == "Thumbs.db":
+            continue
+        if not path.exists():
+            problems.append(f"{path}: expected a file, got a link that leads to none")
             continue
         if not pattern.search(name):
             if not path.is_dir():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cmems.datasets.readers import dicom
-from cmems.datasets.readers.files import listed, reading
+from cmems.datasets.readers.files import files_below, listed, misplaced, reading
 from cmems.datasets.readers.nifti import nifti_grid, nifti_like, nifti_of, read_nifti
 from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
 from cmems.datasets.readers.pictures import picture_grid, read_picture
@@ -21,22 +21,23 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _ENDINGS = (".nii.gz", ".png", ".tif", ".dcm")
 
 
-def scan_files(folder, masks=False):
+def scan_files(folder, masks=False, aside=()):
     """Find the scans of a folder: NIfTI, NRRD, images, and series of DICOM slices, in folders below too.
 
     Args:
         folder (str | Path): Where.
         masks (bool): Find masks instead: ``.seg.nrrd``, which is no scan, and DICOM files that are each a segmentation.
+        aside (sequence[str | Path]): Folders below that hold neither.
 
     Returns:
         tuple[dict[str, Path], list[str]]: Files by name, of a series any; and problems: two files of one name, files
-        of no format that is read but may be scans, damaged DICOM, and images beside volumes, as screenshots are.
+        of no format that is read but may be scans, damaged DICOM, images beside volumes, as screenshots are, and files
+        in folders below, of any format but DICOM.
     """
-    folder, plain, slices = Path(folder), [], []
+    folder, plain = Path(folder), []
+    below = list(files_below(folder, [Path(each).resolve() for each in aside]))
+    slices = [] if masks else [path for path in below if path.is_file() and dicom.is_dicom(path)]
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not masks:
-            below = (p for p in sorted(path.rglob("*")) if not p.name.startswith("."))
-            slices += [p for p in below if p.is_file() and dicom.is_dicom(p)]
         if path.is_file() and not path.name.startswith(".") and dicom.is_dicom(path):
             slices.append(path)
         elif path.name != "DICOMDIR" and (masks or not path.name.lower().endswith(".seg.nrrd")):
@@ -52,7 +53,17 @@ def scan_files(folder, masks=False):
     if not masks and 0 < len(images) < len(found):
         odd += [f"{path}: an image beside volumes; move it elsewhere" for path in images.values()]
         found = {name: path for name, path in found.items() if name not in images}
+    if found or masks:  # else there may be folders of scans, of which callers tell
+        volumes = found and not images
+        odd += misplaced(folder, [p for p in below if _strange(p, masks) and not (volumes and _is_picture(p))])
     return found, problems + odd
+
+
+def _strange(path, masks):
+    """Tell whether a file of a folder below would be a scan, or a mask, if it lay above."""
+    if dicom.is_dicom(path):
+        return masks
+    return _SCAN.search(path.name) and (masks or not path.name.lower().endswith(".seg.nrrd"))
 
 
 def scan_stem(path):
