@@ -373,7 +373,7 @@ def test_an_nrrd_scan_is_read_as_the_same_scan_in_nifti(tmp_path):
     assert (found.spacing, found.frames) == ((4, 2, 1.5), ())
     nrrd(tmp_path / "a.nrrd", np.stack([IMAGE, IMAGE + 1]))
     assert np.array_equal(read_scan(tmp_path / "a.nrrd", 1).voxels, expected.voxels + 1)
-    with pytest.raises(InputError, match=r"a\.nrrd: expected a 3-D volume, got sizes \[2, 12, 10, 6\]; --channel"):
+    with pytest.raises(InputError, match=r"a\.nrrd: expected a 3-D volume, got sizes \[2, 12, 10, 6\]; --channel N"):
         read_scan(tmp_path / "a.nrrd")
 
 

@@ -88,6 +88,8 @@ def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):
         (dict(patient="["), "--patient .*: expected a regular expression"),
         (dict(patient="x"), "--patient x: does not match the beginning of a_1"),
         (dict(skip=["z"]), "--skip z: no such scan"),
+        (dict(modality="MR"), "--modality: expected mr or ct, got 'MR'"),
+        (dict(channel=-1), "--channel: expected 0 or more, got -1"),
     ]:
         with pytest.raises(InputError, match=message):
             pick(str(scans), out, **options)
@@ -97,6 +99,20 @@ def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):
     with pytest.raises(InputError, match=r"z\.nii\.gz: truncated or not a NIfTI file"):
         pick(str(scans), out)
     assert (tmp_path / "out" / SHEET).is_file()
+
+
+def test_of_several_channels_one_is_read(scans, tmp_path):
+    for path in list(scans.iterdir()):
+        path.rename(scans / path.name.replace("_1", "_0000").replace("_2", "_0001"))
+    for name in "bcd":
+        (scans / f"{name}_0001.nii.gz").write_bytes((scans / f"{name}_0000.nii.gz").read_bytes())
+    message = r"scans: 2 channels of a: a_0000\.nii\.gz, a_0001\.nii\.gz, and of 3 more; --channel picks one$"
+    with pytest.raises(InputError, match=message):
+        pick(str(scans), str(tmp_path / "out"))
+    found = pick(str(scans), str(tmp_path / "out"), channel=1)
+    assert sorted(each.mask.name for each in found) == ["a.nii.gz", "b.nii.gz", "d.nii.gz"]
+    with pytest.raises(InputError, match=r"scans: channel 2 of a: there are 0, 1"):
+        pick(str(scans), str(tmp_path / "out"), channel=2)
 
 
 def test_a_description_tells_no_brightness_and_the_middle_is_the_mean():

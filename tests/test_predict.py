@@ -210,6 +210,13 @@ def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, 
         )
     assert not (tmp_path / "masks").exists()
     assert len(list(scans.iterdir())) == 2
+    for name in ("q_0000", "q_0001", "r_0000", "r_0001"):
+        (tmp_path / "channels" / f"{name}.nii.gz").parent.mkdir(exist_ok=True)
+        (tmp_path / "channels" / f"{name}.nii.gz").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"channels: 2 channels of q: .*, and of 1 more; the model was prepared without"
+    ):
+        predict(*trained, str(tmp_path / "channels"), str(tmp_path / "masks"))
 
 
 def test_the_manifest_of_the_prepared_data_is_enough(trained, scans, prepared_acdc, tmp_path):

@@ -254,7 +254,7 @@ ODD = {
     "offset": (dict(offset=1e9), "truncated|inside the file"),
     "NaN offset": (dict(offset=NAN), "truncated|inside the file"),
     "slope": (dict(slope=float("inf")), "expected a finite slope and intercept"),
-    "channels": (dict(array=np.zeros((8, 8, 2, 3), np.int16)), "--channel picks one"),
+    "channels": (dict(array=np.zeros((8, 8, 2, 3), np.int16)), "--channel N of cmems prepare and pick reads one"),
     "1-D": (dict(array=np.zeros(8, np.int16)), "expected a 3-D volume"),
 }
 

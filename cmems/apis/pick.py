@@ -15,6 +15,7 @@ from cmems.datasets.readers.geometry import known_axes, lay_on
 from cmems.datasets.readers.nifti import read_nifti
 from cmems.datasets.readers.scans import (
     KINDS,
+    choose_channel,
     encoded,
     mask_ending,
     mask_file,
@@ -49,7 +50,18 @@ class Pick(NamedTuple):
     mask: Path
 
 
-def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None, description=None, progress=None):
+def pick(
+    scans,
+    out,
+    number=5,
+    modality="mr",
+    patient=None,
+    skip=(),
+    after=None,
+    description=None,
+    progress=None,
+    channel=None,
+):
     """Choose slices, at most one a patient, and write ``slices.png``, which shows them, and an empty mask for each.
 
     Without ``after`` they are those nearest to the middle of all slices, so far as ``description`` tells; scans whose
@@ -69,6 +81,7 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
             and ``doubt`` where maps were asked for.
         description (dict | None): Of ``DESCRIPTIONS``. Default: ``SmallSlice``.
         progress (callable | None): Called with (scans done, scans, name) after each scan.
+        channel (int | None): Which channel to read, of files ``NAME_0000``, ``NAME_0001`` … or of volumes of four axes.
 
     Returns:
         list[Pick]: The best first.
@@ -79,6 +92,10 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
     """
     if not isinstance(number, int) or number < 1:
         raise InputError(f"--number: expected an integer of 1 or more, got {number!r}")
+    if channel is not None and channel < 0:
+        raise InputError(f"--channel: expected 0 or more, got {channel}")
+    if modality not in ("mr", "ct"):
+        raise InputError(f"--modality: expected mr or ct, got {modality!r}")
     if not Path(scans).is_dir():
         raise InputError(f"{scans}: expected a folder of scans, {KINDS}")
     if Path(out).resolve() == Path(scans).resolve():
@@ -86,12 +103,16 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
     paths, problems = scan_files(scans, aside=(out, after or out))
     if not paths:
         raise InputError([f"{scans}: expected scans, {KINDS}{folders_in(scans)}", *problems])
+    paths, more = choose_channel(paths, channel)
+    if more and channel is None:
+        raise InputError(more)
+    problems, how = problems + more, (modality, channel)
     person = _patients(paths, patient)
     unknown = [name for name in skip if name not in person]
     if unknown:
         raise InputError(f"--skip {unknown[0]}: no such scan in {scans}")
     if after is None:
-        found = _middle(paths, modality, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
+        found = _middle(paths, how, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
     else:
         found = _doubtful(paths, Path(after), progress)
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -100,7 +121,7 @@ def pick(scans, out, number=5, modality="mr", patient=None, skip=(), after=None,
         if len(chosen) < number and person[name] not in seen:
             seen.add(person[name])
             chosen.append((name, z, why))
-    picks = _write(chosen, paths, modality, Path(out))
+    picks = _write(chosen, paths, how, Path(out))
     if problems:
         raise InputError(problems)
     return picks
@@ -128,12 +149,12 @@ def _patients(names, pattern):
     return {name: match[0] for name, match in found.items()}
 
 
-def _middle(paths, modality, describe, problems, progress):
+def _middle(paths, how, describe, problems, progress):
     """Yield scan, slice and why, the nearest to the middle first."""
     described, stored = {}, {}
     for done, (name, path) in enumerate(paths.items(), 1):
         try:
-            volume, image = _read(path, modality)
+            volume, image = _read(path, *how)
         except InputError as error:
             problems += error.problems
         else:
@@ -172,17 +193,17 @@ def _doubtful(paths, masks, progress):
         yield name, z, worst["note"] and f"{worst['class']}: {worst['note']}" or f"{worst['class']} in doubt"
 
 
-def _read(path, modality):
-    volume = read_scan(path)
+def _read(path, modality, channel):
+    volume = read_scan(path, channel)
     if problems := image_problems(path, volume, modality):
         raise InputError(problems)
     return volume, scale_intensity(volume.voxels, modality)[0]
 
 
-def _write(chosen, paths, modality, out):
+def _write(chosen, paths, how, out):
     picks, tiles = [], []
     for name, z, why in chosen:
-        volume, image = _read(paths[name], modality)
+        volume, image = _read(paths[name], *how)
         ending = mask_ending(paths[name]).replace(".dcm", ".nii.gz")  # no viewer paints in DICOM
         picks.append(Pick(name, z, len(image), why, out / f"{name}{ending}"))
         captions = [f"{len(picks)}  {name}", f"slice {z} of 0 to {len(image) - 1}; {why}"]

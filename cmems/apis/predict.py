@@ -26,6 +26,12 @@ from cmems.files import whole_file
 from cmems.visualization.colors import label_tables
 
 
+_CHANNELS = (
+    "the model was prepared without --channel: keep one channel of each scan, or train on what "
+    "cmems prepare --channel N makes"
+)
+
+
 class Masks(NamedTuple):
     """What was written.
 
@@ -248,10 +254,10 @@ def find_scans(scans, out, channel=None):
         raise InputError(f"{scans}: expected a scan or a folder of scans, {KINDS}{hint}")
     if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
-    if channel is not None:
-        found, more = choose_channel(found, channel)
-        problems = problems + more
-    return found, problems
+    found, more = choose_channel(found, channel, advice=_CHANNELS)
+    if more and channel is None:
+        raise InputError(more)
+    return found, problems + more
 
 
 def _read(name, path, preparation):

@@ -10,6 +10,7 @@ def add_arguments(parser):
     parser.add_argument("out", help="folder of the sheet and the masks; masks that are there already are left alone")
     parser.add_argument("--number", type=int, default=5, help="how many slices, at most one a patient")
     parser.add_argument("--modality", choices=["mr", "ct"], default="mr", help="how intensities are scaled")
+    parser.add_argument("--channel", type=int, help="which channel to read of several, from 0")
     parser.add_argument(
         "--patient", metavar="REGEX", help="scans whose names begin with the same match are of one patient"
     )
@@ -24,7 +25,7 @@ def run(args):
 
     with counting("looking") as progress:
         picks = pick(args.scans, args.out, args.number, args.modality, args.patient, args.skip, args.after,
-                     progress=progress)  # fmt: skip
+                     progress=progress, channel=args.channel)  # fmt: skip
     for found in picks:
         print(f"{found.scan} slice {found.slice} of 0 to {found.depth - 1}: {found.why}")
     if args.patient is None and (alike := same_beginning([found.scan for found in picks])):

@@ -15,6 +15,7 @@ _NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
 # What lies beside scans and is none; any other file is named rather than passed over.
 ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
 ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".ctbl", ".label", ".mrml"}
+CHANNEL = "--channel N of cmems prepare and pick reads one of several, and so does a model of data prepared so"
 # What lies in the folders that CMEMS writes masks to, and the folders that it makes beside the first.
 _OURS, _PARTS = ("trust.csv", "slices.png"), ("doubt", "probabilities")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from cmems.datasets.readers.files import check_size, reading
+from cmems.datasets.readers.files import CHANNEL, check_size, reading
 from cmems.datasets.readers.geometry import regular, settle_frames, settle_spacing
 from cmems.errors import InputError
 
@@ -63,9 +63,9 @@ def read_nifti(path, channel=None):
         if len(shape) < 2 or len(shape) > 4:
             raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}")
         if len(shape) == 4 and channel is None:
-            raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; --channel picks one of several")
+            raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; {CHANNEL}")
         if len(shape) == 4 and not 0 <= channel < shape[3]:
-            raise InputError(f"{path}: --channel {channel}: expected 0 to {shape[3] - 1}, got shape {image.shape}")
+            raise InputError(f"{path}: channel {channel}: expected 0 to {shape[3] - 1}, got shape {image.shape}")
         voxels = np.asanyarray(image.dataobj).reshape(shape)
         if len(shape) == 4:
             voxels = np.ascontiguousarray(voxels[..., channel])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmems.datasets.readers.files import check_size, need, reading
+from cmems.datasets.readers.files import CHANNEL, check_size, need, reading
 from cmems.datasets.readers.geometry import settle_frames, settle_spacing
 from cmems.datasets.readers.nifti import Volume
 from cmems.errors import InputError
@@ -55,9 +55,9 @@ def read_nrrd(path, channel=None):
         spatial, listed = _axes(path, header, sizes)
         segments = _segments(header)
         if listed is not None and channel is None and not segments:
-            raise InputError(f"{path}: expected a 3-D volume, got sizes {sizes}; --channel picks one of several")
+            raise InputError(f"{path}: expected a 3-D volume, got sizes {sizes}; {CHANNEL}")
         if listed is not None and not segments and not 0 <= channel < sizes[listed]:
-            raise InputError(f"{path}: --channel {channel}: expected 0 to {sizes[listed] - 1}, got sizes {sizes}")
+            raise InputError(f"{path}: channel {channel}: expected 0 to {sizes[listed] - 1}, got sizes {sizes}")
         count = int(np.prod(sizes)) * dtype.itemsize
         with _OPENERS[header["encoding"].lower()](handle) as data:
             content = data.read(count)

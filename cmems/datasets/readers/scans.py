@@ -172,7 +172,7 @@ def encoded(path, name, voxels, classes, mark=None):
     return gzip.compress(content, compresslevel=3, mtime=0)
 
 
-def choose_channel(scans, channel, known=(), always=False):
+def choose_channel(scans, channel, known=(), always=False, advice="--channel picks one"):
     """Tell several channels of a scan, nnU-Net's ``NAME_0000``, ``NAME_0001``, from several scans.
 
     They are channels where a label is called NAME, or where several scans, and all that there are, have the same, from
@@ -183,6 +183,7 @@ def choose_channel(scans, channel, known=(), always=False):
         channel (int | None): Which to take.
         known (collection[str]): Names of labels.
         always (bool): Every such name means a channel.
+        advice (str): What to do of several where ``channel`` is None.
 
     Returns:
         tuple[dict[str, Path], list[str]]: Scans by case, and problems.
@@ -194,7 +195,7 @@ def choose_channel(scans, channel, known=(), always=False):
     first = next(iter(numbers.values()), set())
     alike = len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers.values())
     always = always or any(base in known for base in numbers) or (alike and None not in matched.values())
-    cases, found, problems = {}, {}, []
+    cases, several, found, problems = {}, {}, {}, []
     for stem, path in scans.items():
         if always and matched.get(stem):
             cases.setdefault(matched[stem][1], {})[int(matched[stem][2])] = path
@@ -206,14 +207,15 @@ def choose_channel(scans, channel, known=(), always=False):
         elif channel is None and len(paths) == 1:
             found[case] = next(iter(paths.values()))
         elif channel is None:
-            names = ", ".join(p.name for p in paths.values())
-            folder = next(iter(paths.values())).parent
-            problems.append(f"{folder}: {len(paths)} channels of {case}: {names}; --channel picks one")
+            several[case] = list(paths.values())
         elif channel in paths:
             found[case] = paths[channel]
         else:
             folder = next(iter(paths.values())).parent
-            problems.append(f"{folder}: --channel {channel}: {case} has {', '.join(map(str, paths))}")
+            problems.append(f"{folder}: channel {channel} of {case}: there are {', '.join(map(str, paths))}")
+    for case, paths in list(several.items())[:1]:  # the others are alike
+        names, more = ", ".join(p.name for p in paths), f", and of {len(several) - 1} more" * (len(several) > 1)
+        problems.append(f"{paths[0].parent}: {len(paths)} channels of {case}: {names}{more}; {advice}")
     return found, problems
 
 
