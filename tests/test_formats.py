@@ -134,6 +134,13 @@ def test_a_segmentation_of_slicer_is_understood_by_the_names_of_its_segments(tmp
     _, label = read(tmp_path, unpainted="background")
     assert np.array_equal(label.voxels, expected)
     assert "cover a part of the scan" in said(label)
+    nrrd(tmp_path / "labels/a.seg.nrrd", part, affine, **segments("A", "a"))
+    with pytest.raises(InputError, match=r"a\.seg\.nrrd: expected one label called A, got A and a; rename or merge"):
+        read(tmp_path)
+    with pytest.raises(
+        InputError, match="--classes: expected different names, got l_k and L K, which are compared as one"
+    ):
+        read(tmp_path, classes=["A", "l_k", "L K"])
     layers = np.stack([part == 1, part == 2]).astype(np.uint8)
     fields = dict(Segment0_Name="B", Segment0_Layer=0, Segment1_Name="A", Segment1_Layer=1)  # label value 1 by default
     nrrd(tmp_path / "labels/a.seg.nrrd", layers, affine, **fields)
@@ -240,6 +247,12 @@ def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_p
         nii(tmp_path / f"more/labels/named{k}.nii.gz", LABEL)
     assert [c.name for c in folder(tmp_path / "more").cases() if c.labels] == ["d", *(f"named{k}" for k in range(4))]
     nii(tmp_path / "more/images/e.nii.gz", IMAGE, shifted)
+    with pytest.raises(
+        InputError, match=r"Untitled\.nii\.gz: lies on the grid of 2 scans: d, e; name it as one of them$"
+    ):
+        folder(tmp_path / "more").cases()
+    shifted[1, 3] += 7
+    nii(tmp_path / "more/labels/Untitled.nii.gz", LABEL, shifted)
     with pytest.raises(InputError, match=r"Untitled\.nii\.gz: a label without its image in .*; call it as its scan: "):
         folder(tmp_path / "more").cases()
 
@@ -328,7 +341,20 @@ def test_names_of_labels_give_the_classes_and_their_numbers(file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nonsense", "{", "[1]", '{"a": [1]}', '{"a": true}', "1,a\n1,b\n", "1,a\n2,A\n", "\0" * 9, "a b c\n"]
+    "text",
+    [
+        "",
+        "nonsense",
+        "{",
+        "[1]",
+        '{"a": [1]}',
+        '{"a": true}',
+        "1,a\n1,b\n",
+        "1,a\n2,A\n",
+        "1,a_b\n2,a b\n",
+        "\0" * 9,
+        "a b c\n",
+    ],
 )
 def test_what_names_no_labels_ends_in_one_line(text, tmp_path):
     (tmp_path / "n.csv").write_text(text)

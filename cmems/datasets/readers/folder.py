@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -79,6 +80,11 @@ class NiftiFolderReader(NiftiReader):
             raise InputError(
                 "--classes: a folder of scans needs its foreground classes, e.g. --classes RV,Myo,LV, or --names FILE"
             )
+        alike = Counter(map(plain_name, classes))
+        if twice := [name for name in classes if alike[plain_name(name)] > 1]:
+            raise InputError(
+                f"--classes: expected different names, got {' and '.join(twice)}, which are compared as one"
+            )
         if modality not in ("mr", "ct"):
             raise InputError(f"--modality: expected mr or ct, got {modality!r}")
         if labels is not None and (len(labels) != len(classes) or len({0, *labels}) <= len(labels)):
@@ -119,11 +125,18 @@ class NiftiFolderReader(NiftiReader):
         grids = _grids(scans) if 0 < len(stray) <= _STRAY else {}
         owned = {}
         for name, path in masks.items():
-            try:
-                owner = name if name in scans else _owner(name, scans) or (grids and _lies_on(path, scans, grids))
-            except InputError as error:
-                problems += error.problems
+            owner, fits = name if name in scans else _owner(name, scans), []
+            if not owner and grids:
+                try:
+                    fits = _lies_on(path, scans, grids)
+                except InputError as error:
+                    problems += error.problems
+                    continue
+            if len(fits) > 1:
+                some = ", ".join(fits[:3]) + " …" * (len(fits) > 3)
+                problems.append(f"{path}: lies on the grid of {len(fits)} scans: {some}; name it as one of them")
                 continue
+            owner = owner or next(iter(fits), None)
             if not owner:
                 near = ", ".join(difflib.get_close_matches(name, scans, n=3, cutoff=0.3) or sorted(scans)[:3])
                 problems.append(f"{path}: a label without its image in {images}; call it as its scan: {near or 'none'}")
@@ -217,7 +230,7 @@ class NiftiFolderReader(NiftiReader):
         Raises:
             InputError: No segment is called as a class, or one that is has another number than was given.
         """
-        named = _named(self.classes, volume.names)
+        named = _named(self.classes, volume.names, path)
         if self.labels and not volume.counted:
             for name, number in zip(self.classes, self.labels, strict=True):
                 if named.get(name, number) != number:
@@ -240,15 +253,21 @@ class NiftiFolderReader(NiftiReader):
         return _numbers(self.classes, volume.names, str(path), some=True), ()
 
 
-def _named(classes, names):
-    """Return the number of each class that is among the names of numbers."""
-    by_name = {plain_name(name): number for number, name in names.items()}
-    return {name: by_name[plain_name(name)] for name in classes if plain_name(name) in by_name}
+def _named(classes, names, where):
+    """Return the number of each class that is among the names of numbers; refuse names that mean one class."""
+    found = {}
+    for cls in classes:
+        hits = [number for number, name in names.items() if plain_name(name) == plain_name(cls)]
+        if len(hits) > 1:
+            both = " and ".join(names[number] for number in hits)
+            raise InputError(f"{where}: expected one label called {cls}, got {both}; rename or merge them")
+        found |= {cls: number for number in hits}
+    return found
 
 
 def _numbers(classes, names, where, some=False):
     """Return the number of each class, by the names of numbers; -1 of those that have none, where ``some`` do."""
-    found = _named(classes, names)
+    found = _named(classes, names, where)
     missing = [name for name in classes if name not in found]
     if missing and (not some or len(missing) == len(classes)):
         raise InputError(f"{where}: expected a label called {missing[0]}, got {', '.join(names.values())}")
@@ -281,7 +300,7 @@ def _grids(scans):
 
 
 def _lies_on(path, scans, grids):
-    """Return the only scan on whose grid a mask lies, so far as their headers tell; None of none, or of several."""
+    """Return the scans on whose grid a mask lies, so far as their headers tell."""
     mask, fits = read_mask(path), []
     for name, grid in grids.items() if mask.frames else ():
         try:
@@ -289,7 +308,7 @@ def _lies_on(path, scans, grids):
         except InputError:
             continue
         fits.append(name)
-    return fits[0] if len(fits) == 1 else None
+    return fits
 
 
 def _unknown(path, label, automatic):

@@ -42,8 +42,11 @@ def read_label_names(path):
         name = name.strip()
         if number == 0 or name.casefold() in ("", "background", "clear label"):
             continue
-        if number in found or name.casefold() in map(str.casefold, found.values()):
-            raise InputError(f"{path}: expected each number and each name once, got {number} {name!r} again")
+        if number in found or plain_name(name) in map(plain_name, found.values()):
+            raise InputError(
+                f"{path}: expected each number and each name once, whatever its capitals and underscores, got {number} "
+                f"{name!r} again"
+            )
         found[number] = name
     return dict(sorted(found.items()))
 
