@@ -68,6 +68,14 @@ def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_
         )
     found = pick(str(scans), str(tmp_path / "out"), after=str(masks))
     assert [(f.scan, f.slice, f.why) for f in found] == [("b_1", 2, "RV in doubt"), ("a_1", 2, "LV in doubt")]
+    other = np.zeros_like(differ)
+    other[:9, :9, 1] = 1
+    for array, mark in ((other, b"cmems of another model"), (other[..., :3], b"")):
+        stale = nib.Nifti1Image(array, AFFINE)
+        stale.header["descrip"] = mark
+        nib.save(stale, masks / "doubt" / "b_1_disagreement.nii.gz")
+        again = pick(str(scans), str(tmp_path / "out"), after=str(masks))
+        assert [(f.scan, f.slice) for f in again] == [(f.scan, f.slice) for f in found]
     with pytest.raises(InputError, match=r"trust\.csv: is of other scans, as b_1"):
         pick(str(masks / "doubt"), str(tmp_path / "out"), after=str(masks))
     found = pick(str(scans), str(tmp_path / "out"), after=str(masks), patient="[a-z]", skip=["b_1"])
@@ -99,6 +107,15 @@ def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):
     with pytest.raises(InputError, match=r"z\.nii\.gz: truncated or not a NIfTI file"):
         pick(str(scans), out)
     assert (tmp_path / "out" / SHEET).is_file()
+
+
+def test_a_scan_whose_mask_would_be_called_as_the_sheet_is_refused(tmp_path):
+    for name in ("a", "slices"):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / f"scans/{name}.png")
+    with pytest.raises(InputError, match=r"scans/slices\.png: its mask would be called as the sheet of slices"):
+        pick(str(tmp_path / "scans"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_several_channels_one_is_read(scans, tmp_path):

@@ -12,7 +12,7 @@ from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.geometry import known_axes, lay_on
-from cmems.datasets.readers.nifti import read_nifti
+from cmems.datasets.readers.nifti import nifti_description, read_nifti
 from cmems.datasets.readers.scans import (
     KINDS,
     choose_channel,
@@ -107,6 +107,9 @@ def pick(
     if more and channel is None:
         raise InputError(more)
     problems, how = problems + more, (modality, channel)
+    for name, path in paths.items():
+        if f"{name}{mask_ending(path)}".casefold() == SHEET:
+            raise InputError(f"{path}: its mask would be called as the sheet of slices, {SHEET}; rename the scan")
     person = _patients(paths, patient)
     unknown = [name for name in skip if name not in person]
     if unknown:
@@ -184,13 +187,20 @@ def _doubtful(paths, masks, progress):
             raise InputError(f"{masks / name}.nii.gz: no such file, which {masks / 'trust.csv'} names")
         mask = lay_on(read_mask(file), read_grid(paths[name]), file, paths[name]).voxels
         classes = np.array([len(np.unique(plane[plane > 0])) for plane in mask])
-        differ = masks / "doubt" / f"{name}_disagreement.nii.gz"
-        shown = np.count_nonzero(mask, axis=(1, 2))
-        doubt = np.count_nonzero(read_nifti(differ).voxels, axis=(1, 2)) if differ.is_file() else shown
+        differ = _differing(masks / "doubt" / f"{name}_disagreement.nii.gz", worst["made_by"], mask)
+        doubt = np.count_nonzero(differ, axis=(1, 2))
         z = int(np.lexsort((doubt, classes))[-1])
         if progress:
             progress(done, len(names), name)
         yield name, z, worst["note"] and f"{worst['class']}: {worst['note']}" or f"{worst['class']} in doubt"
+
+
+def _differing(path, made_by, mask):
+    """Return a map of where networks differ, if the model that made the mask made it, of this scan; else the mask."""
+    if nifti_description(path) != made_by:
+        return mask
+    found = read_nifti(path).voxels
+    return found if found.shape == mask.shape else mask
 
 
 def _read(path, modality, channel):
