@@ -340,6 +340,21 @@ def test_names_of_labels_give_the_classes_and_their_numbers(file, tmp_path):
         folder(tmp_path, classes=["spleen"], **options)
 
 
+def test_names_that_itk_snap_gives_by_itself_are_classes_where_a_mask_uses_them(tmp_path, capsys):
+    rows = ((1, "liver"), (2, "Label 2"), (4, "Label 4"), (5, "Label 5"))
+    text = "".join(f'{number} 255 0 0 1 1 1 "{name}"\n' for number, name in rows)
+    (tmp_path / "snap.txt").write_text(text)
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "images/b.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    found = folder(tmp_path, classes=(), names=tmp_path / "snap.txt")
+    assert (found.classes, found.labels) == (("liver", "Label 2"), [1, 2])
+    assert "snap.txt: Label 4, Label 5: no mask uses them; they are no classes" in capsys.readouterr().err
+    assert folder(tmp_path, classes=["Label 5"], names=tmp_path / "snap.txt").labels == [5]
+    nii(tmp_path / "labels/b.nii.gz", np.array([0, 5, 1], np.uint8)[LABEL])
+    assert folder(tmp_path, classes=(), names=tmp_path / "snap.txt").classes == ("liver", "Label 2", "Label 5")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -23,12 +23,13 @@ from cmems.datasets.readers.scans import (
     scan_parts,
     scan_stem,
 )
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.registry import READERS
 
 UNPAINTED = ("auto", "unknown", "background")
 _SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask)$", re.IGNORECASE)
 _STRAY = 3  # masks of no scan's name whose place is looked for
+_DEFAULT = re.compile(r"label \d+", re.IGNORECASE)  # what ITK-SNAP calls labels that nobody named
 _UNNAMED = re.compile(r"segment[ _](\d+)", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
 _OTHER = "the header names another modality (--modality ct is for CT in HU)"
@@ -74,7 +75,10 @@ class NiftiFolderReader(NiftiReader):
         super().__init__(root, val, test, splits, fold)
         if names is not None and labels is not None:
             raise InputError("--names and --labels both give the numbers of the classes; expected one of them")
+        self.channel, self.fill_nan, self.unpainted = channel, fill_nan, unpainted
+        self.given = "--labels" if names is None else f"--names {names}"
         known = {} if names is None else read_label_names(names)
+        known = known if classes else self._used(known)
         classes = tuple(classes) or tuple(known.values()) or self._segments()
         if not classes:
             raise InputError(
@@ -94,9 +98,7 @@ class NiftiFolderReader(NiftiReader):
         if unpainted not in UNPAINTED:
             raise InputError(f"--unpainted: expected {', '.join(UNPAINTED)}, got {unpainted!r}")
         self.classes, self.modality = classes, modality
-        self.labels = _numbers(classes, known, f"--names {names}") if known else labels
-        self.given = "--labels" if names is None else f"--names {names}"
-        self.channel, self.fill_nan, self.unpainted = channel, fill_nan, unpainted
+        self.labels = _numbers(classes, known, self.given) if known else labels
         self.name = self.root.resolve().name
 
     def settings(self):
@@ -159,6 +161,20 @@ class NiftiFolderReader(NiftiReader):
         found = next((pair for pair in pairs if (self.root / pair[0]).is_dir()), (".", "labels"))
         images, labels = (self.root / folder for folder in found)
         return images, images if found[0] == "." and not labels.is_dir() else labels
+
+    def _used(self, known):
+        """Return the names of numbers without those that ITK-SNAP gives by itself and no mask uses, and say so."""
+        idle = {number: name for number, name in known.items() if _DEFAULT.fullmatch(name)}
+        for *_, label in self.find()[0] if idle else ():
+            try:
+                seen = np.unique(whole_labels(label[0], read_mask(label[0])).voxels).tolist() if label else ()
+            except InputError:  # reading it will say so
+                continue
+            idle = {number: name for number, name in idle.items() if number not in seen}
+        if not 0 < len(idle) < len(known):
+            return known
+        warn_once(f"{self.given}: {', '.join(idle.values())}: no mask uses them; they are no classes")
+        return {number: name for number, name in known.items() if number not in idle}
 
     def _segments(self):
         """Return the names of the segments that the masks name, those of the first first."""
