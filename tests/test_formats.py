@@ -611,10 +611,22 @@ def test_images_are_cases_of_one_slice_and_colours_turn_to_grey(tmp_path):
 
 
 def test_scans_and_masks_in_folders_below_are_named_and_what_cmems_wrote_there_is_not(tmp_path):
-    for name in ("a", "more/b", "more/c", "out/a", "masks/a", "masks/doubt/a_entropy", ".old/a"):
+    for name in (
+        "a",
+        "more/b",
+        "more/c",
+        "out/a",
+        "masks/a",
+        "masks/doubt/a_entropy",
+        ".old/a",
+        "labels_1/a",
+        "labels/a",
+    ):
         nii(tmp_path / f"images/{name}.nii.gz", IMAGE)
     png(tmp_path / "images/work/curve.png", IMAGE[..., 0].astype(np.uint16))  # beside volumes no scan
-    (tmp_path / "images/masks/trust.csv").write_text("")
+    for name in ("masks/trust.csv", "round_1/run.json"):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_text("")
     (tmp_path / "images/round").symlink_to(tmp_path)
     found, problems = scan_files(tmp_path / "images", aside=[tmp_path / "images/out"])
     assert list(found) == ["a"]

@@ -16,8 +16,8 @@ _NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
 ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
 ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".ctbl", ".label", ".mrml"}
 CHANNEL = "--channel N of cmems prepare and pick reads one of several, and so does a model of data prepared so"
-# What lies in the folders that CMEMS writes masks to, and the folders that it makes beside the first.
-_OURS, _PARTS = ("trust.csv", "slices.png"), ("doubt", "probabilities")
+# What lies in the folders that prediction, picking and training write, and the folders that the first makes beside it.
+_OURS, _PARTS = ("trust.csv", "slices.png", "run.json"), ("doubt", "probabilities")
 
 
 @contextmanager
@@ -124,8 +124,10 @@ def files_below(folder, aside=(), above=()):
 
 def _ours(folder):
     """Tell whether CMEMS wrote what is in a folder."""
-    beside = folder.name in _PARTS and (folder.parent / _OURS[0]).is_file()
-    return beside or any((folder / name).is_file() for name in _OURS)
+    beside = folder.name in _PARTS and folder.parent / "trust.csv"
+    if folder.name.startswith("labels_"):  # of a round of training
+        beside = folder.parent / folder.name.replace("labels_", "round_") / "run.json"
+    return any(path and path.is_file() for path in (beside, *(folder / name for name in _OURS)))
 
 
 def misplaced(folder, paths):

@@ -112,7 +112,7 @@ class NiftiFolderReader(NiftiReader):
     def find(self):
         """Return a case per image."""
         images, labels = self._folders()
-        scans, problems = scan_files(images, aside=(labels,))
+        scans, problems = scan_files(images)
         if images == labels:  # beside the scans: segmentations, and what carries the name of another file
             masks = {scan_stem(path): path for path in _segmentations(images)}
             masks |= {name: path for name, path in scans.items() if _owner(name, scans)}

@@ -27,7 +27,7 @@ def scan_files(folder, masks=False, aside=()):
     Args:
         folder (str | Path): Where.
         masks (bool): Find masks instead: ``.seg.nrrd``, which is no scan, and DICOM files that are each a segmentation.
-        aside (sequence[str | Path]): Folders below that hold neither.
+        aside (sequence[str | Path]): Folders below that hold neither, as ``labels`` holds no scans.
 
     Returns:
         tuple[dict[str, Path], list[str]]: Files by name, of a series any; and problems: two files of one name, files
@@ -35,6 +35,7 @@ def scan_files(folder, masks=False, aside=()):
         in folders below, of any format but DICOM.
     """
     folder, plain = Path(folder), []
+    aside = aside if masks else (folder / "labels", *aside)
     below = list(files_below(folder, [Path(each).resolve() for each in aside]))
     slices = [] if masks else [path for path in below if path.is_file() and dicom.is_dicom(path)]
     for path in sorted(folder.iterdir()):
