@@ -25,7 +25,6 @@ from cmems.errors import InputError, memory_problem
 from cmems.files import whole_file
 from cmems.visualization.colors import label_tables
 
-
 _CHANNELS = (
     "the model was prepared without --channel: keep one channel of each scan, or train on what "
     "cmems prepare --channel N makes"

@@ -44,9 +44,6 @@ def add_suite(parser, also=""):
 
 def run(args):
     """Run the suite, print its tables; exit 1 where a run failed. Of two runs, print how they differ."""
-    from cmems.comparison.compare import compare
-    from cmems.comparison.plan import TEMPLATE
-
     if args.other is not None:
         compare_runs(args)
         return
@@ -55,10 +52,12 @@ def run(args):
     if args.data and args.datasets:
         raise InputError("--data and --datasets: expected one of them")
     if args.list or args.suite is None:
-        show(args.suite, args.datasets if args.data is None else [TEMPLATE])
+        show(args.suite, args.datasets, args.data is not None)
         if not args.list:
             raise InputError("which suite? Name one of those above, or a .py file that defines rows")
         return
+    from cmems.comparison.compare import compare
+
     # A scheduler ends a command as Ctrl-C does: the runs' processes end too, and --resume goes on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = compare(
@@ -107,18 +106,19 @@ def say_report(report):
     print("\n".join(f"  {path}" for path in report["files"]))
 
 
-def show(name, datasets):
-    """Print the suites, or a suite's rows with what is missing for them."""
-    from cmems.comparison.plan import missing_configs
+def show(name, datasets, own=False):
+    """Print the suites, or a suite's rows with what is missing for them; ``own``: on one's own data."""
     from cmems.comparison.suites import SUITES, get_suite
 
     if name is None:
         for suite in SUITES.values():
             print(f"{suite.name:20} {len(suite.rows):2} rows  {suite.title} (on {', '.join(suite.datasets)})")
         return
+    from cmems.comparison.plan import TEMPLATE, missing_configs
+
     suite = get_suite(name)
     print(suite.title)
-    for dataset in datasets or suite.datasets:
+    for dataset in [TEMPLATE] if own else datasets or suite.datasets:
         missing = missing_configs(suite, [dataset])
         for row in suite.rows:
             path = row.config.format(dataset=dataset)

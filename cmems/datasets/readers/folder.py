@@ -277,7 +277,8 @@ def _named(classes, names, where):
         if len(hits) > 1:
             both = " and ".join(names[number] for number in hits)
             raise InputError(f"{where}: expected one label called {cls}, got {both}; rename or merge them")
-        found |= {cls: number for number in hits}
+        if hits:
+            found[cls] = next(iter(hits))
     return found
 
 
