@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import zipfile
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -16,9 +17,10 @@ from cmems.datasets.intensity import scale_intensity, scaling_notes
 from cmems.datasets.names import name_problem
 from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
+from cmems.datasets.readers.acdc import _frames
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files
-from cmems.datasets.readers.geometry import known_axes, regular, turned_array
+from cmems.datasets.readers.geometry import known_axes, lay_on, regular, turned_array
 from cmems.datasets.readers.nifti import Volume, nifti_like, nifti_of, read_nifti
 from cmems.errors import InputError
 from cmems.locks import folder_lock
@@ -765,3 +767,51 @@ def test_an_affine_of_one_millimetre_beside_another_spacing_tells_no_axes(spacin
     voxels = np.zeros((2, 2, 2))
     assert known_axes(Volume(voxels, spacing, np.eye(4), (np.eye(4),))) == known
     assert known_axes(Volume(voxels, spacing, np.eye(4))) is None
+
+
+def test_each_channel_of_four_axes_is_read_and_no_other(tmp_path):
+    save(np.stack([IMAGE, IMAGE + 1], -1), tmp_path / "a.nii")
+    for channel in (0, 1):
+        assert np.array_equal(read_nifti(tmp_path / "a.nii", channel).voxels, (IMAGE + channel).transpose(2, 1, 0))
+    for channel in (-1, 2):
+        with pytest.raises(InputError, match=rf"channel {channel}: expected 0 to 1, got shape"):
+            read_nifti(tmp_path / "a.nii", channel)
+
+
+def test_memory_is_asked_for_the_voxels_as_they_are_and_as_they_are_scaled(tmp_path, monkeypatch):
+    bytes_of = IMAGE.size * (IMAGE.itemsize + 8)
+    save(IMAGE, tmp_path / "a.nii")
+    monkeypatch.setattr("cmems.datasets.readers.files.free_bytes", lambda: bytes_of)
+    assert read_nifti(tmp_path / "a.nii").voxels.size == IMAGE.size
+    monkeypatch.setattr("cmems.datasets.readers.files.free_bytes", lambda: bytes_of - 1)
+    with pytest.raises(InputError, match=r"a\.nii: shape .* needs 0 MiB of memory, 0 are free"):
+        read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("numbers", [[0, 2], [2, 2], [1], [1, 2, 3]])
+def test_labels_are_a_number_other_than_0_for_each_class(numbers, tmp_path):
+    with pytest.raises(InputError, match=r"--labels: expected 2 different numbers other than 0, got"):
+        reader(tmp_path, labels=numbers)
+
+
+def test_a_part_cut_out_less_than_a_millimetre_into_the_scan_is_found():
+    scan = np.diag([0.4, 0.4, 2.0, 1.0])
+    cut = scan.copy()
+    cut[:3, 3] = 0.8, 0, 0  # from its third column on
+    label = np.zeros((3, 8, 6), np.uint8)
+    label[1, 2:5, 1:4] = 1
+    image = Volume(np.zeros((3, 8, 8)), (2, 0.4, 0.4), scan, (scan,))
+    laid = lay_on(Volume(label, (2, 0.4, 0.4), cut, (cut,)), image, "label", Path("scan"))
+    assert np.array_equal(laid.voxels, np.pad(label, ((0, 0), (0, 0), (2, 0))))
+
+
+def test_labels_whose_header_tells_no_place_lie_as_their_scan_does():
+    voxels = np.zeros((3, 8, 8))
+    known, bare = Volume(voxels, (2, 1, 1), A, (A,)), Volume(voxels, (2, 1, 1), A)
+    assert lay_on(bare, known, "label", Path("scan")) is bare
+    assert lay_on(known, bare, "label", Path("scan")) is known
+
+
+def test_other_lines_of_acdcs_info_may_hold_anything(tmp_path):
+    (tmp_path / "Info.cfg").write_text("Comment: begun at 12:30:00\nno colon\nED: 1\nES: 12\n")
+    assert _frames(tmp_path) == ([1, 12], [])
