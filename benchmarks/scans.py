@@ -2,7 +2,7 @@
 
 Scans are cut or stretched from those of SCANS; nothing of their labels is read. The second folder's command is killed
 (-9) after a while and given again, as a user would; every mask and every row of trust.csv must then be there, and
-no mask that was there may have been made again.
+the last line says how many masks were made again: those whose rows were not written yet.
 """
 
 import argparse
