@@ -20,7 +20,8 @@ from mmengine.runner import CheckpointLoader
 from cmems import files
 from cmems.apis import predict, train
 from cmems.apis import test as run_test
-from cmems.apis.config import default_work_dir, load_config
+from cmems.apis.config import load_config
+from cmems.apis.places import default_work_dir
 from cmems.cli.common import main_guard
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine import checkpoint as checkpoints

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cmems.apis import load_config
-from cmems.apis.config import find_config, known_configs
+from cmems.apis.places import find_config, known_configs
 from cmems.apis.record import read_record
 from cmems.apis.run import _flat
 from cmems.cli import main

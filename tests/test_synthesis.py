@@ -156,11 +156,17 @@ def test_a_wall_at_the_ratio_that_it_has_stays_whatever_its_outline():
     parameters = dict(ratio=(inner / outer).mean(1), size=torch.ones(1), changed=torch.tensor([True]))
     sampling = part.bend(unmoved(1), parameters, label[None], torch.zeros(1, dtype=torch.int64))
     torch.testing.assert_close(sampling, unmoved(1), atol=1e-4, rtol=0)
-    parameters["size"] *= 1.2  # all that lies within is taken from nearer the middle, along every ray alike
-    sampling = part.bend(unmoved(1), parameters, label[None], torch.zeros(1, dtype=torch.int64))
-    center = part.radii(label[None])[0]
-    inside = (label == 2)[None]
-    torch.testing.assert_close(sampling[inside] - center, (unmoved(1)[inside] - center) / 1.2, atol=1e-4, rtol=0)
+    # Along each ray that is measured, what lies where the borders are wanted comes from where they are.
+    parameters = dict(ratio=torch.tensor([0.5]), size=torch.tensor([1.1]), changed=torch.tensor([True]))
+    center, inner, outer = part.radii(label[None])
+    share = inner / outer
+    new_outer = 1.1 * outer
+    turn = torch.arange(96) * (2 * math.pi / 96)
+    ray = torch.stack([turn.cos(), turn.sin()], 1)
+    for new, old in ((new_outer, outer), (new_outer * share * 0.5 / share.mean(), inner)):
+        place = (center + new[0][:, None] * ray)[None, None]
+        found = part.bend(place, parameters, label[None], torch.zeros(1, dtype=torch.int64))
+        torch.testing.assert_close((found - center)[0, 0].norm(dim=1), old[0], atol=1e-3, rtol=0)
 
 
 def test_contrast_is_a_power_and_a_factor_within_the_range_of_grey():

@@ -3,7 +3,8 @@
 import copy
 from pathlib import Path
 
-from cmems.apis.config import BESIDE, SECOND, default_work_dir, load_config
+from cmems.apis.config import load_config
+from cmems.apis.places import BESIDE, SECOND, default_work_dir
 from cmems.apis.predict import label_training_scans
 from cmems.apis.run import refuse_other_run, train
 from cmems.datasets.prepared import PreparedDataset

@@ -15,7 +15,8 @@ from mmengine.logging import print_log
 
 from cmems import ops, processes
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import count_steps, default_work_dir, load_config, module_folders, run_settings
+from cmems.apis.config import count_steps, load_config, run_settings
+from cmems.apis.places import default_work_dir, module_folders
 from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset

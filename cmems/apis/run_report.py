@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 
-from cmems.apis.config import BESIDE, load_config, value_at
+from cmems.apis.config import load_config, value_at
 from cmems.apis.model_file import load_learner
+from cmems.apis.places import BESIDE
 from cmems.apis.record import read_record
 from cmems.apis.run import content_of
 from cmems.apis.segmenter import best_device

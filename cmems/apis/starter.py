@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmems.apis.config import BESIDE, SECOND, default_work_dir
+from cmems.apis.places import BESIDE, SECOND, default_work_dir
 from cmems.datasets.prepared import UNLABELED
 from cmems.datasets.sources import load_exemplars
 from cmems.errors import InputError

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmems.apis.budget import check_steps
-from cmems.apis.config import find_config, load_config, module_folders, own_modules, set_options
+from cmems.apis.config import load_config, set_options
+from cmems.apis.places import find_config, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.prepared import PreparedDataset
