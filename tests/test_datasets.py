@@ -148,6 +148,7 @@ def test_ssl4mis_and_wsl4mis_slices_come_back_in_order(tmp_path, folders):
     assert (data.cases("train"), data.cases("val")) == (["patient003_frame01"], ["patient002_frame01"])
     assert np.array_equal(data.train_labels(), resize_labels(torch.from_numpy(label), (32, 32)))
     assert data.volume("patient002_frame01")["spacing"] == (10, 1.5, 1.5)
+    assert np.array_equal(data.case("patient002_frame01")["affine"], np.diag([1.5, 1.5, 10, 1]))
     for case, values in (("patient003_frame01", image[::-1]), ("patient002_frame01", image)):
         with h5py.File(volumes / f"{case}.h5", "w") as file:
             file["image"], file["label"] = values, label[::-1]
