@@ -623,7 +623,7 @@ def test_scans_and_masks_in_folders_below_are_named_and_what_cmems_wrote_there_i
         "labels/a",
     ):
         nii(tmp_path / f"images/{name}.nii.gz", IMAGE)
-    png(tmp_path / "images/work/curve.png", IMAGE[..., 0].astype(np.uint16))  # beside volumes no scan
+    png(tmp_path / "images/plots/curve.png", IMAGE[..., 0].astype(np.uint16))  # beside volumes no scan
     for name in ("masks/trust.csv", "round_1/run.json"):
         (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "images" / name).write_text("")
