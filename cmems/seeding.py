@@ -79,6 +79,10 @@ class Stream:
         unit = _shift(self.bits(size, batch), 40).to(torch.float32) * 2.0**-24
         return unit * (high - low) + low
 
+    def log_uniform(self, size, low, high):
+        """Draw float32 in [low, high) of shape ``size``, every factor as often as its inverse where low is 1 / high."""
+        return torch.exp(self.uniform(size, math.log(low), math.log(high)))
+
     def integers(self, size, high, batch=0):
         """Draw int64 in [0, high) of shape ``size``; ``high`` at most 2^31."""
         return (_shift(self.bits(size, batch), 33) * high) >> 31

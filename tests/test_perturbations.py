@@ -49,6 +49,18 @@ def test_labels_move_with_their_images():
     assert not torch.equal(labels[0], labels[1])  # every sample has its own parameters
 
 
+def test_w_scales_within_its_range_and_draws_the_same_turns_as_without():
+    mask = torch.zeros(64, 64, 64, dtype=torch.uint8)
+    mask[:, 22:42, 22:42] = 1
+    stream = Draws(0, 0).stream("w")
+    matrices = RandomRotateFlip(scale=(0.5, 0.8)).draw(Draws(0, 0).stream("w"), 64)["matrices"]
+    enlarged = (geometry.warp_labels(mask, geometry.grid(matrices, (64, 64))).sum((1, 2)) / 400).sqrt()
+    assert 0.48 < enlarged.min() < 0.55 and 0.75 < enlarged.max() < 0.82
+    assert (enlarged.log().mean() - 0.5 * math.log(0.5 * 0.8)).abs() < 0.05  # log-uniform: the geometric mean
+    plain = RandomRotateFlip().draw(stream, 64)["matrices"][:, :, :2]
+    torch.testing.assert_close(matrices[:, :, :2] / torch.det(matrices[:, :, :2]).abs().sqrt()[:, None, None], plain)
+
+
 def test_an_affine_map_agrees_with_scipy():
     x = torch.from_numpy(ndimage.gaussian_filter(images(1)[0, 0].numpy(), 2))[None, None]
     angle, scale, shift = 0.4, 1.2, (0.2, -0.1)

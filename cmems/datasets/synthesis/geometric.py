@@ -37,7 +37,7 @@ class RandomAffine(Perturbation):
         """
         parameters = dict(
             angle=geometry.degrees(stream, n, self.degrees),
-            scale=torch.exp(stream.uniform(n, math.log(self.scale[0]), math.log(self.scale[1]))),
+            scale=stream.log_uniform(n, *self.scale),
             shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
             flip=stream.bernoulli(n, self.flip),
             displacement=None,
@@ -89,7 +89,7 @@ class RadialShape(Perturbation):
 
     def draw(self, stream, n):
         """Draw ``choice`` ``(n,)`` in [0, 1), which class; ``factor`` of R and ``exponent`` g, ``(n,)`` each."""
-        exponent = torch.exp(stream.uniform(n, math.log(self.exponent[0]), math.log(self.exponent[1])))
+        exponent = stream.log_uniform(n, *self.exponent)
         kept = ~stream.bernoulli(n, self.probability)
         return dict(
             choice=stream.uniform(n),
@@ -143,7 +143,7 @@ class WallShape(Perturbation):
         """Draw ``ratio`` and ``size`` ``(n,)``, and ``changed`` ``(n,)`` bool."""
         return dict(
             ratio=stream.uniform(n, self.ratio[0] ** 2, self.ratio[1] ** 2).sqrt(),
-            size=torch.exp(stream.uniform(n, math.log(self.size[0]), math.log(self.size[1]))),
+            size=stream.log_uniform(n, *self.size),
             changed=stream.bernoulli(n, self.probability),
         )
 
@@ -213,7 +213,7 @@ class OrganJitter(Perturbation):
         """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)`` and ``shift`` ``(n, 2)``, the image's side being 2."""
         return dict(
             angle=geometry.degrees(stream, n, self.degrees),
-            scale=torch.exp(stream.uniform(n, math.log(self.scale[0]), math.log(self.scale[1]))),
+            scale=stream.log_uniform(n, *self.scale),
             shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
         )
 

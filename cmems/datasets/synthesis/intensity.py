@@ -25,7 +25,7 @@ class RandomGammaGain(Perturbation):
     def draw(self, stream, n):
         """Draw ``gamma`` and ``gain``, ``(n,)`` each."""
         return dict(
-            gamma=torch.exp(stream.uniform(n, math.log(self.gamma[0]), math.log(self.gamma[1]))),
+            gamma=stream.log_uniform(n, *self.gamma),
             gain=stream.uniform(n, *self.gain),
         )
 

@@ -1,7 +1,5 @@
 """Mixing a batch with itself."""
 
-import math
-
 import torch
 
 from cmems import processes
@@ -25,7 +23,7 @@ class CutMix(Perturbation):
     def draw(self, stream, n, size):
         """Draw ``mask``, ``(n, H, W)`` bool, the boxes; a box too long for the image is cut to it."""
         area = stream.uniform((n, 1), *self.area)
-        aspect = torch.exp(stream.uniform((n, 1), math.log(self.aspect[0]), math.log(self.aspect[1])))
+        aspect = stream.log_uniform((n, 1), *self.aspect)
         sides = [(area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)]
         spans = []
         for side, length in zip(sides, size, strict=True):
