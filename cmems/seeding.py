@@ -80,7 +80,7 @@ class Stream:
         return unit * (high - low) + low
 
     def log_uniform(self, size, low, high):
-        """Draw float32 in [low, high) of shape ``size``, every factor as often as its inverse where low is 1 / high."""
+        """Draw float32 in [low, high) of shape ``size``, both above 0, whose logarithms are uniform."""
         return torch.exp(self.uniform(size, math.log(low), math.log(high)))
 
     def integers(self, size, high, batch=0):

@@ -237,10 +237,11 @@ def test_the_anatomy_is_a_flag_each(cli, own):
 
 
 def test_a_wall_is_of_every_thickness_and_painted(cli, own):
-    assert prepare(cli, own, "--wall", "LV:Myo", "--radial", "RV").code == 0
+    assert prepare(cli, own, "--wall", "LV:Myo", "--radial", "RV", "--sizes", "0.3:1.1").code == 0
     config = load_config("DATA")
     for part in (config.train_dataloader.exemplar.copies, config.train_dataloader.synthetic.synthesizer):
-        _, wall, radial = part.geometric
+        affine, wall, radial = part.geometric
+        assert affine.scale == (0.3, 1.1)
         assert (wall.type, wall.cavity, wall.wall, radial.classes) == ("WallShape", 3, 2, (1,))
         assert [look.type for look in part.organs] == ["PaintClasses", "ClassGain"]
         assert (part.organs[0].classes, part.outlines) == ((2,), (1, 2, 3))
@@ -253,6 +254,8 @@ def test_a_wall_is_of_every_thickness_and_painted(cli, own):
         (("--wall", "LV"), "--wall LV: expected CAVITY:WALL, two classes"),
         (("--wall", "LV:Aorta"), "--wall: expected classes of RV, Myo, LV; got Aorta"),
         (("--turn", "270"), "--turn: expected 0 to 180 degrees, got 270"),
+        (("--sizes", "large"), "--sizes large: expected SMALLEST:LARGEST, e.g. 0.5:1.25"),
+        (("--sizes", "1.2:0.5"), "--sizes 1.2:0.5: expected SMALLEST:LARGEST between 0.1 and 10"),
         (("--exemplar", "p1"), "--exemplar p1: expected CASE:SLICE"),
     ],
 )

@@ -20,6 +20,8 @@ class Anatomy(NamedTuple):
         radial: Classes whose shape changes about their middle, as a ventricle contracts.
         one_piece: Each class is one connected part, the largest found.
         wall: A cavity and the wall around it, as a ventricle and its muscle, of every thickness.
+        sizes: How large organs are beside those of the labelled slice, as lengths. Default: 0.5 to 1.25, since a slice
+            that shows every organ shows most of them near their largest; upright 0.7 to 1.4.
     """
 
     upright: bool = False
@@ -27,11 +29,17 @@ class Anatomy(NamedTuple):
     radial: tuple[str, ...] = ()
     one_piece: bool = False
     wall: tuple[str, ...] = ()
+    sizes: tuple[float, ...] = ()
 
     def check(self, classes):
-        """Raise InputError for an angle that is none, or a class that is not among ``classes``."""
+        """Raise InputError for an angle or sizes that are none, or a class that is not among ``classes``."""
         if self.turn is not None and not 0 <= self.turn <= 180:
             raise InputError(f"--turn: expected 0 to 180 degrees, got {self.turn:g}")
+        if self.sizes and not 0.1 <= self.sizes[0] <= self.sizes[1] <= 10:
+            got = ":".join(f"{size:g}" for size in self.sizes)
+            raise InputError(
+                f"--sizes {got}: expected SMALLEST:LARGEST between 0.1 and 10, 1 being the labelled slice's"
+            )
         for option, names in (("--radial", self.radial), ("--wall", self.wall)):
             unknown = [name for name in names if name not in classes]
             if unknown:
@@ -120,6 +128,7 @@ def config_text(data, exemplars, anatomy):
     classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes, 1))
     first, *more = exemplars
     degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
+    sizes = anatomy.sizes or ((0.7, 1.4) if anatomy.upright else (0.5, 1.25))
     flip = 0.0 if anatomy.upright else 0.5
     radial, wall = (tuple(data.classes.index(c) + 1 for c in names) for names in (anatomy.radial, anatomy.wall))
     largest, labels = 'dict(type="KeepLargest", of="class")', tuple(range(1, data.num_classes))
@@ -130,8 +139,9 @@ def config_text(data, exemplars, anatomy):
         '_base_ = "cmems::cmems_plus/unet_nifti.py"',
         'data_root = "{{ fileDirname }}"  # this folder',
         "",
-        "# What the anatomy allows: how far organs turn, degrees; how often they are mirrored; changes of shape.",
-        f'affine = dict(type="RandomAffine", degrees={degrees:g}, flip={flip}, control_points=6)',
+        "# What the anatomy allows: how far organs turn, degrees; how large they are beside the labelled slice's; how",
+        "# often they are mirrored; changes of shape.",
+        f'affine = dict(type="RandomAffine", degrees={degrees:g}, scale={sizes}, flip={flip}, control_points=6)',
         f"shapes = [{', '.join(shapes)}]",
         "train_dataloader = dict(",
         f"    exemplar_slice={first!r},  # slices are counted from 0, along the scan's last axis",
@@ -139,13 +149,13 @@ def config_text(data, exemplars, anatomy):
         "    exemplar=dict(",
         "        copies=dict(",
         *(_paint(wall[1], labels, 0.5, 0.2) if wall else []),
-        "            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *shapes],",
+        "            geometric=[dict(shift=0.1, elastic=0.02, **affine), *shapes],",
         "        )",
         "    ),",
         "    synthetic=dict(",
         "        synthesizer=dict(",
         *(_paint(wall[1], labels, 0.6, 0.35) if wall else []),
-        "            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *shapes],",
+        "            geometric=[dict(shift=0.12, elastic=0.025, **affine), *shapes],",
         f"            background_geometric=dict(degrees={degrees:g}, flip={flip}),",
         f"            margin={max(1, round(data.size / 32))},  # pixels of the surroundings that come along",
         "        )",

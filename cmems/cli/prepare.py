@@ -59,6 +59,13 @@ def add_arguments(parser):
         metavar="CAVITY:WALL",
         help="a class and the one around it, as ventricle and muscle, thick or thin",
     )
+    config.add_argument(
+        "--sizes",
+        type=_sizes,
+        default=(),
+        metavar="SMALLEST:LARGEST",
+        help="how large organs are beside those of the labelled slice; default 0.5:1.25, upright 0.7:1.4",
+    )
     config.add_argument("--one-piece", action="store_true", help="each class is one part: keep the largest found")
 
 
@@ -96,7 +103,7 @@ def run(args):
         flags = ", ".join(f"--{dict(spacing='voxel').get(name, name).replace('_', '-')}" for name in foreign)
         raise InputError(f"{flags}: layout {args.layout} has no such option")
     reader = layout(args.raw, val=args.val, test=args.test, splits=args.splits, **options)
-    anatomy = Anatomy(args.upright, args.turn, tuple(args.radial), args.one_piece, tuple(args.wall))
+    anatomy = Anatomy(args.upright, args.turn, tuple(args.radial), args.one_piece, tuple(args.wall), args.sizes)
     anatomy.check(reader.classes)
     exemplars = parse_exemplars(args.exemplar)
     with counting("preparing") as progress:
@@ -190,6 +197,14 @@ def _numbers(text):
 
 def _pair(text):
     return [name.strip() for name in text.split(":")]
+
+
+def _sizes(text):
+    try:
+        smallest, largest = (float(size) for size in text.split(":"))
+    except ValueError:
+        raise InputError(f"--sizes {text}: expected SMALLEST:LARGEST, e.g. 0.5:1.25") from None
+    return smallest, largest
 
 
 def _names(text):

@@ -9,27 +9,23 @@ from cmems.registry import PERTURBATIONS
 
 @PERTURBATIONS.register_module()
 class RandomRotateFlip(Perturbation):
-    """Random rotation and flip, the paper's W, and scaling where it is asked for, in one resampling.
+    """Random rotation and flip, the paper's W, in one resampling.
 
     Args:
         quarter_turns (bool): Draw 0, 1, 2 or 3 quarter turns.
         flip (float): Probability of mirroring left to right; with quarter turns this reaches every mirror image.
         degrees (float): Further rotation, uniform in ± this many degrees.
-        scale (tuple[float, float] | None): Range of the enlargement, log-uniform; below 1 the content shrinks, with
-            zeros around it. Default: none.
     """
 
-    def __init__(self, quarter_turns=True, flip=0.5, degrees=20.0, scale=None):
-        self.quarter_turns, self.flip, self.degrees, self.scale = quarter_turns, flip, degrees, scale
+    def __init__(self, quarter_turns=True, flip=0.5, degrees=20.0):
+        self.quarter_turns, self.flip, self.degrees = quarter_turns, flip, degrees
 
     def draw(self, stream, n):
         """Draw ``matrices``, ``(n, 2, 3)`` sampling matrices (:mod:`cmems.geometry`)."""
         angle = geometry.degrees(stream, n, self.degrees)
         if self.quarter_turns:
             angle = angle + stream.integers(n, 4) * (math.pi / 2)
-        flip = stream.bernoulli(n, self.flip)
-        scale = None if self.scale is None else stream.log_uniform(n, *self.scale)
-        return dict(matrices=geometry.affine_matrices(angle, scale, flip=flip))
+        return dict(matrices=geometry.affine_matrices(angle, flip=stream.bernoulli(n, self.flip)))
 
     def apply(self, images, matrices, labels=None):
         """Move ``(B, C, H, W)`` images and their ``(B, H, W)`` uint8 labels alike.
