@@ -156,7 +156,7 @@ def test_every_config_trains_two_steps_on_a_phantom(path, phantoms, tmp_path):
         "for source in ('exemplar', 'synthetic', 'unlabeled'):\n"
         "    train_dataloader[source] = dict(batch_size=2)\n"
         + "train_dataloader['labeled_cases'] = []\n" * cases
-        + (f"train_dataloader['static'] = dict(folder={str(masks(data))!r})\n" if "round2" in path.stem else "")
+        + (f"train_dataloader['static'] = dict(folder={str(masks(data))!r})\n" if "round" in path.stem else "")
         + ("model = dict(backbone=dict(num_classes=9))\n" if "nifti" in path.stem else "")  # one's own data's
         + "train_cfg = dict(max_iters=2)\n"
         "val_dataloader = val_cfg = val_evaluator = None\n"

@@ -20,7 +20,7 @@ class Anatomy(NamedTuple):
         radial: Classes whose shape changes about their middle, as a ventricle contracts.
         one_piece: Each class is one connected part, the largest found.
         wall: A cavity and the wall around it, as a ventricle and its muscle, of every thickness.
-        sizes: How large organs are beside those of the labelled slice, as lengths. Default: 0.5 to 1.25, since a slice
+        sizes: How large organs are beside those of the labelled slice, as lengths. Default: 0.55 to 1.3, since a slice
             that shows every organ shows most of them near their largest; upright 0.7 to 1.4.
     """
 
@@ -128,11 +128,11 @@ def config_text(data, exemplars, anatomy):
     classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes, 1))
     first, *more = exemplars
     degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
-    sizes = anatomy.sizes or ((0.7, 1.4) if anatomy.upright else (0.5, 1.25))
+    sizes = anatomy.sizes or ((0.7, 1.4) if anatomy.upright else (0.55, 1.3))
     flip = 0.0 if anatomy.upright else 0.5
     radial, wall = (tuple(data.classes.index(c) + 1 for c in names) for names in (anatomy.radial, anatomy.wall))
     largest, labels = 'dict(type="KeepLargest", of="class")', tuple(range(1, data.num_classes))
-    shapes = [f'dict(type="WallShape", cavity={wall[0]}, wall={wall[1]})'] if wall else []
+    shapes = [f'dict(type="WallShape", cavity={wall[0]}, wall={wall[1]}, size=(0.6, 1.15))'] if wall else []
     shapes += [f'dict(type="RadialShape", classes={radial})'] if radial else []
     lines = [
         f"# CMEMS+ on {data.name!r}, written by cmems prepare: edit what does not fit. Classes: {classes!r}.",

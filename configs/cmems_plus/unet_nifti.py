@@ -8,7 +8,7 @@ _base_ = [
     "../_base_/methods/cmems_plus.py",
 ]
 # A slice that shows every organ shows most of them near their largest.
-affine = dict(type="RandomAffine", degrees=180, scale=(0.5, 1.25), flip=0.5, control_points=6)
+affine = dict(type="RandomAffine", degrees=180, scale=(0.55, 1.3), flip=0.5, control_points=6)
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
 train_dataloader = dict(
     propagation=dict(type="FlowPropagation"),

@@ -4,10 +4,11 @@
 # --crop 224.
 _base_ = "./acdc.py"
 data_root = "data/acdc_plus"
-# A slice that shows all of the heart shows it near its largest: half of the slices' hearts are smaller than 0.7 of one.
-affine = dict(type="RandomAffine", degrees=180, scale=(0.4, 1.2), flip=0.5, control_points=6)
+# A slice that shows all of the heart shows it near its largest, and a dilated left ventricle beside a right one that is
+# not: the left is made smaller by itself, too.
+affine = dict(type="RandomAffine", degrees=180, scale=(0.55, 1.3), flip=0.5, control_points=6)
 shapes = [
-    dict(type="WallShape", cavity=3, wall=2),
+    dict(type="WallShape", cavity=3, wall=2, size=(0.6, 1.15)),
     dict(type="RadialShape", classes=(1,), exponent=(0.3, 1.8), reach=1.3, spread=(0.85, 1.5), probability=0.5),
 ]
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
