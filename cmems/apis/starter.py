@@ -20,8 +20,7 @@ class Anatomy(NamedTuple):
         radial: Classes whose shape changes about their middle, as a ventricle contracts.
         one_piece: Each class is one connected part, the largest found.
         wall: A cavity and the wall around it, as a ventricle and its muscle, of every thickness.
-        sizes: How large organs are beside those of the labelled slice, as lengths. Default: 0.55 to 1.3, since a slice
-            that shows every organ shows most of them near their largest; upright 0.7 to 1.4.
+        sizes: How large organs are beside those of the labelled slice, as lengths. Default: 0.7 to 1.4.
     """
 
     upright: bool = False
@@ -37,9 +36,7 @@ class Anatomy(NamedTuple):
             raise InputError(f"--turn: expected 0 to 180 degrees, got {self.turn:g}")
         if self.sizes and not 0.1 <= self.sizes[0] <= self.sizes[1] <= 10:
             got = ":".join(f"{size:g}" for size in self.sizes)
-            raise InputError(
-                f"--sizes {got}: expected SMALLEST:LARGEST between 0.1 and 10, 1 being the labelled slice's"
-            )
+            raise InputError(f"--sizes {got}: expected SMALLEST:LARGEST between 0.1 and 10; the labelled slice is 1")
         for option, names in (("--radial", self.radial), ("--wall", self.wall)):
             unknown = [name for name in names if name not in classes]
             if unknown:
@@ -128,20 +125,19 @@ def config_text(data, exemplars, anatomy):
     classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes, 1))
     first, *more = exemplars
     degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
-    sizes = anatomy.sizes or ((0.7, 1.4) if anatomy.upright else (0.55, 1.3))
     flip = 0.0 if anatomy.upright else 0.5
+    copied, pasted = (anatomy.sizes or usual for usual in ((0.75, 1.35), (0.7, 1.4)))
     radial, wall = (tuple(data.classes.index(c) + 1 for c in names) for names in (anatomy.radial, anatomy.wall))
     largest, labels = 'dict(type="KeepLargest", of="class")', tuple(range(1, data.num_classes))
-    shapes = [f'dict(type="WallShape", cavity={wall[0]}, wall={wall[1]}, size=(0.6, 1.15))'] if wall else []
+    shapes = [f'dict(type="WallShape", cavity={wall[0]}, wall={wall[1]})'] if wall else []
     shapes += [f'dict(type="RadialShape", classes={radial})'] if radial else []
     lines = [
         f"# CMEMS+ on {data.name!r}, written by cmems prepare: edit what does not fit. Classes: {classes!r}.",
         '_base_ = "cmems::cmems_plus/unet_nifti.py"',
         'data_root = "{{ fileDirname }}"  # this folder',
         "",
-        "# What the anatomy allows: how far organs turn, degrees; how large they are beside the labelled slice's; how",
-        "# often they are mirrored; changes of shape.",
-        f'affine = dict(type="RandomAffine", degrees={degrees:g}, scale={sizes}, flip={flip}, control_points=6)',
+        "# What the anatomy allows: how far organs turn, degrees; how often they are mirrored; changes of shape.",
+        f'affine = dict(type="RandomAffine", degrees={degrees:g}, flip={flip}, control_points=6)',
         f"shapes = [{', '.join(shapes)}]",
         "train_dataloader = dict(",
         f"    exemplar_slice={first!r},  # slices are counted from 0, along the scan's last axis",
@@ -149,13 +145,13 @@ def config_text(data, exemplars, anatomy):
         "    exemplar=dict(",
         "        copies=dict(",
         *(_paint(wall[1], labels, 0.5, 0.2) if wall else []),
-        "            geometric=[dict(shift=0.1, elastic=0.02, **affine), *shapes],",
+        f"            geometric=[dict(scale={copied}, shift=0.1, elastic=0.02, **affine), *shapes],",
         "        )",
         "    ),",
         "    synthetic=dict(",
         "        synthesizer=dict(",
         *(_paint(wall[1], labels, 0.6, 0.35) if wall else []),
-        "            geometric=[dict(shift=0.12, elastic=0.025, **affine), *shapes],",
+        f"            geometric=[dict(scale={pasted}, shift=0.12, elastic=0.025, **affine), *shapes],",
         f"            background_geometric=dict(degrees={degrees:g}, flip={flip}),",
         f"            margin={max(1, round(data.size / 32))},  # pixels of the surroundings that come along",
         "        )",

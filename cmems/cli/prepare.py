@@ -64,7 +64,7 @@ def add_arguments(parser):
         type=_sizes,
         default=(),
         metavar="SMALLEST:LARGEST",
-        help="how large organs are beside those of the labelled slice; default 0.55:1.3, upright 0.7:1.4",
+        help="how large organs are beside those of the labelled slice; default 0.7:1.4",
     )
     config.add_argument("--one-piece", action="store_true", help="each class is one part: keep the largest found")
 

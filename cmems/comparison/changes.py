@@ -58,17 +58,6 @@ def shapes(*parts):
     return _of_exemplar("geometric", lambda own: [own[0], *parts])
 
 
-def sized(**kinds):
-    """Return what sets values of the parts of CMEMS+'s G of these types, where it has them all."""
-
-    def change(own):
-        if not set(kinds) <= {part["type"] for part in own}:
-            return own
-        return [{**part, **kinds.get(part["type"], {})} for part in own]
-
-    return _of_exemplar("geometric", change)
-
-
 def without_look(kind):
     """Return what takes a part away from what CMEMS+ changes of the organs' look."""
     return _of_exemplar("organs", lambda own: [part for part in own if part["type"] != kind])

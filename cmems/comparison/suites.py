@@ -72,7 +72,6 @@ _PLUS_ROW = Row("CMEMS+, first round", _PLUS)
 _PLUS_WITHOUT = {
     "change of shape": changes.shapes(),
     "walls of every thickness, with RadialShape instead": changes.radial_shapes,
-    "small hearts": changes.sized(RandomAffine=dict(scale=(0.7, 1.4)), WallShape=dict(size=(0.8, 1.2))),
     "painted wall": changes.without_look("PaintClasses"),
     "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},

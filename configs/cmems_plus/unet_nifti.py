@@ -7,8 +7,7 @@ _base_ = [
     "../_base_/schedules/adam_30k.py",
     "../_base_/methods/cmems_plus.py",
 ]
-# A slice that shows every organ shows most of them near their largest.
-affine = dict(type="RandomAffine", degrees=180, scale=(0.55, 1.3), flip=0.5, control_points=6)
+affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
 train_dataloader = dict(
     propagation=dict(type="FlowPropagation"),
@@ -16,7 +15,7 @@ train_dataloader = dict(
         batch_size=2,
         copies=dict(
             type="WarpedExemplar",
-            geometric=[dict(shift=0.1, elastic=0.02, **affine)],
+            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine)],
             intensity=look,
             organs=[dict(type="ClassGain", width=0.2)],
             plain=0.2,
@@ -28,7 +27,7 @@ train_dataloader = dict(
         synthesizer=dict(
             _delete_=True,
             type="ExemplarPaste",
-            geometric=[dict(shift=0.12, elastic=0.025, **affine)],
+            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine)],
             background_geometric=dict(type="RandomAffine", degrees=180, scale=(0.8, 1.25), shift=0.1, flip=0.5),
             intensity=look,
             organs=[dict(type="ClassGain", width=0.35)],

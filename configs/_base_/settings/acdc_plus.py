@@ -4,11 +4,9 @@
 # --crop 224.
 _base_ = "./acdc.py"
 data_root = "data/acdc_plus"
-# A slice that shows all of the heart shows it near its largest, and a dilated left ventricle beside a right one that is
-# not: the left is made smaller by itself, too.
-affine = dict(type="RandomAffine", degrees=180, scale=(0.55, 1.3), flip=0.5, control_points=6)
+affine = dict(type="RandomAffine", degrees=180, flip=0.5, control_points=6)
 shapes = [
-    dict(type="WallShape", cavity=3, wall=2, size=(0.6, 1.15)),
+    dict(type="WallShape", cavity=3, wall=2),
     dict(type="RadialShape", classes=(1,), exponent=(0.3, 1.8), reach=1.3, spread=(0.85, 1.5), probability=0.5),
 ]
 look = dict(type="RandomGammaGain", gamma=(0.6, 1.7), gain=(0.7, 1.3))
@@ -18,7 +16,7 @@ train_dataloader = dict(
         batch_size=6,
         copies=dict(
             type="WarpedExemplar",
-            geometric=[dict(shift=0.1, elastic=0.02, **affine), *shapes],
+            geometric=[dict(scale=(0.75, 1.35), shift=0.1, elastic=0.02, **affine), *shapes],
             intensity=look,
             organs=[dict(type="PaintClasses", classes=(2,), probability=0.5), dict(type="ClassGain", width=0.2)],
             plain=0.2,
@@ -30,7 +28,7 @@ train_dataloader = dict(
         synthesizer=dict(
             _delete_=True,
             type="ExemplarPaste",
-            geometric=[dict(shift=0.12, elastic=0.025, **affine), *shapes],
+            geometric=[dict(scale=(0.7, 1.4), shift=0.12, elastic=0.025, **affine), *shapes],
             background_geometric=dict(type="RandomAffine", degrees=180, scale=(0.8, 1.25), shift=0.1, flip=0.5),
             intensity=look,
             organs=[dict(type="PaintClasses", classes=(2,)), dict(type="ClassGain", width=0.35)],
