@@ -6,6 +6,7 @@ network that was taught on large organs alone draws small ones too large.
 """
 
 import argparse
+from itertools import pairwise
 
 import numpy as np
 from prettytable import PrettyTable
@@ -29,7 +30,7 @@ def main():
     organ = args.organ or list(range(1, data.num_classes))
     true = np.array(data.train_labels())
     size = np.sqrt(_area(true, organ) / _area(data.train_label(data.row(case, int(index)))[None], organ))
-    bins = [(size > low) & (size <= high) for low, high in zip(SIZES, SIZES[1:], strict=False)]
+    bins = [(size > low) & (size <= high) for low, high in pairwise(SIZES)]
     table = PrettyTable(["masks", *(f"to {high:g}" for high in SIZES[1:])])
     table.title = f"size beside {args.exemplar}'s of {', '.join(data.classes[k - 1] for k in organ)}"
     table.add_row(["slices, %", *(f"{100 * held.sum() / (size > 0).sum():.0f}" for held in bins)])
