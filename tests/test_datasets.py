@@ -305,6 +305,7 @@ DAMAGE = {
     "nan": (break_image(lambda a: with_value(a, np.nan)), r"expected finite voxels, got 1 NaN or infinite"),
     "constant": (break_image(lambda a: a * 0 + 3), r"expected an image, got the constant 3"),
     "4-D": (break_image(lambda a: np.stack([a, a], -1)), r"expected a 3-D volume, got shape \(40, 40, 3, 2\)"),
+    "4-D mask": (break_label(lambda a: np.stack([a, a], -1)), r"_gt.*expected a 3-D.*; a mask has one label per voxel"),
     "absent": (lambda f: (f / "patient001_frame01.nii.gz").unlink(), r"no such file; Info\.cfg names frame 1"),
     "no Info.cfg": (lambda f: (f / "Info.cfg").unlink(), r"Info\.cfg: no such file; expected the lines 'ED: "),
     "bad Info.cfg": (lambda f: (f / "Info.cfg").write_text("ED: one\nES: 2\n"), r"expected 'ED: <frame.*got 'one'"),

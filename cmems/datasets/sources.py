@@ -10,7 +10,7 @@ import torch
 
 from cmems.datasets.prepared import UNLABELED, PreparedDataset
 from cmems.datasets.readers.base import whole_labels
-from cmems.datasets.readers.files import nifti_files
+from cmems.datasets.readers.files import MAPS, nifti_files
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.nifti import Volume, read_nifti
 from cmems.datasets.store import SliceStore
@@ -389,4 +389,4 @@ def _on_grid(path, case, entry):
     """Read labels onto the grid of a case of a prepared data set."""
     affine = np.asarray(entry["affine"], dtype=float)
     grid = Volume(np.broadcast_to(np.uint8(0), entry["shape"]), tuple(entry["spacing"]), affine, (affine,))
-    return whole_labels(path, lay_on(read_nifti(path), grid, path, Path(case)))
+    return whole_labels(path, lay_on(read_nifti(path, several=MAPS), grid, path, Path(case)))

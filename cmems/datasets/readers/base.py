@@ -11,7 +11,7 @@ import numpy as np
 
 from cmems.datasets.names import name_problem
 from cmems.datasets.prepared import file_sha256
-from cmems.datasets.readers.files import file_parts, nifti_stem
+from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
 from cmems.datasets.readers.geometry import known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import nifti_grid, read_nifti
 from cmems.errors import InputError
@@ -185,7 +185,7 @@ class Reader:
 
     def read_label(self, case):
         """Read a case's labels as a :class:`Volume` with class ids 0 … K-1; None without labels."""
-        return None if case.labels is None else read_nifti(case.labels[0])
+        return None if case.labels is None else read_nifti(case.labels[0], several=MAPS)
 
 
 class NiftiReader(Reader):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmems.datasets.readers.files import ASIDE, check_size, need, reading
+from cmems.datasets.readers.files import ASIDE, SCAN, check_size, need, reading
 from cmems.datasets.readers.nifti import Volume
 from cmems.errors import InputError
 
@@ -24,14 +24,13 @@ _HEADER = (
     "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
     "ImageOrientationPatient",
 )  # fmt: skip
-_OTHERS = {*ASIDE, ".nii", ".gz", ".hdr", ".img", ".nrrd", ".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg"}
 
 
 def is_dicom(path):
     """Tell whether a file is DICOM: by its ending, or, without one that is known, by its first bytes."""
     if path.suffix.lower() in (".dcm", ".ima"):
         return True
-    if path.name.upper() == "DICOMDIR" or path.suffix.lower() in _OTHERS:
+    if path.name.upper() == "DICOMDIR" or path.suffix.lower() in ASIDE or SCAN.search(path.name):
         return False
     try:
         with open(path, "rb") as handle:

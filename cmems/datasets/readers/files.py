@@ -12,10 +12,15 @@ from cmems.memory import free_bytes
 # gzip and zlib shrink at most about 1,030 to 1: a file that claims more cannot hold it.
 _RATIO = 1100
 _NIFTI = re.compile(r"\.(nii(\.gz)?|hdr|img)$", re.IGNORECASE)
+PICTURE = re.compile(r"\.(png|tiff?|bmp|jpe?g)$", re.IGNORECASE)
+# Endings that name a format; DICOM needs none.
+SCAN = re.compile(rf"{_NIFTI.pattern}|\.(seg\.)?nrrd$|{PICTURE.pattern}", re.IGNORECASE)
 # What lies beside scans and is none; any other file is named rather than passed over.
 ASIDE = {".json", ".txt", ".csv", ".tsv", ".md", ".rst", ".pdf", ".yaml", ".yml", ".xml", ".log", ".html", ".bval"}
 ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".ctbl", ".label", ".mrml"}
+# What to do about a scan, or a mask, of several channels.
 CHANNEL = "--channel N of cmems prepare and pick reads one of several, and so does a model of data prepared so"
+MAPS = "a mask has one label per voxel: save its maps as one"
 # What lies in the folders that prediction, picking and training write, and the folders that the first makes beside it.
 _OURS, _PARTS = ("trust.csv", "slices.png", "run.json"), ("doubt", "probabilities")
 

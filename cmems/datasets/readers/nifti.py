@@ -41,7 +41,7 @@ class Volume(NamedTuple):
     counted: bool = False
 
 
-def read_nifti(path, channel=None):
+def read_nifti(path, channel=None, several=CHANNEL):
     """Read a NIfTI volume of real numbers; axes of one voxel beyond the third are dropped, a lone slice is a volume.
 
     docs/data.md says how spacing, units and affines are settled.
@@ -49,6 +49,7 @@ def read_nifti(path, channel=None):
     Args:
         path (str | Path): ``.nii``, ``.nii.gz``, or a pair of ``.hdr`` and ``.img``, in any capitals.
         channel (int | None): Which channel to read of a volume of four axes.
+        several (str): What to do where there are several and none is chosen, for the error's message.
 
     Raises:
         InputError: It is missing, damaged or not NIfTI, has other axes or another kind of voxels, claims more than it
@@ -63,7 +64,7 @@ def read_nifti(path, channel=None):
         if len(shape) < 2 or len(shape) > 4:
             raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}")
         if len(shape) == 4 and channel is None:
-            raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; {CHANNEL}")
+            raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; {several}")
         if len(shape) == 4 and not 0 <= channel < shape[3]:
             raise InputError(f"{path}: channel {channel}: expected 0 to {shape[3] - 1}, got shape {image.shape}")
         voxels = np.asanyarray(image.dataobj).reshape(shape)

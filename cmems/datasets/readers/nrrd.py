@@ -35,7 +35,7 @@ _OPENERS = {"raw": lambda f: f, "gzip": gzip.open, "gz": gzip.open, "bzip2": bz2
 _OVERLAP = "segments overlap; where they do, the later one is taken"
 
 
-def read_nrrd(path, channel=None):
+def read_nrrd(path, channel=None, several=CHANNEL):
     """Read an NRRD volume of real numbers.
 
     Of a segmentation, as 3D Slicer saves it, the voxels have the label values of its segments, and ``names`` gives
@@ -44,6 +44,7 @@ def read_nrrd(path, channel=None):
     Args:
         path (str | Path): ``.nrrd`` or ``.seg.nrrd``, its voxels in the same file.
         channel (int | None): Which to read of a volume of four axes.
+        several (str): What to do where there are several and none is chosen, for the error's message.
 
     Raises:
         InputError: It is missing, damaged or not NRRD, has other axes, claims more than it holds, or names another
@@ -55,7 +56,7 @@ def read_nrrd(path, channel=None):
         spatial, listed = _axes(path, header, sizes)
         segments = _segments(header)
         if listed is not None and channel is None and not segments:
-            raise InputError(f"{path}: expected a 3-D volume, got sizes {sizes}; {CHANNEL}")
+            raise InputError(f"{path}: expected a 3-D volume, got sizes {sizes}; {several}")
         if listed is not None and not segments and not 0 <= channel < sizes[listed]:
             raise InputError(f"{path}: channel {channel}: expected 0 to {sizes[listed] - 1}, got sizes {sizes}")
         count = int(np.prod(sizes)) * dtype.itemsize

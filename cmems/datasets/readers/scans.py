@@ -9,14 +9,12 @@ import numpy as np
 from PIL import Image
 
 from cmems.datasets.readers import dicom
-from cmems.datasets.readers.files import files_below, listed, misplaced, reading
+from cmems.datasets.readers.files import MAPS, PICTURE, SCAN, files_below, listed, misplaced, reading
 from cmems.datasets.readers.nifti import nifti_grid, nifti_like, nifti_of, read_nifti
 from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
 from cmems.datasets.readers.pictures import picture_grid, read_picture
 
 KINDS = "NIfTI, NRRD, PNG or DICOM"
-_PICTURE = re.compile(r"\.(png|tiff?|bmp|jpe?g)$", re.IGNORECASE)
-_SCAN = re.compile(rf"\.(nii(\.gz)?|hdr|img|(seg\.)?nrrd)$|{_PICTURE.pattern}", re.IGNORECASE)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _ENDINGS = (".nii.gz", ".png", ".tif", ".dcm")
 
@@ -43,7 +41,7 @@ def scan_files(folder, masks=False, aside=()):
             slices.append(path)
         elif path.name != "DICOMDIR" and (masks or not path.name.lower().endswith(".seg.nrrd")):
             plain.append(path)
-    found, problems = listed(plain, _SCAN, KINDS)
+    found, problems = listed(plain, SCAN, KINDS)
     series, odd = (
         ({path.stem: path for path in slices}, []) if masks or not slices else dicom.dicom_series(folder, slices)
     )
@@ -64,13 +62,13 @@ def _strange(path, masks):
     """Tell whether a file of a folder below would be a scan, or a mask, if it lay above."""
     if dicom.is_dicom(path):
         return masks
-    return _SCAN.search(path.name) and (masks or not path.name.lower().endswith(".seg.nrrd"))
+    return SCAN.search(path.name) and (masks or not path.name.lower().endswith(".seg.nrrd"))
 
 
 def scan_stem(path):
     """Return a file's name without the ending of its format, however it is capitalised."""
     path = Path(path)
-    return path.stem if path.suffix.lower() in (".dcm", ".ima") else _SCAN.sub("", path.name)
+    return path.stem if path.suffix.lower() in (".dcm", ".ima") else SCAN.sub("", path.name)
 
 
 def scan_parts(path):
@@ -116,7 +114,7 @@ def read_mask(path):
         return dicom.read_segmentation(path)
     if _is_picture(path):
         return read_picture(path, labels=True)
-    return (read_nrrd if _is_nrrd(path) else read_nifti)(path)
+    return (read_nrrd if _is_nrrd(path) else read_nifti)(path, several=MAPS)
 
 
 def read_grid(path):
@@ -221,7 +219,7 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
 
 
 def _is_picture(path):
-    return _PICTURE.search(path.name) is not None
+    return PICTURE.search(path.name) is not None
 
 
 def _is_nrrd(path):
