@@ -179,6 +179,10 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
         (dict(seeds=[-1]), "seed: expected an integer from 0"),
         (dict(seeds=[0, 1, 0]), "--seeds: expected each once, got 0 more than once"),
         (dict(exemplars=["p:3", "p:3"]), "--exemplars: expected each once, got p:3 more than once"),
+        (
+            dict(exemplars=["p:3", "p:03"]),
+            "--exemplars: expected each once, got p:3 and p:03, which are the same slice",
+        ),
         (dict(datasets=["acdc", "acdc"]), "--datasets: expected each once, got acdc more than once"),
     ):
         with pytest.raises(InputError, match=message):

@@ -43,9 +43,9 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
         for row in suite.rows:
             runs, path = [], row.config.format(dataset=dataset)
             bases[path] = bases.get(path) or load_config(path)
-            for exemplar in exemplars if row.one_slice else ["A"]:
-                chosen = exemplar_slice(exemplar, dataset)
-                resolved = (path, bases[path], *_resolve(row, path, bases[path], {}, chosen, steps))
+            chosen = _chosen(exemplars if row.one_slice else ["A"], dataset, bases[path])
+            for exemplar in chosen:
+                resolved = (path, bases[path], *_resolve(row, path, bases[path], {}, chosen[exemplar], steps))
                 runs += [_run(resolved, path, dataset, exemplar, seed, row, work_dir) for seed in seeds]
             plan.append(dict(dataset=dataset, row=row, runs=runs))
     return plan
@@ -75,7 +75,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     name = prepared.root.resolve().name
     if not any(prepared.case(c)["labelled"] for split in ("test", "val") for c in prepared.cases(split)):
         raise InputError(f"{data}: no case of val or test is labelled, so there is nothing to measure methods by")
-    chosen = {exemplar: exemplar_slice(exemplar, name, {}) for exemplar in exemplars}
+    chosen = _chosen(exemplars, name, own, {})
     plan, left_out = [], []
     for row in suite.rows:
         row, runs, method = replace(row, paper={}), [], row.config.format(dataset=TEMPLATE)
@@ -103,6 +103,16 @@ def _check_asked(steps, seeds, exemplars, datasets=()):
         check_steps(steps)
     for seed in seeds:
         check_seed(seed)
+
+
+def _chosen(exemplars, dataset, config, letters=None):
+    """Return the slice of each exemplar by its name, None for the config's own; two names of one are refused."""
+    chosen, names = {exemplar: exemplar_slice(exemplar, dataset, letters) for exemplar in exemplars}, {}
+    for name, at in chosen.items():
+        at = at or config.train_dataloader.get("exemplar_slice") or {}
+        if (other := names.setdefault((at.get("case"), at.get("slice")), name)) != name:
+            raise InputError(f"--exemplars: expected each once, got {other} and {name}, which are the same slice")
+    return chosen
 
 
 def _moved(config, own, num_classes):
