@@ -39,12 +39,12 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=7", "ruff>=0.9", "MedPy>=0.5.2", "hypothesis>=6.100"]
-        + ["pynrrd>=1.1", "pydicom>=3", "highdicom>=0.25"],
+        + ["pynrrd>=1.1", "pydicom>=3", "highdicom>=0.27"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "timm": ["timm>=1.0"],
         "slurm": ["submitit>=1.5"],
         "formats": ["pynrrd>=1.1"],
-        "dicom": ["pydicom>=3", "highdicom>=0.25"],
+        "dicom": ["pydicom>=3", "highdicom>=0.27"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
     },
 )

@@ -26,6 +26,7 @@ from cmems.datasets.readers.scans import (
 )
 from cmems.errors import InputError
 from cmems.registry import READERS
+from cmems.visualization.colors import class_colors
 
 AFFINE = np.diag([1.5, 2.0, 4.0, 1.0])
 AFFINE[:3, 3] = -20, 10, 5
@@ -526,7 +527,7 @@ def test_a_segmentation_lies_on_its_series_however_that_lies(axes, tmp_path):
     grid = read_grid(scan)
     painted = np.zeros(grid.voxels.shape, np.uint8)
     painted[1:3, 2:7, 3:5], painted[4, 1, 1] = 1, 2
-    (tmp_path / "m.dcm").write_bytes(encoded(scan, "m.dcm", painted, ("A", "B")))
+    (tmp_path / "m.dcm").write_bytes(encoded(scan, "m.dcm", painted, "AB", colors=class_colors(2)))
     assert np.array_equal(lay_on(read_mask(tmp_path / "m.dcm"), grid, tmp_path / "m.dcm", scan).voxels, painted)
     nii(tmp_path / "m.nii.gz", np.ascontiguousarray(painted.transpose(ZYX)), grid.affine)
     nii(tmp_path / "s.nii.gz", IMAGE, affine)  # the same scan, converted: its slices may run the other way
@@ -729,6 +730,9 @@ def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path
     seg = highdicom.seg.segread(written["d"])
     volume = seg.get_volume(combine_segments=True)
     assert [str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers] == ["A", "B", "C"]
+    shown = [s.RecommendedDisplayCIELabValue for s in seg.SegmentSequence]
+    shown = [highdicom.color.CIELabColor.from_dicom_value(tuple(value)).to_rgb() for value in shown]
+    np.testing.assert_allclose(shown, class_colors(3), atol=2)
     place = np.linalg.inv(AFFINE) @ np.diag([-1, -1, 1, 1]) @ volume.affine  # its indices (z, y, x) to the scan's
     there = np.argwhere(volume.array > 0)
     landed = np.rint(there @ place[:3, :3].T + place[:3, 3]).astype(int)

@@ -23,7 +23,7 @@ from cmems.datasets.readers.scans import KINDS, choose_channel, encoded, mask_en
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, memory_problem
 from cmems.files import whole_file
-from cmems.visualization.colors import label_tables
+from cmems.visualization.colors import class_colors, label_tables
 
 _CHANNELS = (
     "the model was prepared without --channel: keep one channel of each scan, or train on what "
@@ -327,7 +327,7 @@ def _write(path, scan, maps, *rest):
         *rest: See :func:`trust_rows`.
     """
     for file, voxels in maps.items():
-        content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1])
+        content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1], class_colors(len(rest[1])))
         with whole_file(file) as part:
             part.write_bytes(content)
     return trust_rows(*rest)

@@ -157,7 +157,7 @@ def read_segmentation(path):
     return Volume(volume.array.astype(np.uint8), tuple(map(float, volume.spacing)), affine, (affine,), (), names)
 
 
-def segmentation_like(path, voxels, classes):
+def segmentation_like(path, voxels, classes, colors):
     """Return the bytes of a DICOM segmentation that refers to a series.
 
     Patient and study are those of the series, as the standard wants it; its identifiers follow from the series' and
@@ -167,6 +167,7 @@ def segmentation_like(path, voxels, classes):
         path (str | Path): Any file of the series.
         voxels (np.ndarray): ``(D, H, W)`` uint8, slices by position; label k is the k-th class.
         classes (sequence[str]): Names of the segments.
+        colors (sequence[tuple[int]]): In which viewers should show them, RGB of 0 to 255.
 
     Raises:
         InputError: The headers of the series lack what a segmentation must repeat.
@@ -180,9 +181,10 @@ def segmentation_like(path, voxels, classes):
         warnings.simplefilter("ignore")
         sources = [dicom.dcmread(file, stop_before_pixels=True) for file in series_files(path)]
         by = hd.AlgorithmIdentificationSequence("CMEMS", code.DCM.ArtificialIntelligence, __version__)
+        kind, shown = code.SCT.Tissue, hd.color.CIELabColor.from_rgb
         about = [
-            hd.seg.SegmentDescription(k, name[:64], code.SCT.Tissue, code.SCT.Tissue, "AUTOMATIC", by)
-            for k, name in enumerate(classes, 1)
+            hd.seg.SegmentDescription(k, name[:64], kind, kind, "AUTOMATIC", by, display_color=shown(*rgb))
+            for k, (name, rgb) in enumerate(zip(classes, colors, strict=True), 1)
         ]
         seeds = [sources[0].SeriesInstanceUID, __version__, *classes, hashlib.sha256(voxels.tobytes()).hexdigest()]
         series, instance = (dicom.uid.generate_uid(entropy_srcs=[kind, *seeds]) for kind in ("series", "instance"))

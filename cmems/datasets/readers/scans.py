@@ -145,7 +145,7 @@ def mask_file(folder, name):
     return next((path for path in (Path(folder, name + ending) for ending in _ENDINGS) if path.is_file()), None)
 
 
-def encoded(path, name, voxels, classes, mark=None):
+def encoded(path, name, voxels, classes, mark=None, colors=()):
     """Return the bytes of a file of labels, or of other maps, on a scan's grid.
 
     Args:
@@ -154,12 +154,13 @@ def encoded(path, name, voxels, classes, mark=None):
         voxels (np.ndarray): ``(D, H, W)`` uint8, on the scan's grid; of NIfTI what :func:`nifti_like` takes.
         classes (sequence[str]): Label k is the k-th; DICOM repeats them.
         mark (str | None): What NIfTI's header says of the file. Default: what the scan's does.
+        colors (sequence[tuple[int]]): Of the classes, RGB of 0 to 255, for DICOM.
 
     Raises:
         InputError: The scan's header does not serve.
     """
     if name.endswith(".dcm"):
-        return dicom.segmentation_like(path, voxels, classes)
+        return dicom.segmentation_like(path, voxels, classes, colors)
     if not name.endswith(".nii.gz"):
         content, pages = io.BytesIO(), [Image.fromarray(page) for page in np.ascontiguousarray(voxels)]
         more = {} if name.endswith(".png") else dict(save_all=True, append_images=pages[1:], compression="tiff_deflate")
