@@ -57,12 +57,13 @@ HOOKS = _child(roots.HOOKS, "cmems.engine", "cmems.visualization")
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, "cmems.engine")
 
 # Training sources (exemplar, synthetic, unlabeled) and evaluation volumes; raw-layout readers; what
-# slices are compared by; what carries labels to other slices; Ω.
+# slices are compared by; what carries labels to other slices; what tells how organs lie; Ω.
 DATASETS = _child(roots.DATASETS, "cmems.datasets")
 FUNCTIONS = _child(roots.FUNCTIONS, "cmems.datasets")
 READERS = Registry("reader", scope="cmems", locations=["cmems.datasets"])
 DESCRIPTIONS = Registry("description", scope="cmems", locations=["cmems.datasets"])
 PROPAGATIONS = Registry("label propagation", scope="cmems", locations=["cmems.datasets"])
+ORIENTATIONS = Registry("orientation", scope="cmems", locations=["cmems.datasets"])
 SYNTHESIZERS = Registry("synthesizer", scope="cmems", locations=["cmems.datasets"])
 
 # Learners; networks with encode and decode; what perturbs, labels, scores and cleans up their predictions.

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d, uniform_filter
 
 from cmems import geometry
+from cmems.datasets.orientation import StackOrientation
 from cmems.datasets.synthesis import (
     AmplitudeMix,
     ClassGain,
@@ -22,6 +23,7 @@ from cmems.datasets.synthesis import (
     WarpedExemplar,
 )
 from cmems.datasets.synthesis.geometric import centroid, mean_distance
+from cmems.errors import InputError
 from cmems.geometry import warp_labels, warp_outlines
 from cmems.seeding import Stream, keyed_stream
 
@@ -374,3 +376,75 @@ def test_of_several_exemplars_each_background_draws_one():
     assert 4 < first.sum() < 16
     assert (found.amax((1, 2, 3))[first] == 0.9).all()
     assert (found.amax((1, 2, 3))[~first] == 0.5).all()
+
+
+# How the exemplar lies
+
+
+def lying(angles, places=5, size=32):
+    """Stacks of slices whose two organs of unlike size and brightness lie turned by ``angles``, degrees clockwise."""
+    images = []
+    for angle, z in ((angle, z) for angle in angles for z in range(places)):
+        place = torch.tensor(math.radians(angle))
+        across, down = 0.4 * place.cos(), 0.4 * place.sin()
+        image = 0.2 + 0.5 * (discs(0.3 + 0.02 * z, size=size, center=(across, down)) > 0)
+        image += 0.3 * (discs(0.2, size=size, center=(-down * 0.8, across * 0.8)) > 0)
+        images.append(image)
+    stacks = [range(k * places, (k + 1) * places) for k in range(len(angles))]
+    return torch.stack(images).numpy(), stacks
+
+
+@pytest.mark.parametrize("angle", [0, 50, -75, 170])
+def test_the_exemplar_is_turned_to_how_the_other_scans_lie(angle):
+    others = [-20, 0, 10, 30, -10]
+    images, stacks = lying([angle, *others])
+    label = discs(0.5, size=32)[None]
+    (turn,) = StackOrientation(reach=0.1)(images, stacks, [2], label).rad2deg()
+    assert abs((turn + angle - np.mean(others) + 180) % 360 - 180) < 8
+    # As affine_matrices takes it: turned by it, the exemplar's slice is near one that lies as the others do.
+    sampling = geometry.grid(geometry.affine_matrices(turn.deg2rad()[None]), (32, 32))
+    turned = geometry.warp_images(torch.from_numpy(images[2])[None, None], sampling)[0, 0].numpy()
+    wanted, inside = lying([np.mean(others)])[0][2], discs(0.8, size=32).numpy() > 0
+    assert np.corrcoef(turned[inside], wanted[inside])[0, 1] > 0.95
+
+
+def test_scans_that_do_not_agree_leave_the_exemplar_as_it_is():
+    label = discs(0.5, size=32)[None]
+    images, stacks = lying([40, 0, 90, 180, 270])
+    assert StackOrientation()(images, stacks, [2], label).tolist() == [0]
+    assert StackOrientation()(images[:5], stacks[:1], [2], label).tolist() == [0]  # there is no other
+    plain = np.full_like(images, 0.5)
+    assert StackOrientation()(plain, stacks, [2], label).isfinite().all()
+
+
+def test_omega_turns_each_exemplar_by_its_own_angle_besides():
+    labels = torch.stack([discs(0.3, center=(0.4, 0.0)), discs(0.3, center=(0.0, 0.4))])
+    labels[:, SIZE // 2, SIZE // 2] = 2  # so that the organs' centroid is not their own centre alone
+    exemplars, which = labels[:, None] / 2, torch.tensor([0, 1])
+    turns = torch.tensor([0.0, math.pi / 2])
+    copies = WarpedExemplar(STILL, SAME, plain=0.0)
+    _, plain = copies(exemplars, labels, which, Stream(0))
+    _, turned = copies(exemplars, labels, which, Stream(0), turns=turns)
+    assert torch.equal(turned[0], plain[0])
+    middle = centroid(labels > 0)[1]
+    sampling = geometry.grid(geometry.affine_matrices(turns[1:], center=middle), (SIZE, SIZE))
+    assert torch.equal(turned[1:], warp_labels(plain[1:], sampling))
+    paste = ExemplarPaste(STILL, SAME)
+    _, made = paste(exemplars[:1], labels[:1], torch.zeros(2, 1, SIZE, SIZE), Stream(0), turns=turns[1:])
+    _, other = copies(exemplars[:1], labels[:1], which * 0, Stream(0), turns=turns[1:])
+    assert torch.equal(made, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(step=0), "step: expected a number from 1 to 180, got 0"),
+        (dict(radius=0.7), r"radius: expected a number from 0\.1 to 0\.5, got 0\.7"),
+        (dict(agreement="all"), "agreement: expected a number from 0 to 1, got 'all'"),
+        (dict(slices=0), "slices: expected an integer of 1 or more, got 0"),
+        (dict(scans=2.5), r"scans: expected an integer of 1 or more, got 2\.5"),
+    ],
+)
+def test_orientations_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        StackOrientation(**settings)

@@ -198,7 +198,8 @@ def check_components(config):
 
 
 # What a train_dataloader has beside its sources.
-_DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation")
+_DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation", "orientation")
+_PARTS = dict(propagation="a label propagation", orientation="an orientation")
 
 
 def _walk(path, node):
@@ -215,8 +216,8 @@ def _walk(path, node):
         elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
             near = _nearest(key, {*node, *_DATA_SETTINGS} - {key})
             yield f"{path}.{key}: expected a source (a dict with a type); {near}"
-        elif path == "train_dataloader" and key == "propagation" and value is not None and not _typed(value):
-            yield f"{path}.{key}: expected a label propagation (a dict with a type) or None, got {value!r}"
+        elif path == "train_dataloader" and key in _PARTS and value is not None and not _typed(value):
+            yield f"{path}.{key}: expected {_PARTS[key]} (a dict with a type) or None, got {value!r}"
         elif path == "default_hooks" and value is not None and not _typed(value):
             yield f"{path}.{key}: expected a hook (a dict with a type) or None; {_nearest(key, set(node) - {key})}"
         elif key == "interval" and ("hooks" in path) and not (type(value) is int and value > 0):

@@ -15,7 +15,8 @@ class Anatomy(NamedTuple):
     """What a config should know of the anatomy.
 
     Attributes:
-        upright: Left differs from right, and up from down: nothing is mirrored or turned by quarters.
+        upright: Left differs from right, and up from down: nothing is mirrored or turned by quarters, and a labelled
+            slice that lies otherwise than the other scans is turned first.
         turn: Organs turn by ± this many degrees. Default: 180, upright 20.
         radial: Classes whose shape changes about their middle, as a ventricle contracts.
         one_piece: Each class is one connected part, the largest found.
@@ -125,7 +126,7 @@ def config_text(data, exemplars, anatomy):
     classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes, 1))
     first, *more = exemplars
     degrees = anatomy.turn if anatomy.turn is not None else 20 if anatomy.upright else 180
-    flip = 0.0 if anatomy.upright else 0.5
+    flip, weak = 0.0 if anatomy.upright else 0.5, max(20, 0.75 * degrees)
     copied, pasted = (anatomy.sizes or usual for usual in ((0.75, 1.35), (0.7, 1.4)))
     radial, wall = (tuple(data.classes.index(c) + 1 for c in names) for names in (anatomy.radial, anatomy.wall))
     largest, labels = 'dict(type="KeepLargest", of="class")', tuple(range(1, data.num_classes))
@@ -142,6 +143,11 @@ def config_text(data, exemplars, anatomy):
         "train_dataloader = dict(",
         f"    exemplar_slice={first!r},  # slices are counted from 0, along the scan's last axis",
         *([f"    exemplar_slices={more!r},"] if more else []),
+        *(
+            ['    orientation=dict(type="StackOrientation"),  # turned first, if it lies otherwise']
+            if anatomy.upright
+            else []
+        ),
         "    exemplar=dict(",
         "        copies=dict(",
         *(_paint(wall[1], labels, 0.5, 0.2) if wall else []),
@@ -160,7 +166,7 @@ def config_text(data, exemplars, anatomy):
         "del affine, shapes",
         "model = dict(",
         f"    backbone=dict(num_classes={data.num_classes}),",
-        *(["    weak=dict(quarter_turns=False, flip=0.0),"] if anatomy.upright else []),
+        *([f"    weak=dict(quarter_turns=False, flip=0.0, degrees={weak:g}),"] if anatomy.upright else []),
         "    prediction=dict(",
         f"        views={1 if anatomy.upright else 8},  # mirror images and quarter turns that are averaged",
         f"        clean=[{largest if anatomy.one_piece else ''}],",

@@ -68,6 +68,19 @@ def without_propagation(config):
     return {"train_dataloader.propagation": None} if config.train_dataloader.get("propagation") else {}
 
 
+def any_way_up(config):
+    """Return what CMEMS+ had before it took hearts to lie alike: every rotation and mirror image, and eight views."""
+    if not config.train_dataloader.get("orientation"):
+        return {}
+    turned = dict(degrees=180, flip=0.5)
+    return {
+        **_of_exemplar("geometric", lambda own: [dict(own[0], **turned), *own[1:]])(config),
+        **{f"train_dataloader.synthetic.synthesizer.background_geometric.{key}": v for key, v in turned.items()},
+        **{"model.weak.degrees": 20.0, "model.weak.flip": 0.5, "model.weak.quarter_turns": True},
+        **{"train_dataloader.orientation": None, "model.prediction.views": 8},
+    }
+
+
 def radial_shapes(config):
     """Return what CMEMS+ had before walls of every thickness: a power of the radius, and organs as they are."""
     radial = dict(type="RadialShape", classes=(2, 2, 1), exponent=(0.15, 1.8), reach=1.3, spread=(0.85, 1.5))

@@ -72,6 +72,7 @@ _PLUS_ROW = Row("CMEMS+, first round", _PLUS)
 _PLUS_WITHOUT = {
     "change of shape": changes.shapes(),
     "walls of every thickness, with RadialShape instead": changes.radial_shapes,
+    "how hearts lie: every rotation and mirror image instead": changes.any_way_up,
     "painted wall": changes.without_look("PaintClasses"),
     "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},

@@ -16,7 +16,7 @@ from cmems.datasets.readers.nifti import Volume, read_nifti
 from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
 from cmems.errors import InputError
-from cmems.registry import DATASETS, PROPAGATIONS, SYNTHESIZERS
+from cmems.registry import DATASETS, ORIENTATIONS, PROPAGATIONS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
 
 
@@ -31,6 +31,8 @@ class TrainData:
         labeled_cases (Sequence[str]): Training cases all of whose slices are exemplars.
         propagation (dict | None): What carries the labels of these to further slices, of ``PROPAGATIONS``; they are
             exemplars then too. Only images are read for it.
+        orientation (dict | None): What tells how exemplars must be turned to lie as the other scans do, of
+            ``ORIENTATIONS``; what draws them anew turns them by it. Only images are read for it.
         device (torch.device | str): Where batches are made.
         wanted (collection[str] | None): Sources to open; the others stay closed. Default: all.
         sources (dict): Configs of sources by name: ``exemplar``, ``synthetic``, ``unlabeled``, as the method needs.
@@ -46,6 +48,7 @@ class TrainData:
         exemplar_slices=(),
         labeled_cases=(),
         propagation=None,
+        orientation=None,
         device="cpu",
         wanted=None,
         **sources,
@@ -61,6 +64,11 @@ class TrainData:
         self.given = len(slices)
         if propagation and slices:
             self._propagate(PROPAGATIONS.build(propagation))
+        self.turns = None
+        if orientation and slices:
+            find = ORIENTATIONS.build(orientation)
+            found = find(self.prepared.train_images(), self._stacks(), self.exemplar_rows, self.exemplars[1])
+            self.turns = found.to(device)
         self.sources = {
             name: DATASETS.build(cfg, default_args=dict(data=self))
             for name, cfg in sources.items()
@@ -78,10 +86,12 @@ class TrainData:
                 batches[name]["partial"] = True
         return batches
 
+    def _stacks(self):
+        return [self.prepared.rows(case) for case in self.prepared.cases("train")]
+
     def _propagate(self, carry):
-        stacks = [self.prepared.rows(case) for case in self.prepared.cases("train")]
         labels = dict(zip(self.exemplar_rows, self.exemplars[1].cpu().numpy(), strict=True))
-        carried = carry(self.prepared.train_images(), stacks, labels)
+        carried = carry(self.prepared.train_images(), self._stacks(), labels)
         if carried:
             self.exemplar_rows += carried
             labels = torch.from_numpy(np.stack(list(carried.values()))).to(self.device)
@@ -173,6 +183,8 @@ class _Source:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"{type(self).__name__}: batch_size: expected a positive integer, got {batch_size!r}")
         self.data, self.batch_size = data, batch_size
+        # Only where an orientation is asked for, so that a synthesizer need not know of it.
+        self.turns = {} if data.turns is None else dict(turns=data.turns)
 
     def rows(self, draws, count):
         """Draw row indices below ``count``, with replacement."""
@@ -213,7 +225,7 @@ class ExemplarSource(_Source):
         images, labels = self.data.exemplars
         which = self._which(draws)
         if self.copies:
-            images, labels = self.copies(images, labels, which, draws.stream("copies"))
+            images, labels = self.copies(images, labels, which, draws.stream("copies"), **self.turns)
             return dict(images=images, labels=labels)
         return dict(images=images[which], labels=labels[which])
 
@@ -258,7 +270,7 @@ class SyntheticSource(_Source):
     def make(self, backgrounds, stream):
         """Synthesise on the given backgrounds, ``(B,)`` int64."""
         rows = self._store_rows(backgrounds)
-        images, labels = self.synthesizer(*self.data.exemplars, self.data.store[rows], stream)
+        images, labels = self.synthesizer(*self.data.exemplars, self.data.store[rows], stream, **self.turns)
         return dict(images=images, labels=labels)
 
     def _store_rows(self, backgrounds):

@@ -113,8 +113,13 @@ class ExemplarsHook(Hook):
             captions = [case, f"slice {row - rows.start} of 0 to {len(rows) - 1}; {what}"]
             tiles.append(dict(image=image[0], label=label, spacing=(1.0, 1.0, 1.0), captions=captions))
         sheet = write_png(Path(runner.work_dir, EXEMPLARS), contact_sheet(tiles))
+        lines = []
         if carried:
-            line = f"labels carried to {len(carried)} slices of {len(set(carried))} scans: see {sheet}"
+            lines.append(f"labels carried to {len(carried)} slices of {len(set(carried))} scans: see {sheet}")
+        if data.turns is not None:
+            turns = ", ".join(f"{turn:.0f}°" for turn in data.turns[: data.given].rad2deg().tolist())
+            lines.append(f"turned in Ω to lie as the other scans do: the labelled slice by {turns}, clockwise")
+        for line in lines:
             runner.logger.info(line)
             say(line)
 

@@ -49,7 +49,7 @@ class RandomAffine(Perturbation):
             parameters["displacement"] = stream.uniform(size, -width, width)
         return parameters
 
-    def grid(self, parameters, size, labels=None, which=None):
+    def grid(self, parameters, size, labels=None, which=None, turns=None):
         """Return the ``(n, H, W, 2)`` sampling grid of drawn parameters.
 
         Args:
@@ -58,10 +58,13 @@ class RandomAffine(Perturbation):
             labels (Tensor | None): ``(E, H, W)`` of the exemplars: about its organs' centroid each picture turns and
                 grows. Default: about the image's centre.
             which (Tensor | None): ``(n,)`` int64, the exemplar of each sample.
+            turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar, added to what is drawn.
         """
         center = None if labels is None else centroid(is_organ(labels))[which]
         displacement = parameters["displacement"]
         affine = {k: v for k, v in parameters.items() if k != "displacement"}
+        if turns is not None:
+            affine["angle"] = affine["angle"] + turns[which]
         return geometry.grid(geometry.affine_matrices(**affine, center=center), size, displacement)
 
 
@@ -251,7 +254,7 @@ class GeometricChain:
         first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]
         self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
 
-    def __call__(self, stream, size, labels, which):
+    def __call__(self, stream, size, labels, which, turns=None):
         """Draw a change per sample and return their ``(n, H, W, 2)`` sampling grids.
 
         Args:
@@ -259,8 +262,10 @@ class GeometricChain:
             size (tuple[int, int]): H, W.
             labels (Tensor): ``(E, H, W)`` uint8 of the exemplars.
             which (Tensor): ``(n,)`` int64, the exemplar of each sample.
+            turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar. Default: none.
         """
-        sampling = self.first.grid(self.first.draw(stream, len(which)), size, labels, which)
+        more = {} if turns is None else dict(turns=turns)  # a first part of one's own need not know of it
+        sampling = self.first.grid(self.first.draw(stream, len(which)), size, labels, which, **more)
         for part in self.rest:
             sampling = part.bend(sampling, part.draw(stream, len(which)), labels, which)
         return sampling

@@ -64,7 +64,7 @@ class ExemplarPaste:
         self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, tuple(outlines)
         self.partial = background == "unknown"
 
-    def __call__(self, exemplars, labels, backgrounds, stream):
+    def __call__(self, exemplars, labels, backgrounds, stream, turns=None):
         """Synthesise one labelled image per background.
 
         Args:
@@ -73,13 +73,14 @@ class ExemplarPaste:
                 it stays unknown.
             backgrounds (Tensor): ``(B, 1, H, W)`` float32 in [0, 1].
             stream (Stream): Where the parameters are drawn from.
+            turns (Tensor | None): ``(E,)`` radians, by which each exemplar is turned besides. Default: none.
 
         Returns:
             tuple[Tensor, Tensor]: Images ``(B, 1, H, W)`` float32 in [0, 1] and labels ``(B, H, W)`` uint8.
         """
         n, size = len(backgrounds), backgrounds.shape[-2:]
         which = choose(stream, n, len(exemplars))
-        organs = self.geometric(stream, size, labels, which)
+        organs = self.geometric(stream, size, labels, which, turns)
         look = self.intensity.draw(stream, n)
         place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
         background_look = self.intensity.draw(stream, n)
@@ -127,7 +128,7 @@ class WarpedExemplar:
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
         self.plain, self.outlines = plain, tuple(outlines)
 
-    def __call__(self, exemplars, labels, which, stream):
+    def __call__(self, exemplars, labels, which, stream, turns=None):
         """Make copies: images ``(n, 1, H, W)`` float32 in [0, 1], labels ``(n, H, W)`` uint8.
 
         Args:
@@ -135,9 +136,10 @@ class WarpedExemplar:
             labels (Tensor): ``(E, H, W)`` uint8.
             which (Tensor): ``(n,)`` int64, whose copies.
             stream (Stream): Where the parameters are drawn from.
+            turns (Tensor | None): As of :class:`ExemplarPaste`; plain copies stay as they are.
         """
         n = len(which)
-        sampling = self.geometric(stream, labels.shape[1:], labels, which)
+        sampling = self.geometric(stream, labels.shape[1:], labels, which, turns)
         look, plain = self.intensity.draw(stream, n), stream.bernoulli(n, self.plain)
         copies, known = exemplars[which], labels[which]
         images = geometry.warp_images(self.intensity.apply(copies, **look), sampling)
