@@ -256,6 +256,26 @@ def test_a_run_is_known_by_what_its_data_holds(tiny_config, prepared_acdc, tmp_p
     assert folder() != first
 
 
+def test_a_run_is_known_by_the_masks_that_it_learns_from(tiny_config, raw_acdc, tmp_path):
+    mask, other = (raw_acdc / f"training/patient001/patient001_frame0{k}_gt.nii.gz" for k in (1, 2))
+    (tmp_path / "masks").mkdir()
+    shutil.copy(mask, tmp_path / "masks" / "patient001_frame01.nii.gz")
+    static = dict(type="StaticLabels", batch_size=1, folder=str(tmp_path / "masks"))
+    config = tiny_config(extra=f"train_dataloader['static'] = {static!r}\n")
+    suite = get_suite(dict(name="x", rows=[dict(label="one", config=config)]))
+
+    def run():
+        return plan_runs(suite, ["acdc"], [0], ["A"], tmp_path)[0]["runs"][0]
+
+    first = run()["folder"]
+    (tmp_path / "masks" / "of_no_case.nii.gz").touch()
+    assert run()["folder"] == first
+    shutil.copy(other, tmp_path / "masks" / "patient001_frame01.nii.gz")
+    assert run()["folder"] != first
+    shutil.rmtree(tmp_path / "masks")
+    assert "masks: expected masks named after training cases, as patient001_frame01" in run()["unfit"][0]
+
+
 def test_a_component_beside_a_rows_config_is_found_by_what_is_started(tiny_config, own, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "beside_noise.py").write_text(

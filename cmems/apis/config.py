@@ -167,18 +167,22 @@ def count_steps(config):
                 objective[key] = round(objective[key] * steps)
 
 
-def run_settings(config, data):
+def run_settings(config, data, masks):
     """Return what makes a run the run it is, in plain values: networks, batches, optimiser, schedule, seed and data.
 
-    Where the data lies, how long training goes, and what watches it are left out.
+    Where data and masks lie, how long training goes, and what watches it are left out.
 
     Args:
         config (Config): After :func:`count_steps`.
         data (str): What the data set's content is known by.
+        masks (dict[str, str]): What the masks of sources are known by.
     """
     content = config._cfg_dict.to_dict()
     settings = {k: content.get(k) for k in ("model", "train_dataloader", "optim_wrapper", "param_scheduler")}
     settings["train_dataloader"] = {k: v for k, v in settings["train_dataloader"].items() if k != "data_root"}
+    for name, known in masks.items():
+        source = {k: v for k, v in settings["train_dataloader"][name].items() if k != "folder"}
+        settings["train_dataloader"][name] = dict(source, masks=known)
     settings.update(seed=(content.get("randomness") or {}).get("seed"), data=data)
     return json.loads(json.dumps(settings, default=str))
 

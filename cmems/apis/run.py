@@ -20,6 +20,7 @@ from cmems.apis.places import default_work_dir, module_folders
 from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
+from cmems.datasets.sources import masks_content
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
 from cmems.engine.runner import told
 from cmems.errors import InputError, Stopped, said
@@ -28,7 +29,7 @@ from cmems.locks import folder_lock
 from cmems.registry import RUNNERS
 from cmems.visualization import say
 
-_TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
+TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
 _TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
 # MMEngine's, none of which sends anything anywhere by these settings.
 TRACKERS = dict(
@@ -82,7 +83,7 @@ def train(
     fitted = () if steps is None and hours is None else ("train_cfg.val_interval",)
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them")
-    cfg = load_config(config, cfg_options, (*_TRAINS, *fitted))
+    cfg = load_config(config, cfg_options, (*TRAINS, *fitted))
     cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
     if Path(cfg.work_dir, MANIFEST).is_file():
@@ -115,7 +116,8 @@ def train(
         cfg.pop(key, None)
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
-    settings = run_settings(cfg, content_of(data))
+    masks = masks_content(data, cfg.train_dataloader)
+    settings = run_settings(cfg, content_of(data), masks)
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir), _together(cfg.work_dir):
         resume = resume or not overwrite and _is_finished(cfg, settings)
         if resume:

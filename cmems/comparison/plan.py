@@ -14,7 +14,7 @@ from cmems.apis.places import find_config, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.sources import load_exemplars, need_every_label
+from cmems.datasets.sources import load_exemplars, masks_content, need_every_label
 from cmems.errors import InputError
 
 TEMPLATE = "acdc_128"  # one's own data takes the methods from the configs for this
@@ -189,11 +189,13 @@ def _data_of(config):
     """Return what a config's data sets hold, None for one that is not there, and what is wrong with them."""
     found, problems, train = [], [], config.train_dataloader
     exemplars = [each for each in (train.get("exemplar_slice"), *train.get("exemplar_slices", ())) if each]
-    for root, slices in ((train.get("data_root"), exemplars), (config.test_dataloader.dataset.get("data_root"), ())):
+    tested = config.test_dataloader.dataset.get("data_root")
+    for root, slices, sources in ((train.get("data_root"), exemplars, train), (tested, (), {})):
         found.append(None)
         try:
             prepared = PreparedDataset(root)
             found[-1] = content_of(prepared)
+            found += [masks] if (masks := masks_content(prepared, sources)) else []
             if slices:
                 load_exemplars(prepared, slices)
         except InputError as error:

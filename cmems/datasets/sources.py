@@ -3,12 +3,14 @@
 A source answers ``source(draws)`` with a batch on the device, a function of (seed, step, rank) alone.
 """
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cmems.datasets.prepared import UNLABELED, PreparedDataset
+from cmems.datasets.prepared import UNLABELED, PreparedDataset, file_sha256
 from cmems.datasets.readers.base import whole_labels
 from cmems.datasets.readers.files import MAPS, nifti_files
 from cmems.datasets.readers.geometry import lay_on
@@ -372,13 +374,8 @@ def read_static_labels(prepared, folder):
     Raises:
         InputError: Every problem, at once.
     """
-    (masks, problems), cases = nifti_files(folder), prepared.cases("train")
-    known = [case for case in cases if case in masks]
-    if not known:
-        example = ", ".join(cases[:3])
-        raise InputError(f"{folder}: expected masks named after training cases, as {example}; found none")
-    rows, labels = [], []
-    for case in known:
+    (masks, problems), rows, labels = _masks_of(prepared, folder), [], []
+    for case in masks:
         entry = prepared.case(case)
         try:
             voxels = _on_grid(masks[case], case, entry).voxels
@@ -395,6 +392,43 @@ def read_static_labels(prepared, folder):
     if problems:
         raise InputError(problems)
     return torch.cat(rows), torch.cat(labels)
+
+
+def _masks_of(prepared, folder):
+    """Return the masks of training cases that lie in a folder, by case, and what is wrong with it; raises InputError
+    where there are none.
+    """
+    cases = prepared.cases("train")
+    found, problems = nifti_files(folder) if Path(folder).is_dir() else ({}, [])
+    masks = {case: found[case] for case in cases if case in found}
+    if not masks:
+        raise InputError(
+            f"{folder}: expected masks named after training cases, as {', '.join(cases[:3])}; found "
+            f"{'none' if Path(folder).is_dir() else 'no such folder'}"
+        )
+    return masks, problems
+
+
+def masks_content(prepared, sources):
+    """Return what the masks of :class:`StaticLabels` are known by: equal for equal files, wherever they lie.
+
+    Args:
+        prepared (PreparedDataset): Whose training cases.
+        sources (dict): A ``train_dataloader``.
+
+    Returns:
+        dict[str, str]: By name of the source.
+
+    Raises:
+        InputError: A folder is not there, or holds none.
+    """
+    found = {}
+    for name, source in sources.items():
+        if isinstance(source, dict) and source.get("type") == "StaticLabels":
+            masks, _ = _masks_of(prepared, source["folder"])
+            known = {case: file_sha256(path) for case, path in masks.items()}
+            found[name] = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    return found
 
 
 def _on_grid(path, case, entry):

@@ -274,5 +274,5 @@ class SegmentationRunner(Runner):
             more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
             raise InputError(
                 f"{path} was made by another config or from other data: {'; '.join(found[:4])}{more}. Go on with what "
-                "it was made with, or train into another --work-dir"
+                "it was made with, remove it to train anew, or train into another --work-dir"
             )
