@@ -246,6 +246,9 @@ def test_rounds_are_one_run_of_several_curves(finished, tmp_path):
     assert "round 1" in tags.text
     assert "round 2" in tags.text
     assert "last.pth, 1 of" in tags.text
+    record = tmp_path / "rounds" / "round_1" / "run.json"
+    record.write_text(record.read_text().replace('"finished": true', '"finished": false'))  # trained anew: 2 is stale
+    assert "round 2" not in Tags(report_run(tmp_path / "rounds")[0]).text
 
 
 def test_a_run_with_a_component_of_ones_own_is_shown_and_no_module_is_taken_for_its_config(

@@ -1,6 +1,10 @@
 """Frames, views and clean-up: from the networks' squares to labels on a scan's own grid."""
 
+import functools
+import json
+import os
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -159,17 +163,63 @@ def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw
     mended = tmp_path / "rounds" / "labels_1" / masks[0]
     mask = nib.load(mended)
     nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine), mended)  # by hand
-    train_rounds([first, second], str(tmp_path / "rounds"), resume=True)
+    with pytest.raises(InputError, match=r"round_2.* other data: train_dataloader.static.masks: .* remove it"):
+        train_rounds([first, second], str(tmp_path / "rounds"), resume=True)
+    shutil.rmtree(tmp_path / "rounds" / "round_2")
+    checkpoint.parent.parent.rename(tmp_path / "moved")
+    for _ in range(2):  # trained, then found trained
+        train_rounds([first, second], str(tmp_path / "moved"), resume=True)
+    mended = tmp_path / "moved" / "labels_1" / masks[0]
     assert (np.asarray(nib.load(mended).dataobj) == 1).all()
-    with pytest.raises(InputError, match="StaticLabels"):
-        train_rounds([first, first], str(tmp_path / "again"))
-    bare = tiny_config(data=tmp_path / "none", extra=STATIC.format(folder=""), name="bare.py")
+    shutil.copytree(tmp_path / "moved" / "round_2", tmp_path / "moved" / "round_3")
+    train_rounds([first, second], str(tmp_path / "moved"), overwrite=True)
+    assert not (np.asarray(nib.load(mended).dataobj) == 1).all()
+    assert not (tmp_path / "moved" / "round_3" / "last.pth").exists()  # of weights that are no more
+
+
+def test_a_later_round_that_cannot_be_trained_is_refused_before_the_first(tiny_config, prepared_acdc, tmp_path):
+    static, first = STATIC.format(folder=""), tiny_config()
+    other = shutil.copytree(prepared_acdc, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(dict(manifest, classes=["LV", "Myo", "RV"])))
+    second = tiny_config(extra=static, name="second.py")
     (tmp_path / "later" / "round_2").mkdir(parents=True)
     (tmp_path / "later" / "round_2" / "last.pth").touch()
-    for last, message in ((bare, "none: no such folder"), (second, "round_2 holds a run")):
+    wrong = {
+        "StaticLabels": "",
+        "none: no such folder": static + 'train_dataloader["data_root"] = "none"\n',
+        "classes of the round before.*RV, Myo, LV in .* and LV, Myo, RV in": static
+        + f'train_dataloader["data_root"] = {str(other)!r}\n',
+        "none learns from static": static + 'model["objectives"] = [dict(type="Supervised", source="exemplar")]\n',
+        "no case 'nobody'": static + 'train_dataloader["exemplar_slice"] = dict(case="nobody", slice=0)\n',
+        "network 1: num_classes=3, but": static + 'model["backbone"]["num_classes"] = 3\n',
+        "optim_wrapper is not set": static + "optim_wrapper = None\n",
+    }
+    for message, extra in wrong.items():
         with pytest.raises(InputError, match=message):
-            train_rounds([first, last], str(tmp_path / "later"))
+            train_rounds([first, tiny_config(extra=extra, name="wrong.py")], str(tmp_path / "new"))
+    with pytest.raises(InputError, match="round_2 holds a run"):
+        train_rounds([first, second], str(tmp_path / "later"))
     assert not (tmp_path / "later" / "round_1").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_masks_of_a_round_are_left_alone_by_who_made_them_whatever_the_clock_says(tiny_config, tmp_path):
+    config, labels = tiny_config(), tmp_path / "labels"
+    for name, seed in (("a", 0), ("b", 1)):
+        train(config, str(tmp_path / name), seed=seed)
+    label = functools.partial(label_training_scans, config, out=str(labels), keep=True)
+    made = label(str(tmp_path / "a" / "last.pth"))
+    by_hand, other = made.paths["patient001_frame01"], made.paths["patient001_frame02"]
+    mask = nib.load(by_hand)
+    nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine, mask.header), by_hand)
+    for path in made.paths.values():
+        os.utime(path, (0, 0))  # as a copy, or a clock put back, may have it
+    before = {case: path.read_bytes() for case, path in made.paths.items()}
+    assert (made.kept, label(str(tmp_path / "a" / "last.pth")).kept) == ([], list(made.paths))
+    assert label(str(tmp_path / "b" / "last.pth")).kept == ["patient001_frame01"]
+    assert by_hand.read_bytes() == before["patient001_frame01"]
+    assert other.read_bytes() != before["patient001_frame02"]
 
 
 def test_labels_of_training_scans_lie_on_the_scans(tiny_config, raw_acdc, tmp_path):

@@ -14,11 +14,12 @@ import numpy as np
 
 from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
-from cmems.apis.segmenter import Segmenter, best_device
+from cmems.apis.segmenter import Segmenter, best_device, segmenter_key
 from cmems.apis.trust import by_doubt, part_name, read_trust, trust_file, trust_rows
+from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import file_parts, folders_in
-from cmems.datasets.readers.nifti import nifti_description
+from cmems.datasets.readers.nifti import nifti_description, read_nifti
 from cmems.datasets.readers.scans import KINDS, choose_channel, encoded, mask_ending, scan_files, scan_stem
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, memory_problem
@@ -263,7 +264,7 @@ def _read(name, path, preparation):
     return preparation.ready(preparation.read_scan(path), path)._replace(name=name)
 
 
-def label_training_scans(config, checkpoint, out, cfg_options=None, progress=None):
+def label_training_scans(config, checkpoint, out, cfg_options=None, progress=None, keep=False):
     """Write the mask of every training case, for another round of training to learn from (``StaticLabels``).
 
     Args:
@@ -273,31 +274,54 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
             another size or spacing; as :func:`predict` cleans them.
         cfg_options (dict | None): Dotted keys to set.
         progress (callable | None): Called with (cases done, cases, name) after each case.
+        keep (bool): Leave masks alone that these very weights made, or that were mended since they were made.
 
     Returns:
         Masks: What was written.
 
     Raises:
-        InputError: Something in the config, the data or the checkpoint is wrong.
+        InputError: Something in the config, the data or the checkpoint is wrong, or a mask to be kept is damaged.
     """
     cfg = load_config(config, cfg_options, ["model", "train_dataloader.data_root"])
     data = PreparedDataset(cfg.train_dataloader.data_root)
     set_up_cpu(cfg.get("env_cfg") or {})
     model = load_learner(cfg, config, checkpoint, data).to(best_device())
-    best, cases, written = model.prediction.names(model.num_networks)[-1], data.cases("train"), {}
-    images = data.train_images()
+    best, cases, written, kept = model.prediction.names(model.num_networks)[-1], data.cases("train"), {}, []
+    key = segmenter_key(model.predictors, dict(cfg.model.get("prediction") or {}), Preparation.of(data))
     for done, case in enumerate(cases, 1):
-        entry, rows = data.case(case), data.rows(case)
-        squares = np.array(images[rows.start : rows.stop])
-        volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
-        mask = model.segment([volume])[0][best]
-        mask = nib.Nifti1Image(np.ascontiguousarray(mask.transpose(2, 1, 0)), np.asarray(entry["affine"]))
         written[case] = Path(out, f"{case}.nii.gz")
-        with whole_file(written[case]) as part:
-            part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))
+        if keep and _is_kept(written[case], key):
+            kept.append(case)
+        else:
+            _label(case, data, model, best, key, written[case])
         if progress:
             progress(done, len(cases), case)
-    return Masks(written, data.classes, _whose(model, best), {}, {})
+    return Masks(written, data.classes, _whose(model, best), {}, {}, kept=kept)
+
+
+def _label(case, data, model, best, key, path):
+    """Write the mask of a training case; its header says which model made which labels."""
+    entry, rows = data.case(case), data.rows(case)
+    squares = np.array(data.train_images()[rows.start : rows.stop])
+    volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
+    labels = np.ascontiguousarray(model.segment([volume])[0][best].transpose(2, 1, 0))
+    mask = nib.Nifti1Image(labels, np.asarray(entry["affine"]))
+    mask.header["descrip"] = f"cmems {key} {_digest(labels)}".encode()
+    with whole_file(path) as part:
+        part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))
+
+
+def _is_kept(path, key):
+    """Tell whether a mask of a training scan is there that a model of this key made, or a person has changed."""
+    if not path.is_file():
+        return False
+    name, maker, digest = (*(nifti_description(path) or "").split(" "), "", "")[:3]
+    return name != "cmems" or maker == key or digest != _digest(read_nifti(path).voxels.transpose(2, 1, 0))
+
+
+def _digest(voxels):
+    """Return 16 hexadecimal digits of the labels of a mask, (x, y, z)."""
+    return hashlib.sha256(np.asarray(voxels, np.uint8).tobytes()).hexdigest()[:16]
 
 
 def _whose(model, best):

@@ -6,9 +6,12 @@ from pathlib import Path
 from cmems.apis.config import load_config
 from cmems.apis.places import BESIDE, SECOND, default_work_dir
 from cmems.apis.predict import label_training_scans
-from cmems.apis.run import refuse_other_run, train
+from cmems.apis.run import TRAINS, refuse_other_run, train
 from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.sources import StaticLabels, TrainData
+from cmems.engine.runner import remove_run, told
 from cmems.errors import InputError
+from cmems.registry import MODELS
 
 
 def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **options):
@@ -21,26 +24,25 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
             the last config.
         progress (callable | None): Called with (round, rounds, what is done) before each part.
         cfg_options (dict | None): Dotted keys to set in every config.
-        **options: Of :func:`cmems.apis.train`; with ``resume`` a round goes on where it was, and masks that are there,
-            mended by hand perhaps, are left alone.
+        **options: Of :func:`cmems.apis.train`; with ``resume`` a round goes on where it was, and masks of its
+            weights that are there, and masks mended by hand, are left alone.
 
     Returns:
         Path: ``last.pth`` of the last round. No round is chosen by validation.
 
     Raises:
-        InputError: There is one round alone, a config after the first has no static labels, or what
-            :func:`cmems.apis.train` raises.
+        InputError: There is one round alone; a config after the first has no static labels, does not learn from them,
+            or is on data of other classes or cases; or what :func:`cmems.apis.train` raises.
     """
-    configs = rounds_of(configs)
-    loaded = [load_config(config, cfg_options, ["train_dataloader.data_root"]) for config in configs]
-    for config, cfg in list(zip(configs, loaded, strict=True))[1:]:
-        static = cfg.train_dataloader.get("static")
-        if not static or static.get("type") != "StaticLabels":
-            raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
+    configs, kept = rounds_of(configs), bool(options.get("resume"))
+    loaded = [load_config(config, cfg_options, TRAINS) for config in configs]
     root = Path(work_dir or loaded[-1].get("work_dir") or default_work_dir(configs[-1]))
-    for k, cfg in enumerate(loaded, 1):  # what a later round would end at, before the first
-        PreparedDataset(cfg.train_dataloader.data_root)
-        if not (options.get("resume") or options.get("overwrite")):
+    data = None
+    for k, (config, cfg) in enumerate(zip(configs, loaded, strict=True), 1):  # what a later round would end at
+        before, data = data, PreparedDataset(cfg.train_dataloader.data_root)
+        if before:
+            _check_later(config, cfg, data, before)
+        if not (kept or options.get("overwrite")):
             refuse_other_run(root / f"round_{k}")
     given = cfg_options
     for k, config in enumerate(configs, 1):
@@ -48,22 +50,51 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
         if progress:
             progress(k, len(configs), f"training {config}")
         train(config, str(folder), cfg_options=given, **options)
+        if options.get("overwrite"):  # what follows is of the weights that were replaced
+            for number, later in rounds_in(root).items():
+                if number > k:
+                    remove_run(later, keep=folder)
         if k < len(configs):
             if progress:
                 progress(k, len(configs), "labelling the training scans")
             labels = root / f"labels_{k}"
-            if not (options.get("resume") and _labelled(labels, loaded[k - 1], folder / "last.pth")):
-                label_training_scans(config, str(folder / "last.pth"), str(labels), given)
+            label_training_scans(config, str(folder / "last.pth"), str(labels), given, keep=kept)
             given = copy.copy(cfg_options or {})  # of its own kind: options as typed stay so
             given["train_dataloader.static.folder"] = str(labels)
     return root / f"round_{len(configs)}" / "last.pth"
 
 
-def _labelled(folder, cfg, checkpoint):
-    """Return whether every training scan has its mask already, made, or mended by hand, after the round's weights."""
-    cases = PreparedDataset(cfg.train_dataloader.data_root).cases("train")
-    masks = [Path(folder, f"{case}.nii.gz") for case in cases]
-    return all(mask.is_file() and mask.stat().st_mtime >= checkpoint.stat().st_mtime for mask in masks)
+def _check_later(config, cfg, data, before):
+    """Find what the training of a round after the first would end at, but for the masks, which are not there yet.
+
+    Args:
+        config (str): Path.
+        cfg (Config): As read.
+        data, before (PreparedDataset): What it trains on, and what the round before it does.
+    """
+    settings = cfg.train_dataloader.to_dict()
+    if (settings.pop("static", None) or {}).get("type") != "StaticLabels":
+        raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
+    if data.classes != before.classes:
+        numbers = " and ".join(f"{', '.join(each.classes)} in {each.root}" for each in (before, data))
+        raise InputError(f"config {config}: expected the classes of the round before, whose masks it reads; {numbers}")
+    if not set(data.cases("train")) & set(before.cases("train")):
+        raise InputError(f"config {config}: no training case of {data.root} is one of {before.root}, which get masks")
+    with told("model"):
+        learner = MODELS.build(cfg.model)
+    wanted = {source for objective in learner.objectives for source in objective.sources}
+    if "static" not in wanted:
+        raise InputError(f"config {config}: model.objectives: none learns from static, the masks of the round before")
+    with told("train_dataloader"):
+        sources = TrainData(wanted=wanted, **dict(settings, propagation=None)).sources
+    if problems := learner.check({**sources, "static": StaticLabels}, data.size, data.classes):
+        raise InputError([f"config {config}: {problem}" for problem in problems])
+
+
+def rounds_in(folder):
+    """Return the folders of the rounds in a work directory, by number."""
+    found = {path.name[6:]: path for path in Path(folder).glob("round_*")}
+    return {int(number): found[number] for number in sorted(filter(str.isdecimal, found), key=int)}
 
 
 def rounds_of(configs):

@@ -13,6 +13,7 @@ from cmems.apis.config import load_config, value_at
 from cmems.apis.model_file import load_learner
 from cmems.apis.places import BESIDE
 from cmems.apis.record import read_record
+from cmems.apis.rounds import rounds_in
 from cmems.apis.run import content_of
 from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
@@ -134,12 +135,16 @@ def _learnt(runs):
 
 
 def _rounds(folder):
-    """Return the trainings of a folder by name: itself, or its rounds in their order."""
+    """Return the trainings of a folder by name: itself, or its rounds in their order, up to one that goes on."""
     folder = Path(folder)
     if (folder / RECORD).is_file():
         return {folder.resolve().name: folder}
-    rounds = [path for path in folder.glob("round_*") if path.name[6:].isdecimal() and (path / RECORD).is_file()]
-    return {f"round {path.name[6:]}": path for path in sorted(rounds, key=lambda path: int(path.name[6:]))}
+    rounds, finished = {}, True
+    for k, path in rounds_in(folder).items():
+        if finished and (path / RECORD).is_file():
+            rounds[f"round {k}"] = path
+        finished = finished and read_record(path).get("finished", False)  # else what follows is of what it was before
+    return rounds
 
 
 def _config_of(folder, record):

@@ -86,7 +86,7 @@ class Segmenter:
         chosen = list(found.networks) if network in (None, "ensemble") else [found.networks[network - 1]]
         self.prediction, self.preparation = Prediction(**settings), found.preparation
         self.classes, self.colors = found.preparation.classes, class_colors(len(found.preparation.classes))
-        self.key = _key(chosen, settings, found.preparation)
+        self.key = segmenter_key(chosen, settings, found.preparation)
         self.networks = [net.to(self.device).eval() for net in chosen]
         alone = network if isinstance(network, int) else 1
         whose = "the ensemble" if len(chosen) > 1 else f"network {alone}"
@@ -158,7 +158,8 @@ def _affine(axes, spacing):
     return affine
 
 
-def _key(networks, settings, preparation):
+def segmenter_key(networks, settings, preparation):
+    """Return 16 hexadecimal digits that are others for other weights, settings or preparation."""
     digest = hashlib.sha256(json.dumps([settings, preparation.plain()], sort_keys=True, default=str).encode())
     for net in networks:
         for name, values in sorted(net.state_dict().items()):
