@@ -22,7 +22,8 @@ import pytest
 from conftest import unlabel
 from scipy.stats import bootstrap, wilcoxon
 
-from cmems.apis import load_config
+from cmems.apis import load_config, train
+from cmems.apis import test as evaluate
 from cmems.apis.starter import Anatomy, write_config
 from cmems.comparison.changes import components
 from cmems.comparison.compare import compare, execute
@@ -381,6 +382,22 @@ def test_two_runs_are_compared_case_by_case_as_scipy_and_the_hand_say(tmp_path):
     assert (row["low"], row["high"]) == pytest.approx(tuple(interval), abs=2e-3)
     turned = compare_scores(second, first)[0][1]
     assert (turned["difference"], turned["p"]) == (pytest.approx(-0.015), row["p"])
+
+
+def test_scores_of_weights_that_are_no_more_are_refused(tiny_config, tmp_path):
+    config, runs = tiny_config(), [tmp_path / name for name in ("a", "b")]
+    for seed, run in enumerate(runs):
+        train(config, str(run), seed=seed)
+        evaluate(config, str(run / "last.pth"))
+    assert compare_scores(*runs)[0]
+    train(config, str(runs[0]), seed=3, overwrite=True)
+    with pytest.raises(InputError, match=r"a/test_test/metrics.csv: is of what .*a/last.pth was before.* again"):
+        compare_scores(*runs)
+    (runs[0] / "last.pth").unlink()
+    assert compare_scores(*runs)[0]
+    (runs[1] / "test_test" / "metrics.json").write_text('{"header": {"che')
+    with pytest.raises(InputError, match=r"metrics.json: not what `cmems evaluate` writes"):
+        compare_scores(*runs)
 
 
 def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path):

@@ -1,11 +1,11 @@
 """What the runs of a comparison's row found: figures by metric and class, read from the files of each run."""
 
-import json
 import math
 import statistics
 from pathlib import Path
 
-from cmems.comparison.paired import read_scores
+from cmems.apis.record import read_record
+from cmems.comparison.paired import read_metrics, read_scores
 from cmems.comparison.rows import family
 from cmems.visualization.tables import lost
 
@@ -47,7 +47,7 @@ def _read(run):
     path = next((p for s in ("test", "val") if (p := folder / f"test_{s}" / "metrics.json").is_file()), None)
     if path is None:
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_metrics(path)
     classes, summary, values = content["header"]["classes"], content["summary"], {}
     for metric, models in summary.items():
         model = "ensemble" if "ensemble" in models else "network_1"
@@ -55,12 +55,10 @@ def _read(run):
         values[metric] = {c: None if c in unknown else models[model][c]["mean"] for c in ("mean", *classes)}
         misses = {c: models[model][c]["missed"] for c in classes}
         volumes = sum(models[model][c]["volumes"] for c in classes)
-    facts = folder / "run.json"
-    facts = json.loads(facts.read_text()) if facts.is_file() else {}
     split, unit = path.parent.name.removeprefix("test_"), content["conventions"].get("HD95", {}).get("unit")
     counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
     scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
-    known = dict(facts=facts, model=model, split=split, unit=unit, cases=scores)
+    known = dict(facts=read_record(folder), model=model, split=split, unit=unit, cases=scores)
     return dict(classes=classes, values=values, **known, **counts)
 
 

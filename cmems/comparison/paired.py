@@ -9,6 +9,7 @@ import numpy as np
 from prettytable import PrettyTable
 from scipy.stats import wilcoxon
 
+from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError
 from cmems.visualization.tables import DISTANCES, model_label
 
@@ -28,10 +29,13 @@ def compare_scores(a, b):
         ensemble, else network 1; and a sentence for each run whose conventions are not known.
 
     Raises:
-        InputError: Scores are missing, of one run twice, or not of the same cases, classes and conventions.
+        InputError: Scores are missing, of one run twice, of weights that are not there any more, or not of the same
+            cases, classes and conventions.
     """
     if (one := _scores_file(Path(a))).samefile(_scores_file(Path(b))):
         raise InputError(f"{a} and {b}: expected two runs, got one, {one}, twice")
+    for path in (a, b):
+        _check_weights(_scores_file(Path(path)))
     (first, model_a, rules_a), (second, model_b, rules_b) = read_scores(a), read_scores(b)
     metrics = [name for name in first if name in second]
     if not metrics:
@@ -129,10 +133,18 @@ def read_scores(path, models=_MODELS):
                 by_case[row["case"]] = math.nan if gone else value
         beside = path.with_name("metrics.json")
         known = path.name == "metrics.csv" and beside.is_file()
-        return scores, model, json.loads(beside.read_text(encoding="utf-8"))["conventions"] if known else {}
+        return scores, model, read_metrics(beside)["conventions"] if known else {}
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
+
+
+def read_metrics(path):
+    """Return the content of a ``metrics.json``; raises InputError where it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
 
 
@@ -171,6 +183,18 @@ def _scores_file(path):
         those = f"{len(found)}: {', '.join(map(str, found))}" if found else "none; cmems evaluate writes it"
         raise InputError(f"{path}: expected one metrics.csv, found {those}")
     return found[0]
+
+
+def _check_weights(path):
+    """Refuse scores of a checkpoint that was replaced since, by more training or another."""
+    beside = path.with_name("metrics.json")
+    header = read_metrics(beside).get("header") if path.name == "metrics.csv" and beside.is_file() else None
+    name, known = (header.get(key) for key in ("checkpoint", "weights")) if isinstance(header, dict) else (None, None)
+    weights = path.parent.parent / str(name)
+    if known and weights.is_file() and file_sha256(weights) != known:
+        raise InputError(
+            f"{path}: is of what {weights} was before it was trained anew or on; run `cmems evaluate` again"
+        )
 
 
 def _same(what, ours, theirs, a, b):

@@ -5,6 +5,7 @@ from pathlib import Path
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
+from cmems.datasets.prepared import file_sha256
 from cmems.registry import HOOKS
 from cmems.visualization.collapse import collapse_signs
 from cmems.visualization.curves import plot_curves, read_history
@@ -29,7 +30,7 @@ class MetricTableHook(Hook):
     priority = "LOW"
 
     def __init__(self, out=None, show=True):
-        self.out, self.show = out, show
+        self.out, self.show, self._weights = out, show, None
 
     @master_only
     def after_val_epoch(self, runner, metrics=None):
@@ -37,6 +38,11 @@ class MetricTableHook(Hook):
         line = validation_line(metrics or {}, _classes(runner.val_loop), _step(runner))
         if self.show and line:
             say(line)
+
+    def before_test(self, runner):
+        """Remember what the weights' file is known by."""
+        checkpoint = getattr(runner, "_load_from", None)
+        self._weights = checkpoint and file_sha256(checkpoint)
 
     @master_only
     def after_test_epoch(self, runner, metrics=None):
@@ -51,6 +57,7 @@ class MetricTableHook(Hook):
             classes=list(classes),
             experiment=getattr(runner, "experiment_name", None),
             checkpoint=None if checkpoint is None else Path(checkpoint).name,
+            weights=self._weights,
             seed=getattr(runner, "seed", None),
         )
         files = write_metrics(Path(self.out or runner.work_dir, "metrics"), known, header, metrics)
