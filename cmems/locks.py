@@ -10,9 +10,11 @@ from filelock import FileLock, Timeout
 from cmems.errors import InputError
 from cmems.files import naming
 
+LOCK = ".lock"
+
 
 @contextmanager
-def folder_lock(path, what, name=".lock"):
+def folder_lock(path, what, name=LOCK):
     """Keep a folder to this process while the block runs.
 
     The lock is the operating system's and ends with the process, however it ends; the empty file that it is held on

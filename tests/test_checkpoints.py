@@ -391,7 +391,7 @@ def test_a_file_that_may_not_grow_is_named_and_none_is_cut(
     last, out = str(work / "last.pth"), str(tmp_path / "out")
     act, *words = {
         "train": (resume, made[0], work),
-        "test": (run_test, made[0], last, None, None, out, out, str(work)),
+        "test": (run_test, made[0], last, None, None, out, out, str(tmp_path / "tested")),
         "predict": (predict, made[0], last, str(scan), out),
     }[command]
     with small_files(limit), pytest.raises(SystemExit) as ended:

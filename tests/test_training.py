@@ -65,6 +65,18 @@ def test_a_work_directory_loses_nothing_that_is_the_users(tiny_config, tmp_path,
     assert config.read_text() == text
     with pytest.raises(InputError, match="holds a prepared data set; name a folder of its own for the run"):
         train(str(config), str(prepared_acdc))
+    work, other = tmp_path / "w", tmp_path / "others"
+    train(str(config), str(work))
+    other.mkdir()
+    (other / config.name).write_text("# another, by hand\n")
+    weights = str(work / "last.pth")
+    for words, folder in (("a prepared data set", prepared_acdc), (f"another {config.name}", other)):
+        for start in (lambda f: train(str(config), f), lambda f: run_test(str(config), weights, work_dir=f)):
+            with pytest.raises(InputError, match=f"--work-dir .*: holds {words}"):
+                start(str(folder))
+    with pytest.raises(InputError, match="holds a training; name a folder of its own for the test"):
+        run_test(str(config), weights, work_dir=str(work))
+    assert (other / config.name).read_text() == "# another, by hand\n"
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):

@@ -22,10 +22,10 @@ from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
 from cmems.datasets.sources import masks_content
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
-from cmems.engine.runner import told
+from cmems.engine.runner import RECORD, told
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
-from cmems.locks import folder_lock
+from cmems.locks import LOCK, folder_lock
 from cmems.registry import RUNNERS
 from cmems.visualization import say
 
@@ -76,8 +76,8 @@ def train(
 
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong; the work directory holds a run that is
-            neither resumed nor overwritten nor this one at its end, or another process trains there; or a number was
-            not finite.
+            neither resumed nor overwritten nor this one at its end, a prepared data set or another config of this name,
+            or another process trains there; or a number was not finite.
         Stopped: A signal ended it, after its checkpoint was written.
     """
     fitted = () if steps is None and hours is None else ("train_cfg.val_interval",)
@@ -86,8 +86,7 @@ def train(
     cfg = load_config(config, cfg_options, (*TRAINS, *fitted))
     cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
-    if Path(cfg.work_dir, MANIFEST).is_file():
-        raise InputError(f"--work-dir {cfg.work_dir}: holds a prepared data set; name a folder of its own for the run")
+    _check_work_dir(cfg)
     if tracker is not None:
         _track(cfg, tracker)
     if steps is not None and hours is not None:
@@ -196,6 +195,17 @@ def check_seed(seed):
     """Raise InputError for what is no seed; None is one that is drawn."""
     if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 32):
         raise InputError(f"seed: expected an integer from 0 to {(1 << 32) - 1}, got {seed!r}")
+
+
+def _check_work_dir(cfg):
+    """Refuse a work directory in which the copy of the config, or more of a run, would replace what is not a run's."""
+    folder, name = Path(cfg.work_dir), Path(cfg.filename).name
+    own = folder / name
+    if (folder / MANIFEST).is_file():
+        raise InputError(f"--work-dir {folder}: holds a prepared data set; name a folder of its own for the run")
+    runs = any(Path(folder, each).is_file() for each in (LOCK, LAST, RECORD))
+    if own.is_file() and not own.samefile(cfg.filename) and not runs:
+        raise InputError(f"--work-dir {folder}: holds another {name}, which no run wrote; name a folder of its own")
 
 
 def _flat(data):
@@ -314,13 +324,17 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         dict: Metrics, e.g. ``ensemble/DSC``.
 
     Raises:
-        InputError: Something in the config, the data or the checkpoint is wrong.
+        InputError: Something in the config, the data or the checkpoint is wrong; or the work directory holds a
+            training, a prepared data set or another config of this name.
     """
     cfg, saved = load_config(config, cfg_options, _TESTS), read_checkpoint(checkpoint)
     if split:
         cfg.test_dataloader.dataset.split = split
     split = cfg.test_dataloader.dataset.split
     cfg.work_dir = work_dir or str(Path(checkpoint).resolve().parent / f"test_{split}")
+    _check_work_dir(cfg)
+    if any(Path(cfg.work_dir, name).is_file() for name in (LAST, RECORD)):
+        raise InputError(f"--work-dir {cfg.work_dir}: holds a training; name a folder of its own for the test")
     if preset:
         for metric in _as_list(cfg.test_evaluator):
             metric["preset"] = preset
