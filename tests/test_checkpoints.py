@@ -259,6 +259,28 @@ def test_a_run_is_made_longer_and_its_schedule_stays(made, work, tmp_path, capsy
     assert resume(made[0], tmp_path / "own_end", **ends, **{"train_cfg.max_iters": 2}).iter == 2
 
 
+def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, tmp_path):
+    ways = {
+        "another": ({"val_evaluator.0.preset": "strict"}, 'val_evaluator.0.preset: "transunet" there, "strict" here'),
+        "split": ({"val_dataloader.dataset.split": "test"}, 'data.split: "val" there, "test" here'),
+        "by": ({"default_hooks.checkpoint.save_best": "network_1/DSC"}, "by network_1/DSC, not ensemble/DSC"),
+        "same": ({}, None),
+    }
+    config, work = tiny_config(extra='val_evaluator = [dict(type="DSC", preset="transunet")]\n'), tmp_path / "w"
+    train(config, str(work), cfg_options={"train_cfg.max_iters": 2})
+    saved = torch.load(work / "last.pth", weights_only=True)
+    saved["meta"]["best"]["score"] = 2.0  # which no validation reaches
+    torch.save(saved, work / "last.pth")
+    for name, (options, told) in ways.items():
+        folder = shutil.copytree(work, tmp_path / name)
+        runner = resume(config, folder, **options)
+        best, log = read_checkpoint(folder / "last.pth")["meta"]["best"], max(folder.glob("*/*.log")).read_text()
+        assert (best["score"] == 2.0) == (told is None), name
+        assert runner.iter == 4
+        assert ("chosen anew" in log) == (told is not None)
+        assert told is None or told in log
+
+
 def test_what_was_made_already_is_said(made, work, capsys):
     before = (work / "last.pth").read_bytes()
     for again in (resume, lambda config, folder, **options: train(config, str(folder), cfg_options=options)):

@@ -156,6 +156,13 @@ def _load_local(filename, map_location=None):
     return torch.load(filename, map_location=map_location, weights_only=True)
 
 
+def _measured(runner):
+    """Return what validates a run, as text: scores of one and of another are not compared."""
+    content = runner.cfg._cfg_dict.to_dict()
+    data = {k: v for k, v in ((content.get("val_dataloader") or {}).get("dataset") or {}).items() if k != "data_root"}
+    return json.dumps(dict(val_evaluator=content.get("val_evaluator"), data=data), sort_keys=True, default=str)
+
+
 @HOOKS.register_module()
 class LastBestCheckpointHook(Hook):
     """Keeps ``last.pth`` with the one before it, ``previous.pth``, and, by a validation metric, ``best.pth``.
@@ -214,8 +221,11 @@ class LastBestCheckpointHook(Hook):
             raise InputError(
                 f"checkpoint hook: save_best={self.save_best!r} is not a metric; known: {', '.join(metrics)}"
             )
+        if self.best is not None and self.best["metric"] != key:
+            runner.logger.warning(f"{BEST} is chosen anew from here on: by {key}, not {self.best['metric']}")
+            self.best = None
         if score == score and (self.best is None or score > self.best["score"]):
-            self.best = dict(metric=key, score=float(score), step=runner.iter)
+            self.best = dict(metric=key, score=float(score), step=runner.iter, measured=_measured(runner))
             runner.save_checkpoint(runner.work_dir, BEST, meta=dict(epoch=0, iter=runner.iter))
         runner.save_last(runner.iter)
 
@@ -244,7 +254,11 @@ class LastBestCheckpointHook(Hook):
         path = Path(runner.work_dir, BEST)
         try:
             read_checkpoint(path)
-            return dict(metric=str(best["metric"]), score=float(best["score"]), step=int(best["step"]))
+            measured = best.get("measured")
+            if measured is not None and (odd := differing(json.loads(measured), json.loads(_measured(runner)))):
+                raise InputError(f"it was chosen by another validation: {'; '.join(odd)}")
+            known = dict(metric=str(best["metric"]), score=float(best["score"]), step=int(best["step"]))
+            return dict(known, measured=measured)
         except (InputError, KeyError, TypeError, ValueError) as error:
             runner.logger.warning(f"{BEST} is chosen anew from here on: {error}")
             return None
