@@ -288,6 +288,10 @@ def test_a_component_beside_a_rows_config_is_found_by_what_is_started(tiny_confi
     extra = 'custom_imports = dict(imports=["beside_noise"])\nmodel["strong"] = [dict(type="BesideNoise")]\n'
     suite = get_suite(dict(name="x", rows=[dict(label="one", config=tiny_config(extra=extra))]))
     plans = plan_runs(suite, ["x"], [0], ["A"], tmp_path), plan_own(suite, own, [0], ["A"], tmp_path)[1]
+    with open(tmp_path / "beside_noise.py", "a") as module:  # another class: another run
+        module.write("    width = 1\n")
+    changed = plan_runs(suite, ["x"], [0], ["A"], tmp_path)
+    assert changed[0]["runs"][0]["folder"] != plans[0][0]["runs"][0]["folder"]
     for (entry,) in plans:
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         (tmp_path / "elsewhere" / "run.py").write_text(entry["runs"][0]["config"])

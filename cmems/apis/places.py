@@ -1,6 +1,7 @@
 """Where configs and their modules lie, and where they train."""
 
 import difflib
+import hashlib
 import sys
 from pathlib import Path
 
@@ -81,7 +82,21 @@ def own_modules(config):
 
 def module_folders(config):
     """Return the folders that the modules of a config's ``custom_imports`` were imported from."""
+    return list(dict.fromkeys(str(place.parent) for place in _module_places(config)))
+
+
+def module_content(config):
+    """Return what the code of a config's own modules is known by, packages with all that lies in them; None of none."""
+    digest, places = hashlib.sha256(), _module_places(config)
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16] if places else None
+
+
+def _module_places(config):
+    """Return the files of modules, and the folders of packages, that a config's ``custom_imports`` brought."""
     tops = dict.fromkeys(name.partition(".")[0] for name in own_modules(config))
     modules = [sys.modules[name] for name in tops if name in sys.modules]
     places = [next(iter(getattr(each, "__path__", ())), None) or getattr(each, "__file__", None) for each in modules]
-    return list(dict.fromkeys(str(Path(place).resolve().parent) for place in places if place))
+    return [Path(place).resolve() for place in dict.fromkeys(places) if place]

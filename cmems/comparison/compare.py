@@ -1,7 +1,7 @@
 """Comparing configs: every run of a suite trained and tested as the tools do, then one report.
 
-All state is in files: a run's folder is named after what its config says and what its data holds, so that suites share
-runs, finished ones are skipped, killed ones go on, and a changed config or data set is another run.
+All state is in files: a run's folder is named after what its config, its own modules and its data hold, so that suites
+share runs, finished ones are skipped, killed ones go on, and one that changed is another run.
 """
 
 import threading

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cmems.apis.budget import check_steps
 from cmems.apis.config import load_config, set_options
-from cmems.apis.places import find_config, module_folders, own_modules
+from cmems.apis.places import find_config, module_content, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.prepared import PreparedDataset
@@ -169,6 +169,8 @@ def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
     path, base, options, config = resolved
     content, (data, unfit) = config._cfg_dict.to_dict(), _data_of(config)
     decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=data)
+    if modules := module_content(config):
+        decisive["modules"] = modules
     decisive = json.dumps(decisive, sort_keys=True, default=str)
     digest = hashlib.sha1(decisive.encode()).hexdigest()[:8]
     mark = re.sub(r"\W+", "-", exemplar)
