@@ -24,10 +24,24 @@ def naming(path):
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
-def check_target(option, path):
-    """Raise InputError where a file is to be written under a folder's name; before the work that fills it."""
-    if Path(path).is_dir():
+def check_target(option, path, begins):
+    """Find what a file cannot be written over, before the work that fills it.
+
+    Args:
+        option (str): For messages.
+        path (str | Path): The file.
+        begins (str): How its text begins, and that of an earlier one, which alone is replaced.
+
+    Raises:
+        InputError: There is a folder, or a file that is not an earlier one.
+    """
+    path = Path(path)
+    if path.is_dir():
         raise InputError(f"{option} {path}: is a folder; expected the name of a file")
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as handle:
+            if handle.read(len(begins)) != begins.encode():
+                raise InputError(f"{option} {path}: is there, and is not what this command writes; name another file")
 
 
 @contextmanager

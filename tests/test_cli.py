@@ -201,6 +201,7 @@ def test_a_data_set_is_trained_in_two_rounds_without_a_config(cli, own):
     work = Path("work_dirs/cmems_plus/DATA_rounds")
     assert {p.name for p in work.glob("labels_1/*")} == {f"p{k}.nii.gz" for k in (1, 2, 3, 4)}
     last = work / "round_2/last.pth"
+    assert cli("check", work).out.count("whole; step") == 2
     assert f"next: cmems predict DATA/round2.py {last} SCANS MASKS" in done.out.replace("\n", " ")
     second = load_config("DATA/round2.py").model
     assert (second.num_networks, second.strong.type, len(second.objectives)) == (1, "ColorJitter", 2)

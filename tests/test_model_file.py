@@ -110,6 +110,8 @@ def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
     publish(checkpoint, tmp_path / "one.pth", config, {"model.prediction.views": 1})
     assert cmems.Segmenter(tmp_path / "one.pth").prediction.views == 1
     assert cmems.Segmenter(tmp_path / "one.pth", views=4).key == cmems.Segmenter(path).key
+    with pytest.raises(InputError, match=r"this config has 1 network\(s\): UNet\(4 classes\); .* not expected"):
+        publish(checkpoint, tmp_path / "one.pth", config, {"model.num_networks": 1})
     saved = torch.load(checkpoint, weights_only=True)
     del saved["meta"]["preparation"]  # as those from before it was kept
     torch.save(saved, tmp_path / "old.pth")

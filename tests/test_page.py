@@ -235,6 +235,16 @@ def test_cases_without_a_reference_and_training_cases_are_shown_by_doubt(finishe
     assert "reference" in groups[0]["shown"][0]["masks"]
 
 
+def test_a_page_of_anothers_weights_says_so_and_a_page_is_replaced(finished, tmp_path):
+    import shutil
+
+    (tmp_path / "other").mkdir()
+    weights = shutil.copy(finished.run / "last.pth", tmp_path / "other")
+    for checkpoint, said in ((weights, True), (finished.run / "last.pth", False)):
+        page, _ = report_run(finished.run, tmp_path / "p.html", checkpoint=str(checkpoint))
+        assert ("the weights are not this run's: other/last.pth" in Tags(page).text) == said
+
+
 def test_rounds_are_one_run_of_several_curves(finished, tmp_path):
     import shutil
 
@@ -296,12 +306,13 @@ def test_a_run_with_a_component_of_ones_own_is_shown_and_no_module_is_taken_for_
         (("RUN", "--cfg-options", "train_dataloader.data_root=nowhere"), "nowhere: no such folder"),
         (("RUN", "--cfg-options", "val_dataloader.dataset.data_root=nowhere"), "nowhere: no such folder"),
         (("RUN", "--out", "."), "--out .: is a folder; expected the name of a file"),
+        (("RUN", "--out", "RUN/last.pth"), "last.pth: is there, and is not what this command writes; name another"),
     ],
 )
 def test_a_wrong_word_ends_in_one_line_and_no_page(words, message, finished, tmp_path, monkeypatch, capsys):
     run = str(finished.run)
     out = [] if {"paper_table2", "--out"} & set(words) else ["--out", str(tmp_path / "p.html")]
-    monkeypatch.setattr("sys.argv", ["cmems", "report", *(run if w == "RUN" else w for w in words), *out])
+    monkeypatch.setattr("sys.argv", ["cmems", "report", *(w.replace("RUN", run) for w in words), *out])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

@@ -62,7 +62,7 @@ def report_run(
     if cases < 0 or megabytes <= 0:
         raise InputError(f"--cases, --megabytes: expected 0 or more, and more than 0; got {cases}, {megabytes:g}")
     target = Path(out) if out else Path(folder, PAGE)
-    check_target("--out", target)
+    check_target("--out" if out else "the page", target, "<!DOCTYPE html>")
     runs = _rounds(folder)
     if not runs:
         raise InputError(f"{folder}: no run: it has no {RECORD}, which a training writes")
@@ -107,7 +107,7 @@ def report_run(
     groups = _chosen(order, dice, cases)
     shown = {heading: [_look(model, data, name) for name in group] for heading, group in groups.items() if group}
     histories = {title: read_history(each) for title, each in runs.items()}
-    notes = _notes(path, split, data, record, measured, len(names), model.num_networks)
+    notes = _notes(path, last, split, data, record, measured, len(names), model.num_networks)
     left = write_page(
         target,
         title=Path(folder).resolve().name,
@@ -253,10 +253,12 @@ def _facts(record, config, data, split, measured, count, path, meta):
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
-def _notes(path, split, data, record, measured, count, networks):
+def _notes(path, run, split, data, record, measured, count, networks):
     notes = []
     if path.name == BEST and split in ("val", "valtest"):
         notes.append(f"{BEST} was chosen by the scores on validation: on this split they flatter it")
+    if path.resolve().parent != Path(run).resolve():
+        notes.append(f"the weights are not this run's: {path.resolve().parent.name}/{path.name}")
     if split == "train":
         notes.append(
             "training cases: pictures have the networks' size, and nothing is measured, since their labels are for "

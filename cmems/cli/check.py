@@ -6,7 +6,7 @@ EXAMPLE = "cmems check DATA"
 
 def add_arguments(parser):
     """Add what the command takes."""
-    parser.add_argument("path", help="a prepared data set's folder, a checkpoint, or a folder of checkpoints")
+    parser.add_argument("path", help="a prepared data set's folder, a checkpoint, or a run's folder, of rounds too")
 
 
 def run(args):
@@ -17,7 +17,7 @@ def run(args):
     from cmems.errors import InputError
 
     path = Path(args.path)
-    weights = [path] if path.is_file() else sorted(path.glob("*.pth"))
+    weights = [path] if path.is_file() else sorted([*path.glob("*.pth"), *path.glob("round_*/*.pth")])
     if weights and not (path / MANIFEST).is_file():
         check_weights(weights)
     elif path.exists():

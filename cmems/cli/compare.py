@@ -92,7 +92,7 @@ def compare_runs(args):
         options = ", ".join(f"--{key.replace('_', '-')}" for key in idle)
         raise InputError(f"{options}: for a suite; {args.suite} and {args.other} are compared as they were tested")
     if args.out:
-        check_target("--out", args.out)
+        check_target("--out", args.out, ",".join(COLUMNS))
     rows, models, notes = compare_scores(args.suite, args.other)
     print("\n".join([paired_table(rows, models), *notes]))
     if args.out:

@@ -174,7 +174,7 @@ def _names(entry):
 
 
 def summarise(model):
-    """Describe a learner's networks in one line."""
-    networks = getattr(model, "networks", [])
-    kinds = ", ".join(f"{type(n).__name__}({n.num_classes} classes)" for n in networks)
+    """Describe networks, a learner's or by themselves, in one line."""
+    networks = model if isinstance(model, torch.nn.ModuleList) else getattr(model, "networks", [])
+    kinds = ", ".join(f"{type(n).__name__}({getattr(n, 'num_classes', 'unknown')} classes)" for n in networks)
     return f"{len(networks)} network(s): {kinds}"
