@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cmems.apis import load_config, predict, train
+from cmems.apis import load_config, pick, predict, train
 from cmems.apis import test as run_test
 from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import by_doubt, trust_rows, trust_table
@@ -217,6 +217,20 @@ def test_mistakes_end_in_one_message_before_anything_is_written(trained, scans, 
         InputError, match=r"channels: 2 channels of q: .*, and of 1 more; the model was prepared without"
     ):
         predict(*trained, str(tmp_path / "channels"), str(tmp_path / "masks"))
+
+
+def test_masks_painted_by_hand_are_not_replaced(trained, scans, tmp_path):
+    (found,) = pick(scans, tmp_path / "picked", 1)
+    painted = found.mask.read_bytes()
+    with pytest.raises(InputError, match=r"picked/.*: is there and not by cmems predict.* name another folder"):
+        predict(*trained, scans, tmp_path / "picked")
+    assert found.mask.read_bytes() == painted
+    masks = predict(*trained, scans, tmp_path / "masks")
+    shutil.copy(found.mask, masks.paths[found.scan])  # where masks are made, they are made again
+    assert found.scan not in predict(*trained, scans, tmp_path / "masks").kept
+    for name in ("trust.csv", "labels_itksnap.txt", "labels_slicer.ctbl"):
+        (tmp_path / "masks" / name).unlink()
+    assert predict(*trained, scans, tmp_path / "masks").paths == masks.paths  # masks say themselves who made them
 
 
 def test_the_manifest_of_the_prepared_data_is_enough(trained, scans, prepared_acdc, tmp_path):

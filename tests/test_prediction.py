@@ -200,6 +200,11 @@ def test_a_later_round_that_cannot_be_trained_is_refused_before_the_first(tiny_c
             train_rounds([first, tiny_config(extra=extra, name="wrong.py")], str(tmp_path / "new"))
     with pytest.raises(InputError, match="round_2 holds a run"):
         train_rounds([first, second], str(tmp_path / "later"))
+    (tmp_path / "later" / "round_2" / "last.pth").unlink()
+    (tmp_path / "later" / "labels_1").mkdir()
+    (tmp_path / "later" / "labels_1" / "patient001_frame01.nii.gz").touch()
+    with pytest.raises(InputError, match="labels_1 holds masks: --resume keeps those mended by hand"):
+        train_rounds([first, second], str(tmp_path / "later"))
     assert not (tmp_path / "later" / "round_1").exists()
     assert not (tmp_path / "new").exists()
 

@@ -98,8 +98,8 @@ def predict(
         Masks: What was written. Rows of scans that ``trust.csv`` held before, whose masks are still there, stay in it.
 
     Raises:
-        InputError: Something in the model, the config or the data is wrong, or there is no scan; or some scans are
-            unusable, after the others' masks were written.
+        InputError: Something in the model, the config or the data is wrong, or there is no scan; masks of their names
+            are there, painted by hand perhaps; or some scans are unusable, after the others' masks were written.
     """
     out, segmenter = Path(out), model
     if not isinstance(part, (tuple, list)) or [type(n) for n in part] != [int, int]:
@@ -113,9 +113,10 @@ def predict(
     paths, problems = find_scans(Path(scans), out, segmenter.preparation.channel)
     number, parts = part
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
+    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
+    _spare_others(out, [wanted(name)[-1] for name in paths], segmenter.classes)
     out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
-    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
     rows, kept = _kept(out, segmenter, marks, wanted)
     written, odd, notes, writing, ahead = {name: wanted(name)[-1] for name in kept}, {}, {}, [], deque()
     names = (name for name in paths if name not in written)
@@ -223,6 +224,17 @@ def _kept(out, segmenter, marks, wanted):
         and all(nifti_description(path) == mark for path in wanted(name))
     ]
     return [row for name in kept for row in known[name].values()], kept
+
+
+def _spare_others(out, masks, classes):
+    """Refuse a folder of masks that were not written here: those painted by hand are not to be had again."""
+    ours = ("trust.csv", *label_tables(classes), *(path.name for path in out.glob(part_name("*", "*"))))
+    there = [path for path in masks if path.is_file() and not (nifti_description(path) or "").startswith("cmems ")]
+    if there and not any((out / name).is_file() for name in ours):
+        more = f", as {len(there) - 1} more," * (len(there) > 1)
+        raise InputError(
+            f"{there[0]}: is there{more} and not by cmems predict, which would replace it; name another folder"
+        )
 
 
 def _write_tables(out, classes):

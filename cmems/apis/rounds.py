@@ -44,6 +44,11 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
             _check_later(config, cfg, data, before)
         if not (kept or options.get("overwrite")):
             refuse_other_run(root / f"round_{k}")
+            if any((root / f"labels_{k}").glob("*.nii*")):
+                raise InputError(
+                    f"{root / f'labels_{k}'} holds masks: --resume keeps those mended by hand, --overwrite replaces "
+                    "them, --work-dir names another folder"
+                )
     given = cfg_options
     for k, config in enumerate(configs, 1):
         folder = root / f"round_{k}"
