@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import sys
+import unicodedata
 
 import nibabel as nib
 import numpy as np
@@ -223,6 +224,21 @@ def test_a_segmentation_may_jut_out_of_the_scan_where_it_is_empty_but_not_lie_be
     nrrd(tmp_path / "labels/a.seg.nrrd", fine, AFFINE @ np.diag([0.5, 1, 1, 1]), **segments("A", "B"))
     with pytest.raises(InputError, match=r"voxels of 4 x 2 x 0\.75 mm beside 4 x 2 x 1\.5"):
         read(tmp_path)
+
+
+def test_names_that_look_alike_are_one_in_whatever_form_a_system_wrote_them(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "José") for form in ("NFC", "NFD"))
+    for name in (composed, "b"):
+        nii(tmp_path / "images" / f"{name}.nii.gz", IMAGE)
+    nii(tmp_path / "labels" / f"{apart}.nii.gz", LABEL)
+    cases = {case.name: case for case in folder(tmp_path, val=[apart]).cases()}
+    assert cases[composed].labels[0].name == f"{apart}.nii.gz"
+    assert (cases[composed].split, cases["b"].split) == ("val", "train")
+    assert pick(tmp_path / "images", tmp_path / "picked", skip=[apart])[0].scan == "b"
+    nii(tmp_path / "images" / f"{apart}.nii.gz", IMAGE)
+    for look in (folder(tmp_path).cases, lambda: pick(tmp_path / "images", tmp_path / "picked")):
+        with pytest.raises(InputError, match="the same name as"):
+            look()
 
 
 def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_path):

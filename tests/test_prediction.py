@@ -246,7 +246,7 @@ def test_labels_of_training_scans_lie_on_the_scans(tiny_config, raw_acdc, tmp_pa
     assert TrainData(other.root, static=static)(Draws(0, 0))["static"]["labels"].shape == (1, 48, 48)
 
 
-def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_acdc, tmp_path):
+def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_acdc, tmp_path, capsys):
     data, folder, source = PreparedDataset(prepared_acdc), tmp_path / "masks", raw_acdc / "training/patient001"
     folder.mkdir()
     (folder / "patient001_frame02.nii.gz").write_bytes((source / "patient001_frame02_gt.nii.gz").read_bytes())
@@ -266,6 +266,9 @@ def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_ac
     assert rows == set(range(6))  # of two cases, three slices each
     drawn = serve.sources["static"].drawn(Draws(0, 0))
     assert torch.equal(serve.store[drawn], batch["images"])  # what a report names is what was shown
+    shutil.copy(folder / "patient001_frame01.nii", folder / "patient001_frame01-mended.nii")
+    TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=1, folder=str(folder)))
+    assert "is called patient001_frame01-mended: passed over" in capsys.readouterr().err
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 3), np.uint8), np.eye(4)), folder / "patient002_frame01.nii")
     nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.uint8), partly.affine), folder / "patient002_frame02.nii")
     with pytest.raises(InputError) as error:

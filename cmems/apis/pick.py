@@ -10,6 +10,7 @@ import numpy as np
 from cmems.apis.trust import read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity
+from cmems.datasets.names import composed
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.geometry import known_axes, lay_on
 from cmems.datasets.readers.nifti import nifti_description, read_nifti
@@ -110,7 +111,7 @@ def pick(
     for name, path in paths.items():
         if f"{name}{mask_ending(path)}".casefold() == SHEET:
             raise InputError(f"{path}: its mask would be called as the sheet of slices, {SHEET}; rename the scan")
-    person = _patients(paths, patient)
+    person, skip = _patients(paths, patient), [composed(name) for name in skip]
     unknown = [name for name in skip if name not in person]
     if unknown:
         raise InputError(f"--skip {unknown[0]}: no such scan in {scans}")

@@ -1,9 +1,15 @@
 """Names of cases, which become names of files."""
 
 import re
+import unicodedata
 
 # What Windows reserves, with any ending.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def composed(name):
+    """Return a name in Unicode's composed form, so that names which look alike are one, whichever system wrote them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def name_problem(name):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmems.datasets.names import name_problem
+from cmems.datasets.names import composed, name_problem
 from cmems.errors import InputError, warn_once
 from cmems.resize import Frame
 
@@ -124,6 +124,7 @@ class PreparedDataset:
             name = same[0] if len(same) == 1 else str(name)
         if not isinstance(name, str):
             raise InputError(f"{self.root}: case: expected a name, got {name!r}")
+        name = name if name in self.manifest["cases"] else composed(name)
         if name not in self.manifest["cases"]:
             near = difflib.get_close_matches(name, self.manifest["cases"], n=3, cutoff=0.3)
             raise InputError(f"{self.root}: no case {name!r}; near: {', '.join(near) or 'none'}")

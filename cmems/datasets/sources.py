@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cmems.datasets.names import composed
 from cmems.datasets.prepared import UNLABELED, PreparedDataset, file_sha256
 from cmems.datasets.readers.base import whole_labels
 from cmems.datasets.readers.files import MAPS, nifti_files
@@ -17,7 +18,7 @@ from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.nifti import Volume, read_nifti
 from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.registry import DATASETS, ORIENTATIONS, PROPAGATIONS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
 
@@ -400,7 +401,11 @@ def _masks_of(prepared, folder):
     """
     cases = prepared.cases("train")
     found, problems = nifti_files(folder) if Path(folder).is_dir() else ({}, [])
-    masks = {case: found[case] for case in cases if case in found}
+    masks = {case: found[composed(case)] for case in cases if composed(case) in found}
+    strange = sorted(set(found) - {composed(case) for case in prepared.manifest["cases"]})
+    if strange:
+        more = f" and {len(strange) - 3} more" * (len(strange) > 3)
+        warn_once(f"{folder}: no case of {prepared.root} is called {', '.join(strange[:3])}{more}: passed over")
     if not masks:
         raise InputError(
             f"{folder}: expected masks named after training cases, as {', '.join(cases[:3])}; found "

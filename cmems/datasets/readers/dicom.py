@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmems.datasets.names import composed
 from cmems.datasets.readers.files import ASIDE, SCAN, check_size, need, reading
 from cmems.datasets.readers.nifti import Volume
 from cmems.errors import InputError
@@ -67,7 +68,7 @@ def dicom_series(root, files):
         if others:
             problems.append(f"{folder}: the series lies in {others[0][0]} too; expected all its slices in one folder")
             continue
-        name = "_".join(folder.relative_to(root).parts)
+        name = composed("_".join(folder.relative_to(root).parts))
         number = str(slices[0][1].get("SeriesNumber") or "")
         if crowd[folder] > 1 or not name:
             name = f"{name}_s{number}".strip("_") if number else name or "series"

@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
+from cmems.datasets.names import composed
 from cmems.errors import InputError
 from cmems.memory import free_bytes
 
@@ -93,7 +94,7 @@ def need(module, path, extra):
 
 def nifti_stem(path):
     """Return a file's name without ``.nii``, ``.nii.gz``, ``.hdr`` or ``.img``, however they are capitalised."""
-    return _NIFTI.sub("", Path(path).name)
+    return composed(_NIFTI.sub("", Path(path).name))
 
 
 def nifti_files(folder):
@@ -165,7 +166,7 @@ def listed(paths, pattern, kind):
             continue
         if path.suffix.lower() == ".hdr" and file_parts(path)[0] != path:
             continue  # the .img stands for both
-        stem = pattern.sub("", name)
+        stem = composed(pattern.sub("", name))
         if other := found.get(stem):
             problems.append(f"{path}: the same name as {other.name}; keep one of them")
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cmems.datasets.names import composed
 from cmems.datasets.readers import dicom
 from cmems.datasets.readers.files import MAPS, PICTURE, SCAN, files_below, listed, misplaced, reading
 from cmems.datasets.readers.nifti import nifti_grid, nifti_like, nifti_of, read_nifti
@@ -68,7 +69,7 @@ def _strange(path, masks):
 def scan_stem(path):
     """Return a file's name without the ending of its format, however it is capitalised."""
     path = Path(path)
-    return path.stem if path.suffix.lower() in (".dcm", ".ima") else SCAN.sub("", path.name)
+    return composed(path.stem if path.suffix.lower() in (".dcm", ".ima") else SCAN.sub("", path.name))
 
 
 def scan_parts(path):
