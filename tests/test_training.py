@@ -517,7 +517,7 @@ def test_where_steps_are_captured_a_captured_one_is_timed(tiny_config, monkeypat
     assert replayed == [config.train_cfg.max_iters - 1] * (StepGraph.warm_up + 1 + 4)
 
 
-def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypatch):
+def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: (2.0, 3.0))
     config = load_config(tiny_config())
     config.train_cfg.update(max_iters=30, val_interval=10)
@@ -526,6 +526,9 @@ def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypat
     assert found["steps"] == config.train_cfg.max_iters == (180 - 3 * 3) // 2
     monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: (1.0, 3.0))
     assert fit_to_hours(config, 0.05, tmp_path, resume=True) == found
+    assert not capsys.readouterr().err
+    assert fit_to_hours(config, 3, tmp_path, resume=True) == found
+    assert f"budget.json lays the run out for {found['steps']} steps" in capsys.readouterr().err
     assert fit_to_hours(config, 0.05, tmp_path)["steps"] > found["steps"]
     with pytest.raises(InputError, match="too little"):
         fit_to_hours(config, 0.001, tmp_path)

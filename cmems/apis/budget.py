@@ -15,7 +15,7 @@ from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.graph import StepGraph, why_not
 from cmems.engine.norm import measure_norms
 from cmems.engine.runner import set_up_cpu
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.files import whole_file
 from cmems.registry import MODELS
 from cmems.seeding import Draws
@@ -78,6 +78,8 @@ def fit_to_hours(cfg, hours, work_dir, resume=False):
             fit_to_steps(cfg, found["steps"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged; expected what --hours wrote there ({error!r})") from error
+        if found.get("hours") != hours:
+            warn_once(f"--hours {hours:g}: {path} lays the run out for {found['steps']} steps; --steps N changes that")
         return found
     validations = max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
     step, validation = _seconds(cfg)
