@@ -207,6 +207,10 @@ def test_no_spreadsheet_runs_a_cell_and_markdown_shows_names_as_they_are(tmp_pat
     metrics = fake_metrics()
     for metric in metrics:
         metric.cases[0]["case"] = "=1+1"
+    (tmp_path / "half_summary.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_metrics(tmp_path / "half", metrics, {})
+    assert not (tmp_path / "half.json").exists()  # by which a comparison knows that all are there
     _, path, _ = write_metrics(tmp_path / "metrics", metrics, {})
     assert "\n'=1+1,network_1,RV,0.75" in path.read_text()
     assert csv_cell(-0.5) == -0.5

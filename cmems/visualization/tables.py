@@ -85,10 +85,10 @@ def write_metrics(path_stem, metrics, header, values=None):
         cases=rows,
     )
     files = [Path(f"{path_stem}{end}") for end in (".json", ".csv", "_summary.csv")]
-    with whole_file(files[0]) as part:
-        part.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     write_csv(files[1], rows, ["case", "model", "class"])
     write_csv(files[2], _summary_rows(metrics, values), ["metric", "model", "class", "mean", "sd", "median"])
+    with whole_file(files[0]) as part:  # the last, by which a comparison knows that a run was tested
+        part.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return files
 
 
