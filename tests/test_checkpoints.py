@@ -229,7 +229,9 @@ def test_a_work_directory_is_one_run_s(made, work, tmp_path, monkeypatch):
     assert before == {p.name: p.read_bytes() for p in work.glob("*.pth")}
     old = work / "20200101_000000" / "vis_data"
     old.mkdir(parents=True)
-    train(made[0], str(work), overwrite=True, cfg_options={"train_cfg.max_iters": 1})
+    (work / "exemplars.png").touch()
+    train(made[0], str(work), overwrite=True, cfg_options={"train_cfg.max_iters": 1, "default_hooks.exemplars": None})
+    assert not (work / "exemplars.png").exists()
     assert read_checkpoint(work / "last.pth")["meta"]["iter"] == 1
     assert not (work / "previous.pth").exists()
     assert not old.exists()

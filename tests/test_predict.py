@@ -1,5 +1,6 @@
 """Segmenting scans from outside the prepared data set."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from scipy import ndimage
 from cmems.apis import load_config, pick, predict, train
 from cmems.apis import test as run_test
 from cmems.apis.segmenter import Segmenter
-from cmems.apis.trust import by_doubt, trust_rows, trust_table
+from cmems.apis.trust import by_doubt, read_trust, trust_file, trust_rows, trust_table
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.checkpoint import read_checkpoint
@@ -260,7 +261,7 @@ def test_scans_are_scaled_as_the_training_slices_were(trained, scans, prepared_a
         predict(*trained, str(scans), str(tmp_path / "masks"), options)
 
 
-def test_trust_is_kept_beside_the_masks_and_doubt_shown_on_the_scans_grid(tiny_config, scans, tmp_path):
+def test_trust_is_kept_beside_the_masks_and_doubt_shown_on_the_scans_grid(tiny_config, scans, prepared_acdc, tmp_path):
     config, checkpoint = tiny_config(extra='model["prediction"] = dict(views=4)\n'), str(tmp_path / "last.pth")
     torch.manual_seed(0)
     model = MODELS.build(load_config(config).model)
@@ -285,9 +286,29 @@ def test_trust_is_kept_beside_the_masks_and_doubt_shown_on_the_scans_grid(tiny_c
     predict(config, checkpoint, str(second), str(tmp_path / "m"))
     held = (tmp_path / "m" / "trust.csv").read_text()
     assert held.count("patient003_frame01,") == held.count("patient003_frame02,") == 3
+    other = shutil.copytree(prepared_acdc, tmp_path / "other")
+    manifest = json.loads((other / MANIFEST).read_text())
+    (other / MANIFEST).write_text(json.dumps(dict(manifest, classes=manifest["classes"][::-1])))
+    options = {"data_root": str(other)}
+    with pytest.raises(InputError, match="m: holds masks of RV, Myo, LV, as patient003_frame01.nii.gz, and would get"):
+        predict(config, checkpoint, str(second), str(tmp_path / "m"), options)
+    predict(config, checkpoint, str(second), str(tmp_path / "reversed"), options)
+    predict(config, checkpoint, str(second), str(tmp_path / "reversed"))  # of which none is left
     (tmp_path / "m" / "patient003_frame01.nii.gz").unlink()  # of masks that are gone nothing is said
     predict(config, checkpoint, str(second), str(tmp_path / "m"))
     assert "frame01" not in (tmp_path / "m" / "trust.csv").read_text()
+
+
+def test_trust_of_masks_that_another_process_writes_meanwhile_stays(trained, scans, tmp_path):
+    first, second = sorted(scans.iterdir())
+    rows = []
+    with trust_file(tmp_path / "m", rows):
+        predict(*trained, str(second), str(tmp_path / "m"))
+        rows += predict(*trained, str(first), str(tmp_path / "n")).trust
+    assert {row["scan"] for row in read_trust(tmp_path / "m" / "trust.csv")} == {
+        "patient003_frame01",
+        "patient003_frame02",
+    }
 
 
 def test_the_most_doubtful_masks_come_first_and_what_nobody_found_gets_a_dash():

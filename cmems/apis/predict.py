@@ -19,8 +19,17 @@ from cmems.apis.trust import by_doubt, part_name, read_trust, trust_file, trust_
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import file_parts, folders_in
+from cmems.datasets.readers.label_names import plain_name, read_label_names
 from cmems.datasets.readers.nifti import nifti_description, read_nifti
-from cmems.datasets.readers.scans import KINDS, choose_channel, encoded, mask_ending, scan_files, scan_stem
+from cmems.datasets.readers.scans import (
+    KINDS,
+    choose_channel,
+    encoded,
+    mask_ending,
+    mask_file,
+    scan_files,
+    scan_stem,
+)
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, memory_problem
 from cmems.files import whole_file
@@ -99,7 +108,8 @@ def predict(
 
     Raises:
         InputError: Something in the model, the config or the data is wrong, or there is no scan; masks of their names
-            are there, painted by hand perhaps; or some scans are unusable, after the others' masks were written.
+            are there, painted by hand perhaps, or others of other classes; or some scans are unusable, after the
+            others' masks were written.
     """
     out, segmenter = Path(out), model
     if not isinstance(part, (tuple, list)) or [type(n) for n in part] != [int, int]:
@@ -112,9 +122,9 @@ def predict(
         raise InputError(f"{', '.join(idle)}: expected none beside a Segmenter, which was made with its own")
     paths, problems = find_scans(Path(scans), out, segmenter.preparation.channel)
     number, parts = part
+    _spare_others(out, [out / (name + mask_ending(path)) for name, path in paths.items()], segmenter.classes)
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
     wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
-    _spare_others(out, [wanted(name)[-1] for name in paths], segmenter.classes)
     out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
     rows, kept = _kept(out, segmenter, marks, wanted)
@@ -227,14 +237,25 @@ def _kept(out, segmenter, marks, wanted):
 
 
 def _spare_others(out, masks, classes):
-    """Refuse a folder of masks that were not written here: those painted by hand are not to be had again."""
-    ours = ("trust.csv", *label_tables(classes), *(path.name for path in out.glob(part_name("*", "*"))))
+    """Refuse to replace masks that nothing here wrote, as those painted by hand are not to be had again; or to write
+    beside masks of other classes, whose names the tables of labels would no longer tell.
+    """
+    tables = list(label_tables(classes))
+    ours = ("trust.csv", *tables, *(path.name for path in out.glob(part_name("*", "*"))))
     there = [path for path in masks if path.is_file() and not (nifti_description(path) or "").startswith("cmems ")]
     if there and not any((out / name).is_file() for name in ours):
         more = f", as {len(there) - 1} more," * (len(there) > 1)
         raise InputError(
             f"{there[0]}: is there{more} and not by cmems predict, which would replace it; name another folder"
         )
+    beside = {mask_file(out, row["scan"]) for row in read_trust(out / "trust.csv")} - {None, *masks}
+    if beside and (out / tables[0]).is_file():
+        known = list(read_label_names(out / tables[0]).values())
+        if [plain_name(name) for name in known] != [plain_name(name.replace('"', "'")) for name in classes]:
+            raise InputError(
+                f"{out}: holds masks of {', '.join(known)}, as {min(beside).name}, and would get some of "
+                f"{', '.join(classes)}; name another folder"
+            )
 
 
 def _write_tables(out, classes):

@@ -122,9 +122,9 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
         callable: To be called when there may be more rows.
     """
     path, written = Path(out, name), time.monotonic()
-    before = read_trust(path) if name == "trust.csv" else []
 
     def write():
+        before = read_trust(path) if name == "trust.csv" else []  # now: another process may have written since
         done = {row["scan"] for row in rows}
         mark = functools.cache(lambda scan: _mark(out, scan))
         kept = [r for r in before if r["scan"] not in done and mark(r["scan"]) in (r["made_by"], _UNTOLD)]

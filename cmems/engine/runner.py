@@ -48,7 +48,7 @@ def set_up_cpu(env_cfg):
 
 def remove_run(work_dir, keep):
     """Remove the checkpoints and logs of a run, all but the folder ``keep``."""
-    for name in (LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png"):
+    for name in (LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png", "exemplars.png"):
         Path(work_dir, name).unlink(missing_ok=True)
     for folder in {path.parent for path in Path(work_dir).glob("*/vis_data")} - {Path(keep)}:
         shutil.rmtree(folder)
