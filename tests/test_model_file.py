@@ -13,6 +13,7 @@ from scipy import ndimage
 
 import cmems
 from cmems.apis import predict, publish, train
+from cmems.apis import test as run_test
 from cmems.apis.model_file import _networks, model_of_config, read_model
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
@@ -110,6 +111,13 @@ def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
     publish(checkpoint, tmp_path / "one.pth", config, {"model.prediction.views": 1})
     assert cmems.Segmenter(tmp_path / "one.pth").prediction.views == 1
     assert cmems.Segmenter(tmp_path / "one.pth", views=4).key == cmems.Segmenter(path).key
+    other = {"model.backbone.act_cfg": dict(type="ReLU")}
+    for use in (publish, cmems.Segmenter, run_test):
+        words = (checkpoint, tmp_path / "one.pth", config) if use is publish else (config, checkpoint)
+        with pytest.raises(InputError, match=r"built otherwise: model.backbone: act_cfg: .* there, .*ReLU.* here"):
+            use(*words, cfg_options=other)
+    same = {"norm_cfg": dict(type="SyncBN"), "dropout": (0, 0, 0, 0, 0)}
+    assert cmems.Segmenter(config, checkpoint, {f"model.backbone.{key}": value for key, value in same.items()})
     with pytest.raises(InputError, match=r"this config has 1 network\(s\): UNet\(4 classes\); .* not expected"):
         publish(checkpoint, tmp_path / "one.pth", config, {"model.num_networks": 1})
     saved = torch.load(checkpoint, weights_only=True)

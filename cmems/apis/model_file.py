@@ -18,7 +18,7 @@ from cmems.apis.config import load_config, value_at
 from cmems.datasets.intensity import modality_of
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import read_checkpoint, seal
+from cmems.engine.checkpoint import check_networks, read_checkpoint, seal
 from cmems.engine.restore import load_weights
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -128,6 +128,7 @@ def _of_config(config, cfg_options, saved, path):
     preparation = Preparation.of(data)
     preparation.check(saved, path)
     settings = json.loads(json.dumps(cfg._cfg_dict.to_dict()["model"], default=str))
+    check_networks(settings, saved, path)
     return settings, preparation, _env(cfg)
 
 
@@ -170,6 +171,7 @@ def load_learner(cfg, config, checkpoint, data):
     """Build a config's learner with a checkpoint's weights, on the CPU; raises InputError where they do not fit."""
     learner, saved = MODELS.build(cfg.model), read_checkpoint(checkpoint)
     Preparation.of(data).check(saved, checkpoint)
+    check_networks(cfg._cfg_dict.to_dict()["model"], saved, checkpoint)
     load_weights(learner, saved, checkpoint)
     if learner.networks[0].num_classes != data.num_classes:
         raise InputError(

@@ -21,7 +21,7 @@ from cmems.apis.record import write_record
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
 from cmems.datasets.sources import masks_content
-from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_checkpoint
+from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, check_networks, newest_whole, read_checkpoint
 from cmems.engine.runner import RECORD, told
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
@@ -346,6 +346,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     check_seed((cfg.get("randomness") or {}).get("seed"))
     data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
     Preparation.of(data).check(saved, checkpoint)
+    check_networks(cfg._cfg_dict.to_dict()["model"], saved, checkpoint)
     cases = data.cases(split)
     if cases and not any(data.case(case)["labelled"] for case in cases):
         raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")

@@ -2,8 +2,10 @@
 
 import difflib
 import hashlib
+import inspect
 import io
 import json
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,7 +17,7 @@ from mmengine.runner import CheckpointLoader
 
 from cmems.engine.restore import kind, summarise
 from cmems.errors import InputError, warn_once
-from cmems.registry import HOOKS
+from cmems.registry import BACKBONES, HOOKS
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 _META = dict(steps=int, world_size=int, threads=int, optimizer=str, best=dict)  # of what is compared; others are shown
@@ -148,6 +150,49 @@ def _leaves(value, path=""):
         return
     for key, part in value.items() if isinstance(value, dict) else enumerate(value):
         yield from _leaves(part, f"{path}.{key}" if path else str(key))
+
+
+_UNSEEN = re.compile("pretrained|init_cfg|drop")  # what trained networks do not show, or not in prediction
+
+
+def check_networks(model, saved, path):
+    """Refuse a checkpoint whose networks were built otherwise, as with another activation, though its weights fit.
+
+    Args:
+        model (dict): Of the config.
+        saved (dict): As :func:`read_checkpoint` returns it; one that does not tell is taken.
+        path (str | Path): Its file.
+
+    Raises:
+        InputError: Naming what differs.
+    """
+    try:
+        pairs = list(zip(*map(_backbones, (json.loads(saved["meta"]["settings"])["model"], model)), strict=True))
+        found = [line for made, own in pairs for line in differing(_as_built(made, own), _as_built(own, own))]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another number, weights are missing
+        return
+    if found:
+        odd = "; ".join(dict.fromkeys(found))
+        raise InputError(
+            f"checkpoint {path}: its networks were built otherwise: model.backbone: {odd}. Name the config that it was "
+            "trained with; a file of `cmems publish` predicts without one"
+        )
+
+
+def _backbones(model):
+    """Return the settings of each network."""
+    backbones = json.loads(json.dumps(model["backbone"], default=str))
+    return [backbones] * model.get("num_networks", 2) if isinstance(backbones, dict) else backbones
+
+
+def _as_built(settings, own):
+    """Return what tells in a network's settings, with the defaults of the class of one's own."""
+    known = inspect.signature(BACKBONES.get(own["type"])).parameters.values()
+    whole = {p.name: p.default for p in known if p.default is not p.empty} | settings
+    norm = whole.get("norm_cfg")
+    if norm is None or norm.get("type") in ("BN", "SyncBN"):  # which predict alike
+        whole["norm_cfg"] = None
+    return json.loads(json.dumps({k: v for k, v in whole.items() if not _UNSEEN.search(k)}, default=str))
 
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
