@@ -74,8 +74,10 @@ def test_a_work_directory_loses_nothing_that_is_the_users(tiny_config, tmp_path,
         for start in (lambda f: train(str(config), f), lambda f: run_test(str(config), weights, work_dir=f)):
             with pytest.raises(InputError, match=f"--work-dir .*: holds {words}"):
                 start(str(folder))
-    with pytest.raises(InputError, match="holds a training; name a folder of its own for the test"):
-        run_test(str(config), weights, work_dir=str(work))
+    copy = (work / config.name).read_text()
+    run_test(str(config), weights, preset="strict", work_dir=str(work))
+    assert (work / config.name).read_text() == copy
+    assert (work / "metrics.json").is_file()
     assert (other / config.name).read_text() == "# another, by hand\n"
 
 

@@ -325,7 +325,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
 
     Raises:
         InputError: Something in the config, the data or the checkpoint is wrong; or the work directory holds a
-            training, a prepared data set or another config of this name.
+            prepared data set or another config of this name.
     """
     cfg, saved = load_config(config, cfg_options, _TESTS), read_checkpoint(checkpoint)
     if split:
@@ -333,8 +333,6 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     split = cfg.test_dataloader.dataset.split
     cfg.work_dir = work_dir or str(Path(checkpoint).resolve().parent / f"test_{split}")
     _check_work_dir(cfg)
-    if any(Path(cfg.work_dir, name).is_file() for name in (LAST, RECORD)):
-        raise InputError(f"--work-dir {cfg.work_dir}: holds a training; name a folder of its own for the test")
     if preset:
         for metric in _as_list(cfg.test_evaluator):
             metric["preset"] = preset

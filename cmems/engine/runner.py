@@ -106,10 +106,11 @@ class SegmentationRunner(Runner):
         return logger
 
     def dump_config(self):
-        """Write the config into the work directory, but not over the file that it was read from."""
+        """Write the config into the work directory, but not over the file that it was read from, or a training's."""
         name = self.cfg.filename
         target = name and Path(self.work_dir, Path(name).name)
-        if not (target and target.exists() and target.samefile(name)):
+        beside = self._train_loop is None and any(Path(self.work_dir, each).is_file() for each in (LAST, RECORD))
+        if not (target and target.exists() and (beside or target.samefile(name))):
             super().dump_config()
 
     def wrap_model(self, model_wrapper_cfg, model):
