@@ -46,7 +46,7 @@ def add_arguments(parser):
         help="the labelled slice, or several; default one that holds every class",
     )  # fmt: skip
     config.add_argument(
-        "--upright", action="store_true", help="left differs from right: no mirroring, no quarter turns"
+        "--upright", action="store_true", help="scans show organs the same way up: no mirroring, no quarter turns"
     )
     config.add_argument("--turn", type=float, metavar="DEGREES", help="how far organs turn; default 180, upright 20")
     config.add_argument(
