@@ -21,6 +21,7 @@ PASTE = dict(type="ExemplarPaste", geometric=STILL, intensity=PLAIN, background_
 ROWS = {
     "paste alone (Eq. 1)": PASTE,
     "RandomAffine": dict(PASTE, geometric=G),
+    "turned by 60°, then ± 20°": dict(PASTE, geometric=dict(STILL, degrees=20), turns=60),
     "elastic=0.04, control_points=6": dict(PASTE, geometric=dict(STILL, elastic=0.04, control_points=6)),
     "RadialShape": dict(PASTE, geometric=[STILL, RADIAL]),
     "WallShape, outlines": dict(PASTE, geometric=[STILL, WALL], outlines=(1, 2, 3)),
@@ -52,11 +53,10 @@ def main(data, out):
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(ROWS), COUNT + 1)
     for (name, config), line in zip(ROWS.items(), axes, strict=True):
-        synthesizer, stream = SYNTHESIZERS.build(config), Stream(7)
-        if config["type"] == "WarpedExemplar":
-            images, labels = synthesizer(*train.exemplars, torch.zeros(COUNT, dtype=torch.int64), stream)
-        else:
-            images, labels = synthesizer(*train.exemplars, train.store[rows], stream)
+        turns = torch.tensor([float(config.get("turns", 0))]).deg2rad()
+        synthesizer, stream = SYNTHESIZERS.build({k: v for k, v in config.items() if k != "turns"}), Stream(7)
+        on = torch.zeros(COUNT, dtype=torch.int64) if config["type"] == "WarpedExemplar" else train.store[rows]
+        images, labels = synthesizer(*train.exemplars, on, stream, turns=turns)
         show(line[0], image[0], label)
         line[0].set_ylabel(name, fontsize=9)
         for ax, each, mask in zip(line[1:], images, labels, strict=True):
