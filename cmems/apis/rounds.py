@@ -91,7 +91,7 @@ def _check_later(config, cfg, data, before):
     if "static" not in wanted:
         raise InputError(f"config {config}: model.objectives: none learns from static, the masks of the round before")
     with told("train_dataloader"):
-        sources = TrainData(wanted=wanted, **dict(settings, propagation=None)).sources
+        sources = TrainData(wanted=wanted, **dict(settings, propagation=None, orientation=None)).sources
     if problems := learner.check({**sources, "static": StaticLabels}, data.size, data.classes):
         raise InputError([f"config {config}: {problem}" for problem in problems])
 
