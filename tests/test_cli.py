@@ -234,7 +234,10 @@ def test_the_anatomy_is_a_flag_each(cli, own):
     around = config.train_dataloader.synthetic.synthesizer.background_geometric
     assert (around.degrees, around.flip) == (20, 0)
     assert (config.model.weak.quarter_turns, config.model.weak.flip, config.model.prediction.views) == (False, 0, 1)
+    assert (config.train_dataloader.orientation.type, config.model.weak.degrees) == ("StackOrientation", 20)
     assert [step.type for step in config.model.prediction.clean] == ["KeepLargest"]
+    assert prepare(cli, own, "--upright", "--turn", "60", "--overwrite").code == 0
+    assert load_config("DATA").model.weak.degrees == 45  # W turns less than Ω
 
 
 def test_a_wall_is_of_every_thickness_and_painted(cli, own):

@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from cmems import geometry
 from cmems.apis.config import load_config
 from cmems.datasets.propagation import FlowPropagation
 from cmems.datasets.sources import TrainData
+from cmems.datasets.synthesis.geometric import centroid
 from cmems.errors import InputError
 from cmems.seeding import Draws
 from cmems.visualization.hooks import ExemplarsHook
 
 SIDE = 96
+STILL = dict(type="RandomAffine", degrees=0, scale=(1.0, 1.0), shift=0.0, flip=0.0)
+SAME = dict(type="RandomGammaGain", gamma=(1.0, 1.0), gain=(1.0, 1.0))
 
 
 def heart(middle, wall, cavity, texture):
@@ -146,8 +150,12 @@ def test_settings_that_cannot_be_are_refused(setting, words):
 
 @pytest.mark.parametrize("value", ["dict(type='FlowPropagation')", dict(slices=3)])
 def test_a_config_with_another_thing_in_its_place_is_refused(value):
-    with pytest.raises(InputError, match="expected a label propagation"):
-        load_config("cmems::cmems_plus/unet_acdc_cpu", {"train_dataloader.propagation": value})
+    for key, wanted, without in (
+        ("propagation", "a label propagation", "unet_acdc_cpu"),
+        ("orientation", "an orientation", "unet_nifti"),
+    ):
+        with pytest.raises(InputError, match=f"expected {wanted}"):
+            load_config(f"cmems::cmems_plus/{without}", {f"train_dataloader.{key}": value})
     assert load_config("cmems::cmems_plus/unet_nifti", {"train_dataloader.propagation": None}).train_dataloader
 
 
@@ -187,6 +195,29 @@ def test_what_was_carried_are_exemplars_of_every_source(prepared_acdc):
     assert torch.equal(again.exemplars[1], labels)
 
 
+def test_exemplars_are_turned_in_every_source_that_draws_them_anew(prepared_acdc):
+    copies = dict(type="WarpedExemplar", geometric=STILL, intensity=SAME, plain=0.0)
+    paste = dict(type="ExemplarPaste", geometric=STILL, intensity=SAME)
+    sources = dict(
+        exemplar=dict(type="ExemplarSource", batch_size=2, copies=copies),
+        synthetic=dict(type="SyntheticSource", batch_size=2, synthesizer=paste),
+    )
+    exemplar = dict(case="patient001_frame01", slice=1)
+    data = TrainData(prepared_acdc, exemplar, orientation=dict(type="StackOrientation", agreement=0.0), **sources)
+    assert data.turns.shape == (1,)
+    assert float(data.turns) != 0
+    plain = TrainData(prepared_acdc, exemplar, **sources)
+    assert plain.turns is None
+    (label,) = plain.exemplars[1]
+    center = centroid((label > 0)[None])
+    sampling = geometry.grid(geometry.affine_matrices(data.turns, center=center), label.shape)
+    turned = geometry.warp_labels(label[None], sampling)
+    for name, batch in data(Draws(0, 0)).items():
+        assert torch.equal(batch["labels"], turned.expand(2, -1, -1)), name
+    for batch in plain(Draws(0, 0)).values():
+        assert torch.equal(batch["labels"], label.expand(2, -1, -1))
+
+
 def test_a_pasted_margin_of_unknown_label_stays_unknown():
     from cmems.datasets.synthesis import ExemplarPaste
 
@@ -194,8 +225,8 @@ def test_a_pasted_margin_of_unknown_label_stays_unknown():
     label[:, 12:20, 12:20] = 1
     label[:, :, 20:] = 255
     paste = ExemplarPaste(
-        geometric=dict(type="RandomAffine", degrees=0, scale=(1.0, 1.0), shift=0.0, flip=0.0),
-        intensity=dict(type="RandomGammaGain", gamma=(1.0, 1.0), gain=(1.0, 1.0)),
+        geometric=STILL,
+        intensity=SAME,
         margin=2,
     )
     exemplar, background = torch.full((1, 1, 32, 32), 0.7), torch.full((1, 1, 32, 32), 0.2)
