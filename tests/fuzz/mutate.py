@@ -26,7 +26,7 @@ NOT = "trains or train_as or dead or resumes or command or every_config or secon
 CORE = {
     "geometry": (["geometry.py"], ["test_perturbations", "test_properties", "test_synthesis", "test_method"]),
     "synthesis": (
-        ["datasets/synthesis/geometric.py", "datasets/synthesis/intensity.py", "datasets/synthesis/paste.py"],
+        ["datasets/orientation.py", *(f"datasets/synthesis/{n}.py" for n in ("geometric", "intensity", "paste"))],
         ["test_synthesis", "test_propagation", "test_method", "test_processes"],
     ),
     "sampling": (
