@@ -27,6 +27,7 @@ from cmems.apis import test as evaluate
 from cmems.apis.starter import Anatomy, write_config
 from cmems.comparison.changes import components
 from cmems.comparison.compare import compare, execute
+from cmems.comparison.entries import gather
 from cmems.comparison.paired import case_means, compare_scores, paired
 from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
@@ -402,6 +403,17 @@ def test_scores_of_weights_that_are_no_more_are_refused(tiny_config, tmp_path):
     (runs[1] / "test_test" / "metrics.json").write_text('{"header": {"che')
     with pytest.raises(InputError, match=r"metrics.json: not what `cmems evaluate` writes"):
         compare_scores(*runs)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"header": {"classes": ["A"]}, "summary": {}, "conventions": {}}', '{"header": []}']
+)
+def test_a_report_names_the_scores_that_are_none(content, tmp_path):
+    path = tmp_path / "run/test_val/metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"run/test_val/metrics\.json: (not what|holds no metric)"):
+        gather(dict(row=None, runs=[dict(folder=str(tmp_path / "run"))]), {})
 
 
 def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path):

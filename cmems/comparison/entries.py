@@ -7,6 +7,7 @@ from pathlib import Path
 from cmems.apis.record import read_record
 from cmems.comparison.paired import read_metrics, read_scores
 from cmems.comparison.rows import family
+from cmems.errors import InputError
 from cmems.visualization.tables import lost
 
 METRICS = dict(DSC=3, HD95=2)  # decimals
@@ -47,15 +48,21 @@ def _read(run):
     path = next((p for s in ("test", "val") if (p := folder / f"test_{s}" / "metrics.json").is_file()), None)
     if path is None:
         return None
-    content = read_metrics(path)
-    classes, summary, values = content["header"]["classes"], content["summary"], {}
-    for metric, models in summary.items():
-        model = "ensemble" if "ensemble" in models else "network_1"
-        unknown = {c for c in ("mean", *classes) if lost(content["conventions"][metric], models[model], c)}
-        values[metric] = {c: None if c in unknown else models[model][c]["mean"] for c in ("mean", *classes)}
-        misses = {c: models[model][c]["missed"] for c in classes}
-        volumes = sum(models[model][c]["volumes"] for c in classes)
-    split, unit = path.parent.name.removeprefix("test_"), content["conventions"].get("HD95", {}).get("unit")
+    content, values = read_metrics(path), {}
+    try:
+        classes = content["header"]["classes"]
+        for metric, models in content["summary"].items():
+            model = "ensemble" if "ensemble" in models else "network_1"
+            unknown = {c for c in ("mean", *classes) if lost(content["conventions"][metric], models[model], c)}
+            values[metric] = {c: None if c in unknown else models[model][c]["mean"] for c in ("mean", *classes)}
+            misses = {c: models[model][c]["missed"] for c in classes}
+            volumes = sum(models[model][c]["volumes"] for c in classes)
+        unit = content["conventions"].get("HD95", {}).get("unit")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
+    if not values:
+        raise InputError(f"{path}: holds no metric; run `cmems evaluate` again")
+    split = path.parent.name.removeprefix("test_")
     counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
     scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
     known = dict(facts=read_record(folder), model=model, split=split, unit=unit, cases=scores)
