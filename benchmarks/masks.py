@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from prettytable import PrettyTable
 
+from cmems.datasets.masks import read_static_labels
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.sources import read_static_labels
 
 SIZES = (0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.2, np.inf)
 

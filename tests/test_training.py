@@ -125,6 +125,21 @@ def test_a_resume_alone_says_that_another_thread_count_changes_the_bits(tiny_con
     assert f"OMP_NUM_THREADS={before} keeps them" in log
 
 
+def test_runs_of_one_second_share_no_folder_log_or_curves(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *args: "20300102_030405")
+    config = tiny_config(extra="default_hooks = dict(logger=dict(interval=1))\n")
+    for steps in (2, 3):  # the second goes on in the first one's folder
+        train(config, str(tmp_path / "w"), resume=True, cfg_options={"train_cfg.max_iters": steps})
+    first, second = sorted((tmp_path / "w").glob("20300102*"))
+    assert f"{first.name}_1" == second.name
+    logs = [(folder / f"{folder.name}.log").read_text() for folder in (first, second)]
+    assert ["resumed from" in log for log in logs] == [False, True]
+    curves = [
+        [json.loads(line)["step"] for line in (each / "vis_data/scalars.json").open()] for each in (first, second)
+    ]
+    assert max(curves[0]) == 2 and set(curves[1]) == {3}
+
+
 def test_another_seed_gives_other_weights(tiny_config, tmp_path):
     for seed in (0, 1):
         train(tiny_config(), str(tmp_path / str(seed)), seed=seed, cfg_options={"train_cfg.max_iters": 1})
@@ -273,6 +288,19 @@ MISTAKES = {
         "train_dataloader.exemplar_slice=a",
         "expected settings, as key.name=value, or None, got 'a'",
     ),
+    "part of a slice": (
+        "train_dataloader.exemplar_slice.slice._delete_=True",
+        "exemplar_slice: expected dict(case=..., slice=...), got",
+    ),
+    "text for a slice": (
+        "train_dataloader.exemplar_slices=[patient001_frame01:2]",
+        "exemplar_slices: expected a list of dict(case=..., slice=...), got ['patient001_frame01:2']",
+    ),
+    "slice without a number": (
+        "train_dataloader.exemplar_slices=[patient001_frame01]",
+        "exemplar_slices: expected a list of dict(case=..., slice=...), got ['patient001_frame01']",
+    ),
+    "text for cases": ("train_dataloader.labeled_cases=patient001_frame01", "labeled_cases: expected a list of"),
     "unknown source": (
         "train_dataloader.unlabelled=3",
         "expected a source (a dict with a type); did you mean unlabeled",

@@ -18,9 +18,9 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, load_config, run_settings
 from cmems.apis.places import default_work_dir, module_folders
 from cmems.apis.record import write_record
+from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
-from cmems.datasets.sources import masks_content
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, check_networks, newest_whole, read_checkpoint
 from cmems.engine.runner import RECORD, told
 from cmems.errors import InputError, Stopped, said

@@ -13,8 +13,9 @@ from cmems.apis.config import load_config, set_options
 from cmems.apis.places import find_config, module_content, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
+from cmems.datasets.masks import masks_content
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.sources import load_exemplars, masks_content, need_every_label
+from cmems.datasets.sources import load_exemplars, need_every_label
 from cmems.errors import InputError
 
 TEMPLATE = "acdc_128"  # one's own data takes the methods from the configs for this

@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -89,10 +90,18 @@ class SegmentationRunner(Runner):
     """
 
     settings, preparation, starts_over = None, None, False
+    _began = set()  # the timestamps of this process's runs
 
     def setup_env(self, env_cfg):
-        """Set up what MMEngine does, the compiled kernels and the memory."""
+        """Set up what MMEngine does, the compiled kernels and the memory.
+
+        The timestamp, to the second, names the run's folder, and the logger, curves and averages that MMEngine keeps
+        for a process: a further run of the same second gets ``_1``, else it would write into the first one's.
+        """
         super().setup_env(env_cfg)
+        names = (f"{self._timestamp}_{n}" if n else self._timestamp for n in count())
+        self._timestamp = next(name for name in names if name not in self._began)
+        self._began.add(self._timestamp)
         set_up_cpu(env_cfg)
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs):

@@ -1,0 +1,97 @@
+"""Masks of training cases that lie in a folder, as an earlier round writes them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cmems.datasets.names import composed
+from cmems.datasets.prepared import UNLABELED, file_sha256
+from cmems.datasets.readers.base import whole_labels
+from cmems.datasets.readers.files import MAPS, nifti_files
+from cmems.datasets.readers.geometry import lay_on
+from cmems.datasets.readers.nifti import Volume, read_nifti
+from cmems.errors import InputError, warn_once
+
+
+def read_static_labels(prepared, folder):
+    """Read the masks of training cases.
+
+    Args:
+        prepared (PreparedDataset): Whose cases.
+        folder (str): Of :class:`~cmems.datasets.sources.StaticLabels`.
+
+    Returns:
+        tuple[Tensor, Tensor]: Rows of the training slices, ``(n,)`` int64, and their labels ``(n, S, S)`` uint8.
+
+    Raises:
+        InputError: Every problem, at once.
+    """
+    (masks, problems), rows, labels = _masks_of(prepared, folder), [], []
+    for case in masks:
+        entry = prepared.case(case)
+        try:
+            voxels = _on_grid(masks[case], case, entry).voxels
+        except InputError as error:
+            problems += error.problems
+            continue
+        odd = [f"{v:g}" for v in np.unique(voxels) if v not in (*range(prepared.num_classes), UNLABELED)]
+        if odd:
+            problems.append(f"{masks[case]}: expected labels 0 to {prepared.num_classes - 1}, got {', '.join(odd[:5])}")
+        else:
+            mask = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.uint8))
+            labels.append(prepared.frame.labels(mask, entry["spacing"][1:]))
+            rows.append(torch.arange(prepared.rows(case).start, prepared.rows(case).stop))
+    if problems:
+        raise InputError(problems)
+    return torch.cat(rows), torch.cat(labels)
+
+
+def _masks_of(prepared, folder):
+    """Return the masks of training cases that lie in a folder, by case, and what is wrong with it; raises InputError
+    where there are none.
+    """
+    cases = prepared.cases("train")
+    found, problems = nifti_files(folder) if Path(folder).is_dir() else ({}, [])
+    masks = {case: found[composed(case)] for case in cases if composed(case) in found}
+    strange = sorted(set(found) - {composed(case) for case in prepared.manifest["cases"]})
+    if strange:
+        more = f" and {len(strange) - 3} more" * (len(strange) > 3)
+        warn_once(f"{folder}: no case of {prepared.root} is called {', '.join(strange[:3])}{more}: passed over")
+    if not masks:
+        raise InputError(
+            f"{folder}: expected masks named after training cases, as {', '.join(cases[:3])}; found "
+            f"{'none' if Path(folder).is_dir() else 'no such folder'}"
+        )
+    return masks, problems
+
+
+def masks_content(prepared, sources):
+    """Return what the masks of ``StaticLabels`` are known by: equal for equal files, wherever they lie.
+
+    Args:
+        prepared (PreparedDataset): Whose training cases.
+        sources (dict): A ``train_dataloader``.
+
+    Returns:
+        dict[str, str]: By name of the source.
+
+    Raises:
+        InputError: A folder is not there, or holds none.
+    """
+    found = {}
+    for name, source in sources.items():
+        if isinstance(source, dict) and source.get("type") == "StaticLabels":
+            masks, _ = _masks_of(prepared, source["folder"])
+            known = {case: file_sha256(path) for case, path in masks.items()}
+            found[name] = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    return found
+
+
+def _on_grid(path, case, entry):
+    """Read labels onto the grid of a case of a prepared data set."""
+    affine = np.asarray(entry["affine"], dtype=float)
+    grid = Volume(np.broadcast_to(np.uint8(0), entry["shape"]), tuple(entry["spacing"]), affine, (affine,))
+    return whole_labels(path, lay_on(read_nifti(path, several=MAPS), grid, path, Path(case)))
