@@ -177,6 +177,22 @@ def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw
     assert not (tmp_path / "moved" / "round_3" / "last.pth").exists()  # of weights that are no more
 
 
+def test_masks_of_training_scans_have_their_spacing_whatever_the_affine_says(tiny_config, prepared_acdc, tmp_path):
+    data = shutil.copytree(prepared_acdc, tmp_path / "data")
+    manifest = json.loads((data / "manifest.json").read_text())
+    for entry in manifest["cases"].values():  # as in ACDC's files: spacing in pixdim, an sform of 1 mm
+        entry["affine"] = np.diag([-1.0, -1.0, 1.0, 1.0]).tolist()
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    config = tiny_config(data=data)
+    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 2})
+    masks = label_training_scans(config, str(tmp_path / "w" / "last.pth"), str(tmp_path / "labels"))
+    for path in masks.paths.values():
+        header = nib.load(path).header
+        np.testing.assert_allclose(header.get_zooms(), (1.5, 1.5, 8.0))
+        np.testing.assert_allclose(header.get_best_affine(), np.diag([-1, -1, 1, 1]))
+        assert header.get_xyzt_units()[0] == "mm"
+
+
 def test_a_later_round_that_cannot_be_trained_is_refused_before_the_first(tiny_config, prepared_acdc, tmp_path):
     static, first = STATIC.format(folder=""), tiny_config()
     other = shutil.copytree(prepared_acdc, tmp_path / "other")

@@ -286,10 +286,6 @@ MISTAKES = {
         "train_dataloader.exemplar_slice=a",
         "expected settings, as key.name=value, or None, got 'a'",
     ),
-    "part of a slice": (
-        "train_dataloader.exemplar_slice.slice._delete_=True",
-        "exemplar_slice: expected dict(case=..., slice=...), got",
-    ),
     "text for a slice": (
         "train_dataloader.exemplar_slices=[patient001_frame01:2]",
         "exemplar_slices: expected a list of dict(case=..., slice=...), got ['patient001_frame01:2']",

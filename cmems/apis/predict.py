@@ -339,6 +339,8 @@ def _label(case, data, model, best, key, path):
     volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
     labels = np.ascontiguousarray(model.segment([volume])[0][best].transpose(2, 1, 0))
     mask = nib.Nifti1Image(labels, np.asarray(entry["affine"]))
+    mask.header.set_zooms(entry["spacing"][::-1])  # of which the affine may know nothing, as in ACDC
+    mask.header.set_xyzt_units("mm")
     mask.header["descrip"] = f"cmems {key} {_digest(labels)}".encode()
     with whole_file(path) as part:
         part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))
