@@ -45,11 +45,15 @@ def test_the_slice_in_the_middle_comes_first_and_each_patient_once(scans, tmp_pa
     assert [f.scan for f in pick(str(scans), str(tmp_path / "two"), 1, patient="[a-z]", skip=["b_1"])] != ["b_1"]
 
 
-def test_a_mask_that_was_painted_is_left_alone(scans, tmp_path):
+def test_what_was_painted_or_drawn_elsewhere_is_left_alone(scans, tmp_path):
     found = pick(str(scans), str(tmp_path / "out"), 1)[0]
     found.mask.write_bytes(b"painted")
     pick(str(scans), str(tmp_path / "out"), 1)
     assert found.mask.read_bytes() == b"painted"
+    (tmp_path / "out" / SHEET).write_bytes(b"a photograph")
+    with pytest.raises(InputError, match=f"{SHEET} is there and was not drawn by cmems"):
+        pick(str(scans), str(tmp_path / "out"), 1)
+    assert (tmp_path / "out" / SHEET).read_bytes() == b"a photograph"
 
 
 def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_networks_differ(scans, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import unlabel
 from mmengine.registry import DefaultScope
+from PIL import Image
 
 from cmems import ops
 from cmems.apis import budget, load_config, train
@@ -235,7 +236,16 @@ def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_t
     assert "strict" in json.dumps(report["conventions"])
     for row in ("network 1", "network 2", "ensemble"):
         assert row in done.stdout
-    assert len(list((tmp_path / "panels").glob("*.png"))) == 2
+    drawn = sorted((tmp_path / "panels").glob("*.png"))
+    assert len(drawn) == 2
+    Image.new("L", (40, 40)).save(drawn[0])  # somebody's scan
+    scan = drawn[0].read_bytes()
+    with pytest.raises(InputError, match=f"--show-dir: {drawn[0]} is there and was not drawn by cmems"):
+        run_test(config, str(tmp_path / "w" / "best.pth"), show_dir=str(tmp_path / "panels"))
+    assert drawn[0].read_bytes() == scan
+    drawn[0].unlink()
+    run_test(config, str(tmp_path / "w" / "best.pth"), show_dir=str(tmp_path / "panels"))  # over its own, drawn before
+    assert drawn[0].is_file()
 
 
 def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):

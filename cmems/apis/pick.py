@@ -28,7 +28,7 @@ from cmems.datasets.readers.scans import (
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.registry import DESCRIPTIONS
-from cmems.visualization.panels import contact_sheet, write_png
+from cmems.visualization.panels import check_pictures, contact_sheet, write_png
 
 SHEET = "slices.png"
 
@@ -101,6 +101,7 @@ def pick(
         raise InputError(f"{scans}: expected a folder of scans, {KINDS}")
     if Path(out).resolve() == Path(scans).resolve():
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
+    check_pictures(str(out), [Path(out, SHEET)])
     paths, problems = scan_files(scans, aside=(out, after or out))
     if not paths:
         raise InputError([f"{scans}: expected scans, {KINDS}{folders_in(scans)}", *problems])

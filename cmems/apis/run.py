@@ -28,6 +28,7 @@ from cmems.files import naming
 from cmems.locks import LOCK, folder_lock
 from cmems.registry import RUNNERS
 from cmems.visualization import say
+from cmems.visualization.panels import check_pictures
 
 TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
 _TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
@@ -348,6 +349,8 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     cases = data.cases(split)
     if cases and not any(data.case(case)["labelled"] for case in cases):
         raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")
+    if show_dir:
+        check_pictures("--show-dir", (Path(show_dir, f"{case}.png") for case in cases))
     for folder in filter(None, (out, show_dir)):  # what cannot be written to is told now, not after the test
         Path(folder).mkdir(parents=True, exist_ok=True)
     cfg.load_from, cfg.resume = checkpoint, False

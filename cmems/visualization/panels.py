@@ -5,8 +5,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.visualization.colors import class_colors
 from cmems.visualization.tables import model_label
@@ -15,6 +16,7 @@ TILE = 288  # pixels of a tile's longer side
 GAP = 6
 FILL = 0.25  # opacity inside a contour; the contour itself is opaque
 _TEXT, _DIM, _PAPER = (240, 240, 240), (160, 160, 160), (20, 20, 20)
+_SOFTWARE = "CMEMS"  # of the PNG standard's keyword Software: what may be drawn anew
 _LENGTHS = tuple(n * 10**k for k in range(-3, 4) for n in (1, 2, 5))  # of scale bars, mm
 
 
@@ -138,15 +140,37 @@ def contact_sheet(tiles, columns=5):
 
 
 def write_png(path, image):
-    """Write an (H, W, 3) uint8 image as PNG; a whole file or none.
+    """Write an (H, W, 3) uint8 image as PNG, marked as drawn here; a whole file or none.
 
     Args:
         path (str | Path): Where to.
         image (np.ndarray): The pixels.
     """
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", _SOFTWARE)
     with whole_file(path) as part:
-        Image.fromarray(image).save(part, format="PNG")
+        Image.fromarray(image).save(part, format="PNG", pnginfo=mark)
     return Path(path)
+
+
+def check_pictures(option, paths):
+    """Find the pictures that :func:`write_png` would replace though it has not drawn them, before the work for them.
+
+    Args:
+        option (str): For messages.
+        paths (iterable[str | Path]): Where to.
+
+    Raises:
+        InputError: A file is there that is no picture of ours: a scan, say.
+    """
+    for path in filter(Path.exists, map(Path, paths)):
+        try:
+            with Image.open(path) as image:
+                drawn_here = image.info.get("Software") == _SOFTWARE
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            drawn_here = False
+        if not drawn_here:
+            raise InputError(f"{option}: {path} is there and was not drawn by cmems; name another folder, or remove it")
 
 
 def overlay(grey, labels, colors, fill=FILL):
