@@ -568,6 +568,19 @@ def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypat
         fit_to_hours(config, 0.001, tmp_path)
 
 
+def test_a_budget_in_hours_ends_with_the_run_that_it_was_found_for(tiny_config, tmp_path):
+    config, budget_file = tiny_config(), tmp_path / "w" / "budget.json"
+    train(config, str(tmp_path / "w"), steps=2)
+    ways = {"resume": {}, "steps": dict(steps=3)}
+    for name, options in ways.items():
+        budget_file.write_text("{}")
+        train(config, str(tmp_path / "w"), resume=True, **options)
+        assert budget_file.exists() == (name == "resume")
+    budget_file.write_text("{}")
+    train(config, str(tmp_path / "w"), overwrite=True, steps=2)
+    assert not budget_file.exists()
+
+
 def test_a_step_and_a_validation_are_timed_before_any_runner_was_made(tiny_config, monkeypatch):
     monkeypatch.setattr(DefaultScope, "_instance_dict", {})
     config = load_config(tiny_config(extra='optim_wrapper = dict(type="AutocastOptimWrapper")\n'))

@@ -95,8 +95,12 @@ def fit_to_hours(cfg, hours, work_dir, resume=False):
 
 
 def keep_budget(found, work_dir):
-    """Write what :func:`fit_to_hours` found to ``budget.json``, for a run that goes on."""
-    with whole_file(Path(work_dir, "budget.json")) as part:
+    """Write what :func:`fit_to_hours` found to ``budget.json``, for a run that goes on; None: no earlier one holds."""
+    path = Path(work_dir, "budget.json")
+    if found is None:
+        path.unlink(missing_ok=True)
+        return
+    with whole_file(path) as part:
         part.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 

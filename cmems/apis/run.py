@@ -102,6 +102,7 @@ def train(
         raise InputError(
             f"--hours: expected one process, which times its steps, got --launcher {launcher}; give --steps"
         )
+    found = None
     if hours is not None:
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
@@ -126,7 +127,7 @@ def train(
             refuse_other_run(cfg.work_dir)
         if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
-        if hours is not None:
+        if hours is not None or steps is not None or not resume:
             keep_budget(found, cfg.work_dir)
         runner = build_runner(cfg)
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
