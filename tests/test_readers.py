@@ -577,7 +577,9 @@ def test_a_second_channel_is_no_patient(tmp_path):
     save(LABEL, tmp_path / "labelsTr/p.nii")
     with pytest.raises(InputError, match=r"2 channels of p: p_0000\.nii, p_0001\.nii; --channel picks one"):
         read(tmp_path)
-    assert np.array_equal(read(tmp_path, channel=1)[0].voxels, (IMAGE + 1).transpose(2, 1, 0))
+    volume = read(tmp_path, channel=1)[0]
+    assert np.array_equal(volume.voxels, (IMAGE + 1).transpose(2, 1, 0))
+    assert not volume.notes
 
 
 @pytest.mark.parametrize(
@@ -767,6 +769,16 @@ def test_an_affine_of_one_millimetre_beside_another_spacing_tells_no_axes(spacin
     voxels = np.zeros((2, 2, 2))
     assert known_axes(Volume(voxels, spacing, np.eye(4), (np.eye(4),))) == known
     assert known_axes(Volume(voxels, spacing, np.eye(4))) is None
+
+
+def test_a_channel_that_was_asked_for_of_a_scan_with_one_is_said(tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(np.stack([IMAGE, IMAGE + 1], -1), tmp_path / "images/b.nii")
+    folder = reader(tmp_path, channel=1)
+    found = {case.name: folder.read(case)[0] for case in folder.cases()}
+    assert ("it has one channel, which is read", "channel 1 was asked for") in found["a"].notes
+    assert not any("channel" in sentence for sentence, _ in found["b"].notes)
+    assert np.array_equal(found["b"].voxels, (IMAGE + 1).transpose(2, 1, 0))
 
 
 def test_each_channel_of_four_axes_is_read_and_no_other(tmp_path):

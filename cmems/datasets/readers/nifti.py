@@ -30,6 +30,7 @@ class Volume(NamedTuple):
         notes: What a user should know of the header: pairs of a sentence and its details.
         names: Of a mask that names its labels, the names by number.
         counted: Its labels share numbers in the file, as in several layers, so that these ones count them in order.
+        channels: How many the file holds, of which this is one.
     """
 
     voxels: np.ndarray
@@ -39,6 +40,7 @@ class Volume(NamedTuple):
     notes: tuple = ()
     names: dict | None = None
     counted: bool = False
+    channels: int = 1
 
 
 def read_nifti(path, channel=None, several=CHANNEL):
@@ -67,12 +69,13 @@ def read_nifti(path, channel=None, several=CHANNEL):
             raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; {several}")
         if len(shape) == 4 and not 0 <= channel < shape[3]:
             raise InputError(f"{path}: channel {channel}: expected 0 to {shape[3] - 1}, got shape {image.shape}")
-        voxels = np.asanyarray(image.dataobj).reshape(shape)
+        voxels, channels = np.asanyarray(image.dataobj).reshape(shape), shape[3] if len(shape) == 4 else 1
         if len(shape) == 4:
             voxels = np.ascontiguousarray(voxels[..., channel])
         voxels = voxels.reshape((*voxels.shape, 1)[:3])
         spacing, affine, frames, notes = _geometry(path, image, raw)
-    return Volume(voxels.transpose(2, 1, 0), tuple(spacing[::-1].tolist()), affine, frames, tuple(notes))
+    spacing = tuple(spacing[::-1].tolist())
+    return Volume(voxels.transpose(2, 1, 0), spacing, affine, frames, tuple(notes), channels=channels)
 
 
 def nifti_grid(path):

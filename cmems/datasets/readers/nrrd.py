@@ -70,7 +70,7 @@ def read_nrrd(path, channel=None, several=CHANNEL):
         layers = layers.reshape(len(layers), *_shape(sizes, spatial))
         grid = _grid(path, header, sizes, spatial)
         if not segments:
-            return grid._replace(voxels=layers[channel or 0] if listed is not None else layers[0])
+            return grid._replace(voxels=layers[channel or 0 if listed is not None else 0], channels=len(layers))
         voxels, overlap = _flat(path, layers, segments)
     notes = ((_OVERLAP, f"{overlap} voxels"),) if overlap else ()
     return _named(grid, segments)._replace(voxels=voxels, notes=grid.notes + notes)

@@ -17,6 +17,7 @@ from cmems.datasets.readers.pictures import picture_grid, read_picture
 
 KINDS = "NIfTI, NRRD, PNG or DICOM"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+_LONE = "it has one channel, which is read"
 _ENDINGS = (".nii.gz", ".png", ".tif", ".dcm")
 
 
@@ -93,10 +94,15 @@ def read_scan(path, channel=None):
     """
     path = Path(path)
     if dicom.is_dicom(path):
-        return dicom.read_dicom(path)
-    if _is_picture(path):
-        return read_picture(path)
-    return (read_nrrd if _is_nrrd(path) else read_nifti)(path, channel)
+        volume = dicom.read_dicom(path)
+    elif _is_picture(path):
+        volume = read_picture(path)
+    else:
+        volume = (read_nrrd if _is_nrrd(path) else read_nifti)(path, channel)
+    named = _CHANNEL.fullmatch(scan_stem(path))
+    if channel is None or volume.channels > 1 or (named and int(named[2]) == channel):
+        return volume
+    return volume._replace(notes=(*volume.notes, (_LONE, f"channel {channel} was asked for")))
 
 
 def scan_modality(path):
