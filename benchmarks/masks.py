@@ -7,6 +7,7 @@ and how large the masks draw it: a network that was taught on large organs alone
 """
 
 import argparse
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from prettytable import PrettyTable
 
 from cmems.datasets.masks import read_static_labels
 from cmems.datasets.prepared import PreparedDataset
+from cmems.registry import POST_PROCESSORS
 
 SIZES = (0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1, 1.2, np.inf)
 PLACES = ("before the organs", "their first slice", "the second", "between", "their last two", "behind them")
@@ -25,6 +27,9 @@ def main():
     parser.add_argument("prepared", help="a prepared data set, every training slice labelled")
     parser.add_argument("exemplar", metavar="CASE:SLICE", help="its organs are of size 1")
     parser.add_argument("masks", nargs="*", help="folders of <case>.nii.gz, as rounds leave them; none: sizes alone")
+    parser.add_argument(
+        "--clean", type=json.loads, metavar="JSON", help="first clean the masks up by this post-processor"
+    )
     parser.add_argument("--organ", type=int, nargs="+", help="labels that together are measured by size; default: all")
     args = parser.parse_args()
     data = PreparedDataset(args.prepared)
@@ -38,6 +43,8 @@ def main():
     table.add_row(["slices, %", *(f"{100 * held.sum() / (size > 0).sum():.0f}" for held in bins)])
     for folder in args.masks:
         rows, masks = (each.numpy() for each in read_static_labels(data, folder))
+        if args.clean:
+            _clean(args.clean, data, rows, masks)
         known = masks != 255
         for k, name in enumerate(data.classes, 1):
             drawn, there = masks == k, (true[rows] == k) & known
@@ -51,6 +58,15 @@ def main():
             cells.append(f"{drawn / wanted:.2f}" if wanted else "–")
         table.add_row([folder, *cells])
     print(table)
+
+
+def _clean(part, data, rows, masks):
+    """Clean ``(n, S, S)`` masks up, volume by volume, in place."""
+    part, at = POST_PROCESSORS.build(part), {row: k for k, row in enumerate(rows.tolist())}
+    for case in data.cases("train"):
+        if (there := data.rows(case)).start in at:
+            held = slice(at[there.start], at[there.start] + len(there))
+            masks[held] = part(masks[held], data.case(case)["spacing"])
 
 
 def _by_place(data, true, masks, folder):

@@ -16,7 +16,7 @@ from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData, load_exemplars
 from cmems.errors import InputError
-from cmems.models.postprocessing import FillHoles, KeepLargest, RemoveSmall, SmoothSlices
+from cmems.models.postprocessing import CutAtBase, FillHoles, KeepLargest, RemoveSmall, SmoothSlices
 from cmems.registry import READERS
 from cmems.resize import Frame
 from cmems.seeding import Draws
@@ -120,7 +120,42 @@ def test_slices_are_smoothed_by_their_neighbours():
     torch.testing.assert_close(found, torch.tensor([1 / 3, 0.5, 0.25, 0.0]))
 
 
-@pytest.mark.parametrize("wrong", [dict(type="KeepLargest", of="organ"), dict(type="RemoveSmall", mm3=-1)])
+def heart(walls, beside):
+    """A stack: of each slice, how many pixels of wall, 2, and of what lies beside it, 1."""
+    labels = np.zeros((len(walls), 10, 10), np.uint8)
+    for plane, wall, other in zip(labels, walls, beside, strict=True):
+        plane.ravel()[:wall], plane.ravel()[50 : 50 + other] = 2, 1
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("walls", "kept"),
+    [
+        ([0, 6, 13, 20, 20, 20, 10, 5, 3], [3, 4, 5, 6, 7, 8]),  # two open slices, and one beyond the wall
+        ([15, 20, 20, 20, 10, 5, 3, 0, 0], range(9)),  # whole at the base; beyond the apex nothing is cut
+        ([2, 2, 2, 2, 20, 20, 20, 20, 4], [3, 4, 5, 6, 7, 8]),  # of four open slices three
+        ([0, 20, 20, 20, 0, 0, 0, 0, 0], range(9)),  # too few to tell
+    ],
+)
+def test_the_right_ventricle_ends_where_the_wall_opens_at_the_base(walls, kept):
+    beside = [30, 30, 30, 25, 20, 15, 10, 5, 2]  # larger towards the base
+    labels = heart(walls, beside)
+    cut = CutAtBase((1,), 2)(labels, (8, 1, 1))
+    assert np.flatnonzero((cut == 1).any((1, 2))).tolist() == list(kept)
+    assert np.array_equal(cut[list(kept)], labels[list(kept)])
+    assert np.array_equal(cut == 2, labels == 2)
+    assert cut.dtype == np.uint8
+    assert np.array_equal(CutAtBase((1,), 2)(labels[::-1], (8, 1, 1)), cut[::-1])  # the base at the other end
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(type="KeepLargest", of="organ"),
+        dict(type="RemoveSmall", mm3=-1),
+        dict(type="CutAtBase", classes=(1,), wall=2, share=2),
+    ],
+)
 def test_a_clean_up_that_cannot_be_is_refused(wrong, tiny_config, tmp_path):
     with pytest.raises(InputError, match=wrong["type"]):
         train(tiny_config(extra=f"model['prediction'] = dict(clean=[{wrong}])\n"), str(tmp_path / "w"))

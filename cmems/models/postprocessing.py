@@ -61,6 +61,44 @@ class KeepLargest(PostProcessor):
 
 
 @POST_PROCESSORS.register_module()
+class CutAtBase(PostProcessor):
+    """End classes at the base of the heart, where the wall of the other ventricle opens.
+
+    Short-axis slices at the valves cut that wall in part: what lies beside it there is an atrium or an outflow tract,
+    which in systole, the base drawn towards the apex, fills slices that are annotated without a right ventricle. The
+    base is the end of the wall's slices whose third holds more labelled pixels. Beyond the wall, and in its last
+    slices there as long as its area is below ``share`` of the median of its middle third, the classes are background.
+
+    Args:
+        classes (sequence[int]): Labels that end there.
+        wall (int): Label of the wall.
+        share (float): Share of the wall's middle area below which it is open.
+        slices (int): Most slices of the wall that may be open.
+    """
+
+    def __init__(self, classes, wall, share=0.75, slices=3):
+        if not 0 <= share <= 1:
+            raise InputError(f"CutAtBase: share: expected 0 to 1, got {share!r}")
+        self.classes, self.wall, self.share, self.slices = tuple(classes), wall, share, slices
+
+    def __call__(self, labels, spacing):
+        """Cut; where the wall is in fewer than four slices, nothing changes."""
+        area = (labels == self.wall).sum((1, 2))
+        held = np.flatnonzero(area)
+        if len(held) < 4:
+            return labels
+        third = len(held) // 3
+        organs = (labels > 0).sum((1, 2))
+        up = organs[held[:third]].sum() >= organs[held[-third:]].sum()
+        whole = self.share * np.median(area[held[third : len(held) - third]])
+        from_base = held if up else held[::-1]
+        first = next((k for k, z in enumerate(from_base[: self.slices]) if area[z] >= whole), self.slices)
+        base = np.zeros(len(labels), dtype=bool)
+        base[slice(0, from_base[first]) if up else slice(from_base[first] + 1, None)] = True
+        return np.where(base[:, None, None] & np.isin(labels, self.classes), np.uint8(0), labels)
+
+
+@POST_PROCESSORS.register_module()
 class RemoveSmall(PostProcessor):
     """Make every connected part of a class that is smaller than a volume background.
 

@@ -44,7 +44,8 @@ train_dataloader = dict(
 del affine, shapes, look
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
-# Of the model: the heart is one piece, and so are the left ventricle with its wall, and the right one beside them.
+# Of the model: the heart is one piece, and so are the left ventricle with its wall, and the right one beside them,
+# which ends where the wall opens at the base.
 _heart = dict(
     backbone=dict(num_classes=4),
     weak=dict(degrees=45, flip=0.0, quarter_turns=False),
@@ -54,6 +55,7 @@ _heart = dict(
             dict(type="KeepLargest", of="foreground"),
             dict(type="KeepLargest", classes=(2, 3)),
             dict(type="KeepLargest", classes=(1,), beside=2),
+            dict(type="CutAtBase", classes=(1,), wall=2),
         ],
     ),
 )
