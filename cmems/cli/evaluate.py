@@ -10,11 +10,11 @@ def add_arguments(parser):
     """Add what the command takes."""
     add_config(parser)
     parser.add_argument("checkpoint", help="best.pth or last.pth")
-    parser.add_argument("--split", help="train-time val or test; default the config's")
+    parser.add_argument("--split", help="val, test or valtest, which is both; default the config's")
     parser.add_argument(
         "--metrics-preset", help="transunet (the paper's), ssl4mis, nan or strict; default the config's"
     )
-    parser.add_argument("--show-dir", help="write overlay panels (image, reference, networks, ensemble) there")
+    parser.add_argument("--show-dir", help="draw the first eight cases there: image, reference, networks, ensemble")
     parser.add_argument("--out", help="folder of metrics.json and the tables metrics*.csv; default the work directory")
     parser.add_argument("--work-dir", help="where the log goes; default test_<split> beside the checkpoint")
 

@@ -24,7 +24,7 @@ def add_arguments(parser):
     parser.add_argument(
         "out",
         nargs="?",
-        help="folder of the masks; those of the same names are replaced, but for what this model made of the same scan",
+        help="folder of the masks; those that predict wrote are replaced, but for this model's of the same scan",
     )
     add_choices(parser)
     parser.add_argument(

@@ -2,7 +2,7 @@
 _base_ = ["../_base_/settings/acdc_plus_128.py", "../_base_/methods/second_round.py"]
 train_dataloader = dict(
     exemplar=dict(batch_size=4),
-    static=dict(type="StaticLabels", batch_size=16, folder="work_dirs/unet_acdc_128_round2/labels_1"),
+    static=dict(type="StaticLabels", batch_size=16, folder="work_dirs/cmems_plus/unet_acdc_128_round2/labels_1"),
 )
 model = {{_base_._heart}}
 train_cfg = dict(max_iters=900, val_interval=300)

@@ -4,7 +4,7 @@ _base_ = ["../_base_/settings/acdc_plus_cpu.py", "../_base_/methods/second_round
 data_root = "data/acdc_plus_96"
 train_dataloader = dict(
     data_root=data_root,
-    static=dict(type="StaticLabels", batch_size=8, folder="work_dirs/unet_acdc_cpu_round2/labels_1"),
+    static=dict(type="StaticLabels", batch_size=8, folder="work_dirs/cmems_plus/unet_acdc_cpu_round2/labels_1"),
 )
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
