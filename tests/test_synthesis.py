@@ -19,6 +19,7 @@ from cmems.datasets.synthesis import (
     RadialShape,
     RandomAffine,
     RandomGammaGain,
+    Trabeculae,
     WallShape,
     WarpedExemplar,
 )
@@ -171,6 +172,25 @@ def test_a_wall_at_the_ratio_that_it_has_stays_whatever_its_outline():
         torch.testing.assert_close((found - center)[0, 0].norm(dim=1), old[0], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(("ratio", "rim"), [(0.3, 0.08), (0.8, 0.08), (0.1, 0.03)])
+def test_the_rim_of_a_cavity_keeps_its_width(ratio, rim):
+    """Discs of radii 0.3 and 0.5: a rim of 0.08, but at most 0.6 of the new radius, is moved and not stretched."""
+    size = 256
+    label = torch.where(discs(0.5, size=size) == 1, 1, 0).to(torch.uint8)
+    label[discs(0.3, size=size) == 1] = 2
+    part = WallShape(cavity=2, wall=1, rim=0.04)
+    parameters = dict(ratio=torch.tensor([ratio]), size=torch.ones(1), changed=torch.tensor([True]))
+    far = torch.linspace(0.001, 0.499, 200)
+    place = torch.stack([far, torch.zeros_like(far)], 1)[None, None]
+    source = part.bend(place, parameters, label[None], torch.zeros(1, dtype=torch.int64))[0, 0, :, 0]
+    new, middle = 0.5 * ratio, far < 0.5 * ratio - rim
+    rest = far[middle] * (0.3 - rim) / (new - rim)
+    torch.testing.assert_close(source[middle], rest, atol=6e-3, rtol=0)
+    within = ~middle & (far < new)
+    torch.testing.assert_close(source[within], far[within] + 0.3 - new, atol=6e-3, rtol=0)
+    assert (source.diff() > 0).all()
+
+
 def test_contrast_is_a_power_and_a_factor_within_the_range_of_grey():
     part = RandomGammaGain(gamma=(0.5, 2), gain=(0.5, 2))
     grey = torch.tensor([0.0, 0.25, 0.5, 1.0]).expand(2, 1, 1, 4)
@@ -234,6 +254,28 @@ def test_painted_classes_have_their_median_and_change_where_labels_do():
     for nearly in (noisy * 0.1, noisy + 0.45):  # grain beyond white and black
         grain = PaintClasses((1,), probability=1.0, share=(1, 1), texture=(9, 9))(nearly, whole, nearly, Stream(2))
         assert 0 <= float(grain.min()) <= float(grain.max()) <= 1
+
+
+def test_strands_cover_their_share_of_a_cavity_in_the_walls_grey_and_nothing_else():
+    labels = discs(0.9, 0.7).expand(64, -1, -1).clone()  # a wall, 1, around a cavity, 2
+    images = torch.where(labels == 2, 0.8, torch.where(labels == 1, 0.3, 0.1)).unsqueeze(1)
+    cavity, full = labels == 2, dict(probability=1.0, depth=(1.0, 1.0))
+
+    def covered(where, **settings):
+        found = Trabeculae((2,), wall=1, **full, **settings)(images, labels, images, Stream(3)).squeeze(1)
+        assert torch.equal(found[~cavity], images.squeeze(1)[~cavity])
+        assert 0.3 - 1e-6 <= float(found[cavity].min()) <= float(found[cavity].max()) <= 0.8 + 1e-6
+        return float((found[where.expand_as(cavity)] < 0.55).float().mean())
+
+    middle, rim = discs(0.4) == 1, (discs(0.7) == 1) & (discs(0.6) == 0)
+    for amount in (0.1, 0.4):
+        assert abs(covered(cavity, amount=(amount, amount), border=0.0) - amount) < 0.04
+    more = dict(amount=(0.2, 0.2), border=3.0)
+    assert covered(rim, **more) > covered(middle, **more) + 0.08
+    drawn = Trabeculae((2,), wall=1, probability=0.5)(images, labels, images, Stream(3))
+    assert 20 < int((drawn != images).flatten(1).any(1).sum()) < 44
+    for part in (Trabeculae((2,), wall=1, probability=0.0), Trabeculae((7,), wall=1), Trabeculae((2,), wall=7)):
+        assert torch.equal(part(images, labels, images, Stream(3)), images)
 
 
 def test_each_class_has_a_gain_of_its_own_and_the_background_none():

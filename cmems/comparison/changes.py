@@ -63,6 +63,26 @@ def without_look(kind):
     return _of_exemplar("organs", lambda own: [part for part in own if part["type"] != kind])
 
 
+def walls(**settings):
+    """Return what changes settings of CMEMS+'s ``WallShape``, where it has one.
+
+    Args:
+        settings: By name; ``scale`` is that of the part before it, which places and enlarges the whole.
+    """
+    scale = settings.pop("scale", None)
+
+    def change(own):
+        first = own[0] if scale is None else dict(own[0], scale=scale)
+        return [first, *(dict(part, **settings) if part["type"] == "WallShape" else part for part in own[1:])]
+
+    def options(config):
+        found = _of_exemplar("geometric", lambda own: own)(config)
+        there = any(part["type"] == "WallShape" for own in found.values() for part in own)
+        return _of_exemplar("geometric", change)(config) if there else {}
+
+    return options
+
+
 def without_propagation(config):
     """Return what leaves the labels on the slices that were given, where the config carries them to more."""
     return {"train_dataloader.propagation": None} if config.train_dataloader.get("propagation") else {}

@@ -73,6 +73,11 @@ _PLUS_WITHOUT = {
     "change of shape": changes.shapes(),
     "walls of every thickness, with RadialShape instead": changes.radial_shapes,
     "how hearts lie: every rotation and mirror image instead": changes.any_way_up,
+    "small organs: 0.7 to 1.4 instead, the left ventricle by itself 0.8 to 1.2": changes.walls(
+        scale=(0.7, 1.4), size=(0.8, 1.2)
+    ),
+    "the cavity's rim, stretched instead": changes.walls(rim=0.0),
+    "muscle within cavities": changes.without_look("Trabeculae"),
     "painted wall": changes.without_look("PaintClasses"),
     "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},

@@ -30,6 +30,9 @@ ROWS = {
     ),
     "ClassGain": dict(PASTE, organs=[dict(type="ClassGain", width=0.5)]),
     "PaintClasses": dict(PASTE, organs=[dict(type="PaintClasses", classes=(1, 2, 3), probability=1.0)]),
+    "Trabeculae": dict(
+        PASTE, organs=[dict(type="Trabeculae", classes=(1, 3), wall=2, probability=1.0, depth=(0.6, 1.0))]
+    ),
     "MatchQuantiles": dict(PASTE, organs=[dict(type="MatchQuantiles", share=(1, 1))]),
     "AmplitudeMix": dict(PASTE, organs=[dict(type="AmplitudeMix", strength=(1, 1), probability=1.0)]),
     "margin=4, edge=1": dict(PASTE, margin=4, edge=1),

@@ -1,7 +1,14 @@
 """Ω (Eq. 1) and its parts: G changes place and shape, I the look; all batched, on the device."""
 
 from cmems.datasets.synthesis.geometric import GeometricChain, OrganJitter, RadialShape, RandomAffine, WallShape
-from cmems.datasets.synthesis.intensity import AmplitudeMix, ClassGain, MatchQuantiles, PaintClasses, RandomGammaGain
+from cmems.datasets.synthesis.intensity import (
+    AmplitudeMix,
+    ClassGain,
+    MatchQuantiles,
+    PaintClasses,
+    RandomGammaGain,
+    Trabeculae,
+)
 from cmems.datasets.synthesis.paste import ExemplarPaste, WarpedExemplar
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "RadialShape",
     "RandomAffine",
     "RandomGammaGain",
+    "Trabeculae",
     "WallShape",
     "WarpedExemplar",
 ]

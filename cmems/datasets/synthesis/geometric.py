@@ -134,12 +134,14 @@ class WallShape(Perturbation):
         size (tuple[float, float]): Range of s, log-uniform.
         reach (float): How far what lies outside moves along.
         probability (float): Share of the samples whose shape changes.
+        rim (float): Width of the cavity's rim that is moved and not stretched, as a share of the image's side; at most
+            three fifths of a and a'.
     """
 
     angles, steps = 96, 96  # of the polar grid on which a and b are measured
 
-    def __init__(self, cavity, wall, ratio=(0.15, 0.88), size=(0.8, 1.2), reach=1.7, probability=0.8):
-        self.cavity, self.wall = cavity, wall
+    def __init__(self, cavity, wall, ratio=(0.15, 0.88), size=(0.8, 1.2), reach=1.7, probability=0.8, rim=0.0):
+        self.cavity, self.wall, self.rim = cavity, wall, rim
         self.ratio, self.size, self.reach, self.probability = ratio, size, reach, probability
 
     def draw(self, stream, n):
@@ -189,7 +191,9 @@ class WallShape(Perturbation):
         end = self.reach * torch.maximum(b, new_b)
         in_wall = a + (rho - new_a) * (b - a) / (new_b - new_a)
         outside = rho + (b - new_b) * ((end - rho) / (end - new_b)).clamp(0, 1)
-        source = torch.where(rho < new_a, rho * a / new_a, torch.where(rho < new_b, in_wall, outside))
+        rim = (0.6 * torch.minimum(a, new_a)).clamp(max=2 * self.rim)
+        in_cavity = torch.where(rho < new_a - rim, rho * (a - rim) / (new_a - rim), rho + a - new_a)
+        source = torch.where(rho < new_a, in_cavity, torch.where(rho < new_b, in_wall, outside))
         source = torch.where(parameters["changed"][:, None, None], source, rho)
         return center + offset * (source / rho).unsqueeze(-1)
 

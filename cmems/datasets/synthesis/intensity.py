@@ -113,6 +113,52 @@ class PaintClasses(OrganLook):
 
 
 @SYNTHESIZERS.register_module()
+class Trabeculae(OrganLook):
+    """Strands and blobs of the wall's grey level within cavities, where annotations go on calling them cavity.
+
+    Papillary muscles and trabeculae are outlined as part of the ventricle that they lie in. One slice shows them at
+    few places, another heart or phase at others; networks that saw too few leave out what is dark, or stop at it.
+    Smooth noise, of two sizes, is drawn towards the wall's level where it is above a threshold, by rank: so ``amount``
+    is the share of an image that the strands would cover, and near outlines they cover more.
+
+    Args:
+        classes (sequence[int]): Labels of the cavities.
+        wall (int): Label of the wall, whose median grey level strands have. Samples without it stay as they are.
+        probability (float): Share of the samples, by cavity, that have strands.
+        amount (tuple[float, float]): Range of the share covered, uniform.
+        depth (tuple[float, float]): Range of how much of the way to the wall's level strands go, uniform.
+        border (float): Largest addition to the noise, in its standard deviations, at outlines; uniform from 0.
+        cells (tuple[int, int]): Cells of the coarse and of the fine noise across the image.
+    """
+
+    def __init__(self, classes, wall, probability=0.7, amount=(0.0, 0.5), depth=(0.3, 1.0), border=1.5, cells=(12, 28)):
+        self.classes, self.wall, self.probability = tuple(classes), wall, probability
+        self.amount, self.depth, self.border, self.cells = amount, depth, border, cells
+
+    def __call__(self, images, labels, backgrounds, stream):
+        """Darken (or brighten) parts of the cavities of ``(B, 1, H, W)`` images; nothing beyond them changes."""
+        n, size, labels = len(images), images.shape[2:], labels.unsqueeze(1)
+        level = torch.where(labels == self.wall, images, torch.nan).flatten(1).nanmedian(1).values.view(-1, 1, 1, 1)
+        coarse, fine = (
+            F.interpolate(stream.uniform((n, 1, k, k)), size, mode="bicubic", align_corners=True) for k in self.cells
+        )
+        noise = torch.lerp(coarse, fine, stream.uniform((n, 1, 1, 1), 0.2, 0.8))
+        noise = (noise - noise.mean((1, 2, 3), keepdim=True)) / noise.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
+        ranked = noise.flatten(1).sort(1, descending=True).values
+        reach = max(1, size[-1] // 32)
+        for k in self.classes:
+            here = (labels == k).to(images.dtype)
+            covered = stream.uniform((n, 1), *self.amount)
+            threshold = ranked.gather(1, (covered * (ranked.shape[1] - 1)).long()).view(-1, 1, 1, 1)
+            near = 1 - F.avg_pool2d(here, 2 * reach + 1, 1, reach)
+            above = noise + stream.uniform((n, 1, 1, 1), 0.0, self.border) * near - threshold
+            share = stream.uniform((n, 1, 1, 1), *self.depth) * stream.bernoulli((n, 1, 1, 1), self.probability)
+            strands = torch.lerp(images, level, share * here * torch.sigmoid(4 * above))
+            images = torch.where(level.isnan() | (here == 0), images, strands)
+        return images
+
+
+@SYNTHESIZERS.register_module()
 class MatchQuantiles(OrganLook):
     """Draw the exemplar's grey levels towards the background's: a piecewise linear map from quantile to quantile.
 
