@@ -63,24 +63,21 @@ def without_look(kind):
     return _of_exemplar("organs", lambda own: [part for part in own if part["type"] != kind])
 
 
-def walls(**settings):
-    """Return what changes settings of CMEMS+'s ``WallShape``, where it has one.
+def walls(scale=None, **settings):
+    """Return what changes settings of CMEMS+'s ``WallShape``, where a config sets them all.
 
     Args:
-        settings: By name; ``scale`` is that of the part before it, which places and enlarges the whole.
+        scale (tuple[float, float] | None): Also that of the part before it, which places and enlarges the whole.
+        settings: By name.
     """
-    scale = settings.pop("scale", None)
 
     def change(own):
+        if not any(part["type"] == "WallShape" and settings.keys() <= part.keys() for part in own):
+            return own
         first = own[0] if scale is None else dict(own[0], scale=scale)
         return [first, *(dict(part, **settings) if part["type"] == "WallShape" else part for part in own[1:])]
 
-    def options(config):
-        found = _of_exemplar("geometric", lambda own: own)(config)
-        there = any(part["type"] == "WallShape" for own in found.values() for part in own)
-        return _of_exemplar("geometric", change)(config) if there else {}
-
-    return options
+    return _of_exemplar("geometric", change)
 
 
 def without_propagation(config):
