@@ -26,7 +26,7 @@ from cmems.apis.run import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.graph import StepGraph
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.registry import READERS
 
 REPO = Path(__file__).parents[1]
@@ -248,10 +248,13 @@ def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_t
     assert drawn[0].is_file()
 
 
-def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path):
-    config = tiny_config()
-    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
-    metrics = run_test(config, str(tmp_path / "w" / "last.pth"), split="val")
+def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path, capsys):
+    config, idle = tiny_config(), {"train_cfg.max_iters": 1}
+    warn_once.cache_clear()
+    train(config, str(tmp_path / "w"), cfg_options=idle)
+    assert "read by training alone" not in capsys.readouterr().err
+    metrics = run_test(config, str(tmp_path / "w" / "last.pth"), split="val", cfg_options=idle)
+    assert "--cfg-options train_cfg.max_iters: read by training alone" in capsys.readouterr().err
     assert 0 <= metrics["ensemble/DSC"] <= 1
     assert "network_2/HD95_Myo" in metrics
 

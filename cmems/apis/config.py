@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import cmems.registry as registries
 from cmems.apis.places import find_config
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 
 # What is read of a config once its file was: other names at its top are variables of the file.
 _READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}
@@ -25,6 +25,7 @@ _READ |= {"find_unused_parameters", "compile", "activation_checkpointing", "effi
 _READ -= {"cfg"}
 # Where data_root acts, unless something else is set there.
 _DATA_PLACES = ("train_dataloader.data_root", "val_dataloader.dataset.data_root", "test_dataloader.dataset.data_root")
+_OF_TRAINING = {"train_cfg", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader", "val_evaluator", "budget"}
 # Sections that are not built by a type.
 _PLAIN = {
     "env_cfg": ("compiled_kernels", "keep_memory", "cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
@@ -50,13 +51,14 @@ class Texts(dict):
     """Options as they were typed: a text is read as what the config has under its key."""
 
 
-def load_config(path, options=None, needs=()):
+def load_config(path, options=None, needs=(), trains=True):
     """Read a Python-file config; modules that its ``custom_imports`` names are found beside it too.
 
     Args:
         path (str): The config, as :func:`find_config` takes it.
         options (dict | None): Values to set, keys dotted: ``{"train_cfg.max_iters": 100}``.
         needs (sequence[str]): Dotted keys that must be set.
+        trains (bool): The config is to be trained; else it is warned of options that training alone reads.
 
     Raises:
         InputError: No such file, a mistake in it, an option or a setting that nothing reads, or a need that is not met.
@@ -95,6 +97,9 @@ def load_config(path, options=None, needs=()):
         if name not in _READ and near:
             raise InputError(f"config {path}: nothing reads '{name}'; did you mean {near[0]}?")
     set_options(config, options or {})
+    idle = [] if trains else [key for key in options or {} if key.split(".")[0] in _OF_TRAINING]
+    if idle:
+        warn_once(f"--cfg-options {', '.join(idle)}: read by training alone, which this is not")
     missing = [key for key in needs if value_at(config, key) is None]
     if missing:
         raise InputError(

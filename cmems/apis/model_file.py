@@ -142,7 +142,7 @@ def _is_model(path):
 
 def _load(config, cfg_options):
     """Return a config, and the prepared data set that it names, of which the manifest is enough."""
-    cfg = load_config(config, cfg_options, ["model"])
+    cfg = load_config(config, cfg_options, ["model"], trains=False)
     root = next(filter(None, (value_at(cfg, place) for place in _DATA_PLACES)), None)
     if root is None:
         raise InputError(f"config {config}: data_root is not set; expected the prepared data set it was trained on")

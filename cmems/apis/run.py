@@ -329,7 +329,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         InputError: Something in the config, the data or the checkpoint is wrong; or the work directory holds a
             prepared data set or another config of this name.
     """
-    cfg, saved = load_config(config, cfg_options, _TESTS), read_checkpoint(checkpoint)
+    cfg, saved = load_config(config, cfg_options, _TESTS, trains=False), read_checkpoint(checkpoint)
     if split:
         cfg.test_dataloader.dataset.split = split
     split = cfg.test_dataloader.dataset.split
