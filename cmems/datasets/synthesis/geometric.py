@@ -126,6 +126,10 @@ class WallShape(Perturbation):
     stretched linearly along each ray, so that either keeps its own outline, however thin the exemplar's wall is;
     outside, the displacement b' - b decays to nothing at ``reach`` times the larger of the two.
 
+    Outlines run where the grey of a cavity has fallen to the wall's, along the outer edge of a half-dark rim, which is
+    of much the same width in large and small cavities. ``rim`` keeps that width; stretched with the rest, it would be
+    thin in a small cavity, and networks would draw the outline of a real one within it.
+
     Args:
         cavity (int): Label of what lies inside.
         wall (int): Label of what lies around it.
