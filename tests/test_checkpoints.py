@@ -405,9 +405,9 @@ def small_files(limit):
 def test_a_file_that_may_not_grow_is_named_and_none_is_cut(
     command, limit, made, work, raw_acdc, tmp_path, monkeypatch, capsys
 ):
-    def load(*args):  # through a copy in the system's folder for such
+    def load(*args, **options):  # through a copy in the system's folder for such
         with small_files(None):
-            return load_config(*args)
+            return load_config(*args, **options)
 
     for module in ("run", "model_file"):
         monkeypatch.setattr(sys.modules[f"cmems.apis.{module}"], "load_config", load)
