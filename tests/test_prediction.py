@@ -154,6 +154,7 @@ def test_the_right_ventricle_ends_where_the_wall_opens_at_the_base(walls, kept):
         dict(type="KeepLargest", of="organ"),
         dict(type="RemoveSmall", mm3=-1),
         dict(type="CutAtBase", classes=(1,), wall=2, share=2),
+        dict(type="CutAtBase", classes=(1,), wall=2, slices=-1),
     ],
 )
 def test_a_clean_up_that_cannot_be_is_refused(wrong, tiny_config, tmp_path):

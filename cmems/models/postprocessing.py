@@ -79,6 +79,8 @@ class CutAtBase(PostProcessor):
     def __init__(self, classes, wall, share=0.75, slices=3):
         if not 0 <= share <= 1:
             raise InputError(f"CutAtBase: share: expected 0 to 1, got {share!r}")
+        if not isinstance(slices, int) or slices < 0:
+            raise InputError(f"CutAtBase: slices: expected an integer of 0 or more, got {slices!r}")
         self.classes, self.wall, self.share, self.slices = tuple(classes), wall, share, slices
 
     def __call__(self, labels, spacing):

@@ -52,7 +52,7 @@ def main(data, out):
     train = TrainData(data, EXEMPLAR)
     (image,), (label,) = train.exemplars
     rows = torch.linspace(3, len(train.store) - 1, COUNT).long()
-    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=60, layout="constrained")
+    figure = Figure(figsize=(11, 1.95 * len(ROWS)), dpi=52, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(ROWS), COUNT + 1)
     for (name, config), line in zip(ROWS.items(), axes, strict=True):
@@ -65,7 +65,7 @@ def main(data, out):
         for ax, each, mask in zip(line[1:], images, labels, strict=True):
             show(ax, each[0], mask)
     axes[0][0].set_title("exemplar", fontsize=10)
-    figure.savefig(out)
+    figure.savefig(out, pil_kwargs=dict(optimize=True))
 
 
 def show(ax, image, label):
