@@ -265,6 +265,13 @@ def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, tmp_p
     ways = {
         "another": ({"val_evaluator.0.preset": "strict"}, 'val_evaluator.0.preset: "transunet" there, "strict" here'),
         "split": ({"val_dataloader.dataset.split": "test"}, 'data.split: "val" there, "test" here'),
+        "clean-up": (
+            {
+                "model.prediction": dict(clean=[dict(type="FillHoles")]),
+                "default_hooks.checkpoint.save_best": "cleaned/DSC",
+            },
+            'prediction.clean.0.type: not set there, "FillHoles" here',
+        ),
         "by": ({"default_hooks.checkpoint.save_best": "network_1/DSC"}, "by network_1/DSC, not ensemble/DSC"),
         "same": ({}, None),
     }

@@ -21,7 +21,7 @@ from cmems.apis.record import write_record
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
-from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, check_networks, newest_whole, read_checkpoint
+from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, check_networks, newest_whole, of_training, read_checkpoint
 from cmems.engine.runner import RECORD, told
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
@@ -282,8 +282,9 @@ def _is_finished(cfg, settings):
         return False
     try:
         meta = read_checkpoint(path)["meta"]
-        return meta.get("iter") == cfg.train_cfg.max_iters and json.loads(meta.get("settings", "null")) == settings
-    except (InputError, TypeError, ValueError):
+        made = of_training(json.loads(meta.get("settings", "null")))
+        return meta.get("iter") == cfg.train_cfg.max_iters and made == of_training(settings)
+    except (InputError, AttributeError, TypeError, ValueError):
         return False
 
 

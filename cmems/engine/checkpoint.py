@@ -130,6 +130,21 @@ def newest_whole(work_dir):
     return None, None
 
 
+def of_training(settings):
+    """Return a run's settings without what a prediction makes of the networks' answers, which trains nothing.
+
+    Args:
+        settings (dict): Of a run, in plain values; not changed.
+    """
+    model = settings.get("model")
+    prediction = model.get("prediction") if isinstance(model, dict) else None
+    if not isinstance(prediction, dict):
+        return settings
+    kept = {k: v for k, v in prediction.items() if k not in _FINISHES}
+    rest = {k: v for k, v in model.items() if k != "prediction"}
+    return {**settings, "model": {**rest, "prediction": kept} if kept else rest}
+
+
 def differing(made, own):
     """List where two settings differ, as ``key: value there, value here``.
 
@@ -152,6 +167,7 @@ def _leaves(value, path=""):
         yield from _leaves(part, f"{path}.{key}" if path else str(key))
 
 
+_FINISHES = ("clean", "resize")  # of model.prediction: what is made of the networks' answers
 _UNSEEN = re.compile("pretrained|init_cfg|drop")  # what trained networks do not show, or not in prediction
 
 
@@ -205,7 +221,12 @@ def _measured(runner):
     """Return what validates a run, as text: scores of one and of another are not compared."""
     content = runner.cfg._cfg_dict.to_dict()
     data = {k: v for k, v in ((content.get("val_dataloader") or {}).get("dataset") or {}).items() if k != "data_root"}
-    return json.dumps(dict(val_evaluator=content.get("val_evaluator"), data=data), sort_keys=True, default=str)
+    prediction = (content.get("model") or {}).get("prediction") or {}
+    finishes = {k: prediction[k] for k in _FINISHES if k in prediction}
+    found = dict(val_evaluator=content.get("val_evaluator"), data=data)
+    if finishes:
+        found["prediction"] = finishes
+    return json.dumps(found, sort_keys=True, default=str)
 
 
 @HOOKS.register_module()
@@ -235,11 +256,11 @@ class LastBestCheckpointHook(Hook):
         ]
         if not names or not all(names):  # a metric of one's own is known once it was computed
             return
-        networks = len(runner.model.module.networks if is_model_wrapper(runner.model) else runner.model.networks)
-        models = ["ensemble"] * (networks > 1) + [f"network_{m}" for m in range(1, networks + 1)]
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        models = model.prediction.names(len(model.networks))
         each = ["", *(f"_{c}" for c in runner.train_loop.data.prepared.classes)]
         known = [f"{model}/{name}{c}" for model in models for name in names for c in each]
-        wanted = f"{models[0]}/DSC" if self.save_best == "auto" else self.save_best
+        wanted = f"{models[-1]}/DSC" if self.save_best == "auto" else self.save_best
         if wanted not in known:
             near = difflib.get_close_matches(wanted, known, n=3, cutoff=0)
             raise InputError(
