@@ -318,6 +318,7 @@ MISTAKES = {
     "text for a number": ("optim_wrapper.optimizer.lr=abc", "optimizer.lr: expected a number, got 'abc'"),
     "negative rate": ("optim_wrapper.optimizer.lr=-1", "optim_wrapper: Invalid learning rate: -1"),
     "text for a switch": ("model.batch_views=yes", "model.batch_views: expected True or False, got 'yes'"),
+    "text for dicts": ("model.objectives=[exemplar]", "model.objectives: expected a list of dicts, "),
     "no interval": ("default_hooks.checkpoint.interval=0", "interval: expected a positive number of steps, got 0"),
     "negative seed": ("randomness.seed=-1", "seed: expected an integer from 0 to 4294967295, got -1"),
     "data elsewhere": ("data_root=nowhere", "nowhere: no such folder"),
@@ -339,6 +340,22 @@ def test_a_mistake_in_the_config_ends_in_one_message_before_any_step(mistake, ti
     assert not list((tmp_path / "w").glob("*.pth"))
 
 
+def test_objectives_that_are_none_are_refused_in_a_file_too(tiny_config, tmp_path):
+    for text in ('["exemplar"]', '"exemplar"'):
+        config = tiny_config(extra=f"model = dict(objectives={text})\n")
+        with pytest.raises(InputError, match=r"model\.objectives: expected a list of dicts, each with a type, got"):
+            train(config, str(tmp_path / "w"))
+
+
+def test_settings_by_label_are_walked_through(tiny_config, tmp_path):
+    part = dict(type="OrganJitter", classes=(1, 2, 3), own={2: dict(shift=0.1)})
+    options = {"train_dataloader.synthetic.synthesizer.apart": part, "train_cfg.max_iters": 1}
+    assert train(tiny_config(), str(tmp_path / "w"), cfg_options=options).iter == 1
+    part["own"][2] = dict(shfit=0.1)
+    with pytest.raises(InputError, match=r"own: expected labels of classes, each with some of .*, got 2\.shfit"):
+        train(tiny_config(), str(tmp_path / "v"), cfg_options=options)
+
+
 def test_what_is_typed_is_read_as_what_it_replaces():
     typed = {
         "val_evaluator.0.preset": "nan",
@@ -347,6 +364,8 @@ def test_what_is_typed_is_read_as_what_it_replaces():
         "model.strong": "None",
         "optim_wrapper.optimizer.lr": "1e-4",
         "train_dataloader.synthetic.synthesizer.intensity.gamma": "(0.5, 2)",
+        "model.objectives": "[{'type': 'Supervised', 'source': 'exemplar'}]",
+        "val_cfg": "{'type': 'ValLoop', 'fp16': False}",
     }
     config = load_config(REPO / "configs/cmems/unet_acdc_128.py", Texts(typed))
     assert config.val_evaluator[0].preset == "nan"
@@ -356,6 +375,8 @@ def test_what_is_typed_is_read_as_what_it_replaces():
     assert config.model.strong is None
     assert config.optim_wrapper.optimizer.lr == 1e-4
     assert config.train_dataloader.synthetic.synthesizer.intensity.gamma == (0.5, 2)
+    assert [dict(each) for each in config.model.objectives] == [dict(type="Supervised", source="exemplar")]
+    assert config.val_cfg == dict(type="ValLoop", fp16=False)
 
 
 def test_a_misspelt_section_of_a_config_file_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Reading a config, with every mistake in one readable line."""
 
+import ast
 import copy
 import difflib
 import inspect
@@ -7,6 +8,7 @@ import json
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 
 import mmengine.registry
 from mmengine.config import Config, DictAction
@@ -158,10 +160,13 @@ def count_steps(config):
     """Turn an objective's ``ramp_up``, ``begin`` and ``end`` below 1, shares of the training, into steps.
 
     Raises:
-        InputError: A share is not in [0, 1].
+        InputError: A share is not in [0, 1], or an objective is no dict.
     """
     steps = (config.get("train_cfg") or {}).get("max_iters")
-    for objective in (config.get("model") or {}).get("objectives", []):
+    objectives = (config.get("model") or {}).get("objectives") or []
+    if not (isinstance(objectives, (list, tuple)) and _all_dicts(objectives)):
+        raise InputError(f"model.objectives: expected a list of dicts, each with a type, got {objectives!r}")
+    for objective in objectives:
         for key in ("ramp_up", "begin", "end"):
             if isinstance(objective.get(key), float) and isinstance(steps, int):
                 if not 0 <= objective[key] <= 1:
@@ -233,7 +238,7 @@ def _walk(path, node):
             yield f"{path}.interval: expected a positive number of steps, got {value!r}"
         elif known and _wanted(known.get(key), value):
             yield f"{path}.{key}: expected {_wanted(known[key], value)}, got {value!r}"
-        elif isinstance(value, _MAPS) and not key.endswith("_cfg"):  # what layers of mmcv take
+        elif isinstance(value, _MAPS) and not str(key).endswith("_cfg"):  # what layers of mmcv take
             yield from _walk(f"{path}.{key}", value)
 
 
@@ -341,6 +346,11 @@ def _read_text(text, old):
     bare = text.strip("'\"")
     if isinstance(old, str) and bare != "None" and not bare.startswith(("[", "(")):
         return bare
+    if text.lstrip().startswith(("[", "(", "{")):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(text.strip())
+            if isinstance(value, (list, tuple, dict)):
+                return value
     try:
         return DictAction._parse_iterable(text)
     except AssertionError as error:
@@ -349,11 +359,18 @@ def _read_text(text, old):
 
 def _wanted(old, new):
     """Return what was expected where a value is of another kind than the one that it replaces, else None."""
+    listed = [each for each in (old, new) if isinstance(each, (list, tuple)) and len(each)]
+    if len(listed) == 2 and _all_dicts(old) and not _all_dicts(new):
+        return "a list of dicts, \"[{'type': …}]\""
     for kind, allowed, name in _KINDS:
         if isinstance(old, kind):
             fits = isinstance(new, allowed) and (kind is bool or not isinstance(new, bool))
             return None if new is None or fits else name
     return None
+
+
+def _all_dicts(parts):
+    return all(isinstance(part, dict) for part in parts)
 
 
 def _nearest(name, known):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
+from cmems.errors import InputError
 from cmems.models.perturbations.base import Perturbation
 from cmems.registry import SYNTHESIZERS
 
@@ -214,18 +215,30 @@ class OrganJitter(Perturbation):
         degrees (float): Rotation, uniform in ± this many degrees.
         scale (tuple[float, float]): Range of the enlargement, log-uniform.
         shift (float): Shift along each axis, uniform in ± this share of the image's side.
+        own (dict[int, dict] | None): Of these three what a label has of its own, ``{8: dict(shift=0.1)}``.
+
+    Raises:
+        InputError: ``own`` names another label, or another setting.
     """
 
-    def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
-        self.classes = tuple(classes)
-        self.degrees, self.scale, self.shift = degrees, scale, shift
+    def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02, own=None):
+        self.classes, shared = tuple(classes), dict(degrees=degrees, scale=scale, shift=shift)
+        self.ranges = {k: {**shared, **(own or {}).get(k, {})} for k in self.classes}
+        odd = sorted(set(own or {}) - set(self.classes), key=str)
+        odd += [f"{k}.{name}" for k, ranges in self.ranges.items() for name in ranges if name not in shared]
+        if odd:
+            raise InputError(
+                f"OrganJitter: own: expected labels of classes, each with some of {', '.join(shared)}, got "
+                f"{', '.join(map(str, odd))}"
+            )
 
-    def draw(self, stream, n):
+    def draw(self, stream, n, label):
         """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)`` and ``shift`` ``(n, 2)``, the image's side being 2."""
+        ranges = self.ranges[label]
         return dict(
-            angle=geometry.degrees(stream, n, self.degrees),
-            scale=stream.log_uniform(n, *self.scale),
-            shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
+            angle=geometry.degrees(stream, n, ranges["degrees"]),
+            scale=stream.log_uniform(n, *ranges["scale"]),
+            shift=stream.uniform((n, 2), -2 * ranges["shift"], 2 * ranges["shift"]),
         )
 
     def __call__(self, images, labels, sampling, stream):
@@ -243,7 +256,8 @@ class OrganJitter(Perturbation):
         moved, known = geometry.warp_images(images, sampling), torch.zeros_like(labels)
         for k in self.classes:
             mask = labels == k
-            matrices = geometry.affine_matrices(**self.draw(stream, len(images)), center=centroid(mask))[:, None, None]
+            drawn = self.draw(stream, len(images), k)
+            matrices = geometry.affine_matrices(**drawn, center=centroid(mask))[:, None, None]
             place = (matrices[..., :2] @ sampling.unsqueeze(-1)).squeeze(-1) + matrices[..., 2]
             there = geometry.warp_labels(mask.to(torch.uint8), place) > 0
             moved = torch.where(there.unsqueeze(1), geometry.warp_images(images, place), moved)
@@ -263,20 +277,73 @@ class GeometricChain:
         self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
 
     def __call__(self, stream, size, labels, which, turns=None):
-        """Draw a change per sample and return their ``(n, H, W, 2)`` sampling grids.
+        """Draw a change per sample and return their sampling grids: :meth:`draw`, then :meth:`grid`."""
+        return self.grid(self.draw(stream, len(which)), size, labels, which, turns)
+
+    def draw(self, stream, n):
+        """Draw what each part draws, a list in their order."""
+        return [part.draw(stream, n) for part in (self.first, *self.rest)]
+
+    def grid(self, drawn, size, labels, which, turns=None, fit=None):
+        """Return the ``(n, H, W, 2)`` sampling grids of what was drawn.
 
         Args:
-            stream (Stream): Where the parameters are drawn from.
+            drawn (list): From :meth:`draw`.
             size (tuple[int, int]): H, W.
             labels (Tensor): ``(E, H, W)`` uint8 of the exemplars.
             which (Tensor): ``(n,)`` int64, the exemplar of each sample.
             turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar. Default: none.
+            fit (callable | None): What maps the first part's grid before further parts bend it.
         """
         more = {} if turns is None else dict(turns=turns)  # a first part of one's own need not know of it
-        sampling = self.first.grid(self.first.draw(stream, len(which)), size, labels, which, **more)
-        for part in self.rest:
-            sampling = part.bend(sampling, part.draw(stream, len(which)), labels, which)
+        sampling = self.first.grid(drawn[0], size, labels, which, **more)
+        if fit is not None:
+            sampling = fit(sampling)
+        for part, parameters in zip(self.rest, drawn[1:], strict=True):
+            sampling = part.bend(sampling, parameters, labels, which)
         return sampling
+
+
+@SYNTHESIZERS.register_module()
+class BodyFit:
+    """The exemplar's body laid upon the background's: organs land within it, where they lie in a body of its size.
+
+    A body is what is brighter than ``level``. Its mean and standard deviation along each axis are matched, so tables
+    and tubes, few pixels as they are, hardly count.
+
+    Args:
+        level (float): Grey level, of [0, 1], above which a pixel is body; for CT 0.03, -113 HU, counts fat in.
+        limit (float): Most that an axis is stretched or squeezed.
+    """
+
+    def __init__(self, level=0.03, limit=2.0):
+        self.level, self.limit = level, limit
+
+    def __call__(self, exemplars, backgrounds):
+        """Find how samples' positions in the background's frame become positions in the exemplar's.
+
+        Args:
+            exemplars, backgrounds (Tensor): ``(n, 1, H, W)`` float32 in [0, 1], one of each a sample.
+
+        Returns:
+            callable: Maps ``(n, H, W, 2)`` sampling positions. Where either shows no body, nothing moves.
+        """
+        (center, size), (there, extent) = self._body(exemplars), self._body(backgrounds)
+        shown = ((size > 0) & (extent > 0)).all(1, keepdim=True)
+        ratio = (size / extent.clamp(min=1e-6)).clamp(1 / self.limit, self.limit).where(shown, 1.0)
+        offset = (center - there * ratio).where(shown, 0.0)
+        return lambda sampling: sampling * ratio[:, None, None] + offset[:, None, None]
+
+    def _body(self, images):
+        """Return the ``(n, 2)`` means and standard deviations, x and y, of the bodies' pixels."""
+        body = (images.squeeze(1) > self.level).to(torch.float32)
+        count = body.sum((1, 2)).clamp(min=1)
+        found = []
+        for axis, across in zip(_axes(body), (1, 2), strict=True):
+            weight = body.sum(across)
+            mean = (weight * axis).sum(1) / count
+            found.append((mean, ((weight * (axis - mean[:, None]).square()).sum(1) / count).sqrt()))
+        return tuple(torch.stack(each, 1) for each in zip(*found, strict=True))
 
 
 def is_organ(label):
