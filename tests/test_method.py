@@ -435,6 +435,24 @@ def test_doubt_changes_no_label_and_counts_what_members_share(settings):
         np.testing.assert_allclose(doubt.entropies, entropy, atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{}, dict(resize="probabilities"), dict(clean=[dict(type="KeepLargest")])])
+def test_background_that_is_not_sure_is_unknown_to_a_further_round(settings):
+    model = learner(prediction=dict(bfloat16=False, unknown_below=0.3, **settings)).eval()
+    each = volume(torch.rand(3, 32, 32))
+    labels = model.segment([each])[0][model.prediction.names(2)[-1]]
+    background = model.probabilities(torch.from_numpy(each["image"])[:, None]).mean(0)[:, 0].numpy()
+    found = model.prediction.segment_to_learn(model.networks, each)
+    unsure = (labels == 0) & (background < 0.3)
+    assert 0 < unsure.sum() < (labels == 0).sum()
+    assert ((found == 255) == unsure).all()
+    assert (found == labels)[~unsure].all()
+    model.prediction.unknown_below = 0.0
+    assert (model.prediction.segment_to_learn(model.networks, each) == labels).all()
+    for odd in (-0.1, 1.5, "a", True):
+        with pytest.raises(InputError, match="unknown_below: expected a probability, 0 to 1, got"):
+            learner(prediction=dict(unknown_below=odd))
+
+
 def volume(image, pixel=None, spacing=(8.0, 1.5, 1.5), size=32):
     return dict(image=image.numpy(), spacing=spacing, frame=Frame(size, pixel))
 

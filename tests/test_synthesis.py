@@ -18,6 +18,7 @@ from cmems.datasets.synthesis import (
     MatchQuantiles,
     OrganJitter,
     PaintClasses,
+    PairedLook,
     RadialShape,
     RandomAffine,
     RandomGammaGain,
@@ -329,6 +330,19 @@ def test_each_class_has_a_gain_of_its_own_and_the_background_none():
     assert all(len(f[label == 2].unique()) == 1 for f, label in pairs)
     assert ((gains / 0.4).log().abs() <= 0.5 + 1e-5).all()
     assert gains.std(0).min() > 0.02
+
+
+def test_one_of_a_pair_gets_the_other_s_grey_level():
+    label = two_organs().expand(64, -1, -1)
+    images = torch.where(label == 1, 0.6, torch.where(label == 2, 0.3, 0.1)).unsqueeze(1)
+    found = PairedLook([(1, 2)])(images, label, images, Stream(1)).squeeze(1)
+    levels = [
+        tuple(round(float(f[each == k].unique()), 4) for k in (0, 1, 2)) for f, each in zip(found, label, strict=True)
+    ]
+    assert set(levels) == {(0.1, 0.6, 0.3), (0.1, 0.3, 0.3), (0.1, 0.6, 0.6)}
+    assert 20 < levels.count((0.1, 0.6, 0.3)) < 44
+    alone = label * (label == 1)
+    assert torch.equal(PairedLook([(1, 2)], probability=1.0)(images, alone, images, Stream(1)), images)
 
 
 def test_hollow_organs_are_filled_anew_within_their_wall():

@@ -304,7 +304,7 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
         config (str): Path of the config.
         checkpoint (str): The weights.
         out (str): Folder of the masks, ``<case>.nii.gz``, on the scans' own grids, so that a next round may have
-            another size or spacing; as :func:`predict` cleans them.
+            another size or spacing; as :func:`predict` cleans them, 255 where ``model.prediction.unknown_below`` says.
         cfg_options (dict | None): Dotted keys to set.
         progress (callable | None): Called with (cases done, cases, name) after each case.
         keep (bool): Leave masks alone that these very weights made, or that were mended since they were made.
@@ -326,19 +326,19 @@ def label_training_scans(config, checkpoint, out, cfg_options=None, progress=Non
         if keep and _is_kept(written[case], key):
             kept.append(case)
         else:
-            _label(case, data, model, best, key, written[case])
+            _label(case, data, model, key, written[case])
         if progress:
             progress(done, len(cases), case)
     return Masks(written, data.classes, _whose(model, best), {}, {}, kept=kept)
 
 
-def _label(case, data, model, best, key, path):
+def _label(case, data, model, key, path):
     """Write the mask of a training case; its header says which model made which labels."""
     entry, rows = data.case(case), data.rows(case)
     squares = np.array(data.train_images()[rows.start : rows.stop])
     volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
-    labels = np.ascontiguousarray(model.segment([volume])[0][best].transpose(2, 1, 0))
-    mask = nib.Nifti1Image(labels, np.asarray(entry["affine"]))
+    labels = model.prediction.segment_to_learn(model.predictors, volume).transpose(2, 1, 0)
+    mask = nib.Nifti1Image(np.ascontiguousarray(labels), np.asarray(entry["affine"]))
     mask.header.set_zooms(entry["spacing"][::-1])  # of which the affine may know nothing, as in ACDC
     mask.header.set_xyzt_units("mm")
     mask.header["descrip"] = f"cmems {key} {_digest(labels)}".encode()

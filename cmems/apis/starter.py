@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cmems.apis.places import BESIDE, SECOND, default_work_dir
-from cmems.datasets.prepared import UNLABELED
 from cmems.datasets.sources import load_exemplars
 from cmems.errors import InputError
 from cmems.files import whole_file
+from cmems.labels import UNKNOWN
 
 
 class Anatomy(NamedTuple):
@@ -61,7 +61,7 @@ def find_exemplar(data):
     best, labels = (-1, None), data.train_labels()
     for case in data.cases("train"):
         for index, row in enumerate(data.rows(case)):
-            held = np.setdiff1d(labels[row], [0, UNLABELED])
+            held = np.setdiff1d(labels[row], [0, UNKNOWN])
             if len(held) > best[0]:
                 best = len(held), (case, index, [c for k, c in enumerate(data.classes, 1) if k not in held])
     return best[1]

@@ -3,6 +3,7 @@
 import inspect
 
 from cmems.errors import InputError, said
+from cmems.labels import UNKNOWN
 
 ABOUT = "Turn a raw folder into one prepared data set, with a config that trains it; or check one: --check OUT."
 EXAMPLE = "cmems prepare nifti RAW DATA --classes RV,Myo,LV --modality mr"
@@ -118,8 +119,6 @@ def run(args):
 
 def show(data):
     """Print what a :class:`PreparedDataset` holds."""
-    from cmems.datasets.prepared import UNLABELED
-
     cases, splits = data.manifest["cases"], data.manifest["splits"]
     counts = ", ".join(
         f"{split} {len(names)} volumes / {sum(cases[c]['shape'][0] for c in names)} slices"
@@ -132,7 +131,7 @@ def show(data):
     cut = {c: cases[c]["label_cut"] for c in splits["train"] if cases[c].get("label_cut")}
     if cut:
         counts = [cases[c]["label_counts"] for c in splits["train"]]
-        whole = sum(n for each in counts for k, n in each.items() if 0 < int(k) < UNLABELED)
+        whole = sum(n for each in counts for k, n in each.items() if 0 < int(k) < UNKNOWN)
         print(
             f"  the crop cuts off {sum(cut.values())} of {whole} labelled voxels, in {len(cut)} training cases, "
             f"most in {max(cut, key=cut.get)}"

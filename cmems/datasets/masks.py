@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from cmems.datasets.names import composed
-from cmems.datasets.prepared import UNLABELED, file_sha256
+from cmems.datasets.prepared import file_sha256
 from cmems.datasets.readers.base import whole_labels
 from cmems.datasets.readers.files import MAPS, nifti_files
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.nifti import Volume, read_nifti
 from cmems.errors import InputError, warn_once
+from cmems.labels import UNKNOWN
 
 
 def read_static_labels(prepared, folder):
@@ -37,7 +38,7 @@ def read_static_labels(prepared, folder):
         except InputError as error:
             problems += error.problems
             continue
-        odd = [f"{v:g}" for v in np.unique(voxels) if v not in (*range(prepared.num_classes), UNLABELED)]
+        odd = [f"{v:g}" for v in np.unique(voxels) if v not in (*range(prepared.num_classes), UNKNOWN)]
         if odd:
             problems.append(f"{masks[case]}: expected labels 0 to {prepared.num_classes - 1}, got {', '.join(odd[:5])}")
         else:

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from cmems.datasets.intensity import INTENSITY, image_problems, scale_intensity, scaling_notes
-from cmems.datasets.prepared import FORMAT, MANIFEST, UNLABELED, VERSION, PreparedDataset, file_sha256, manifest_sha256
+from cmems.datasets.prepared import FORMAT, MANIFEST, VERSION, PreparedDataset, file_sha256, manifest_sha256
 from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
 from cmems.files import whole_file
+from cmems.labels import UNKNOWN
 from cmems.locks import folder_lock
 from cmems.resize import Frame
 
@@ -111,8 +112,8 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite):
 
 def _check_classes(classes):
     """Refuse classes that uint8 labels, or a reader of tables, cannot tell apart."""
-    if len(classes) > UNLABELED - 1:
-        raise InputError(f"--classes: expected {UNLABELED - 1} classes or fewer, got {len(classes)}")
+    if len(classes) > UNKNOWN - 1:
+        raise InputError(f"--classes: expected {UNKNOWN - 1} classes or fewer, got {len(classes)}")
     twice = [name for name, count in Counter(classes).items() if count > 1 or name in ("", "background")]
     if twice:
         raise InputError(f"--classes: expected different names other than background, got {twice[0]!r} in {classes}")
@@ -229,7 +230,7 @@ def _convert(reader, case, parts, frame):
     counts = (
         {}
         if labels is None
-        else {str(k): int(n) for k, n in enumerate(np.bincount(labels.ravel())) if n or k < UNLABELED}
+        else {str(k): int(n) for k, n in enumerate(np.bincount(labels.ravel())) if n or k < UNKNOWN}
     )
     notes += [] if label is None else [*label.notes, *_label_notes(case, labels)]
     entry = dict(
@@ -255,7 +256,7 @@ def _convert(reader, case, parts, frame):
             whole = torch.from_numpy(labels)
             labels = frame.labels(whole, image.spacing[1:]).numpy()
             back = frame.labels_back(torch.ones_like(torch.from_numpy(labels)), whole.shape[1:], image.spacing[1:])
-            entry["label_cut"] = int(((whole > 0) & (whole < UNLABELED) & (back == 0)).sum())
+            entry["label_cut"] = int(((whole > 0) & (whole < UNKNOWN) & (back == 0)).sum())
     _save(parts / f"{case.name}_image.npy", scaled.astype(np.float16))
     if labels is not None:
         _save(parts / f"{case.name}_label.npy", labels)
@@ -294,7 +295,7 @@ def _label_problems(case, label, image, classes):
     values = np.unique(voxels)
     odd = values[(values < 0) | (values > classes)]
     # 255 beside other labels marks voxels that nobody annotated; alone it is a mask of 0 and 255.
-    if len(odd) and not (odd.tolist() == [UNLABELED] and (values > 0).sum() > 1):
+    if len(odd) and not (odd.tolist() == [UNKNOWN] and (values > 0).sum() > 1):
         some = ", ".join(f"{v:g}" for v in odd[:5])
         found = values[values > 0]
         perhaps = f", here perhaps {','.join(f'{v:g}' for v in found)}" if len(found) == classes else ""
@@ -335,7 +336,7 @@ def _assemble(out, parts, cases, entries, size):
 def _train_labels(parts, case, entry, size):
     if entry["labelled"]:
         return _part(parts, case, "label")
-    return np.full((entry["shape"][0], size, size), UNLABELED, np.uint8)
+    return np.full((entry["shape"][0], size, size), UNKNOWN, np.uint8)
 
 
 def _stream(path, dtype, shape, arrays):

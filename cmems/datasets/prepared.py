@@ -11,11 +11,11 @@ import numpy as np
 
 from cmems.datasets.names import composed, name_problem
 from cmems.errors import InputError, warn_once
+from cmems.labels import UNKNOWN
 from cmems.resize import Frame
 
 FORMAT, VERSION = "cmems-prepared", 1
 MANIFEST = "manifest.json"
-UNLABELED = 255
 FLAT = "slices of one value, in which there is nothing to see"  # a note of a case
 
 
@@ -189,7 +189,7 @@ class PreparedDataset:
             start, stop = self.case(case)["slices"]
             for index, label in enumerate(labels[start:stop]):
                 counts = np.bincount(label.ravel(), minlength=self.num_classes)[1 : self.num_classes]
-                if (counts > 0).all() and not (label == UNLABELED).any():
+                if (counts > 0).all() and not (label == UNKNOWN).any():
                     found.append((int(counts.min()), case, index))
         ordered = [(case, index) for _, case, index in sorted(found, key=lambda f: -f[0])]
         return ordered[:limit]

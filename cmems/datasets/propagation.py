@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 
-from cmems.datasets.prepared import UNLABELED
 from cmems.errors import InputError
+from cmems.labels import UNKNOWN
 from cmems.registry import DESCRIPTIONS, PROPAGATIONS
 
 _GRID = 256  # errors are counted in 256ths of a side
@@ -85,11 +85,11 @@ class FlowPropagation:
             return self._carry(_Slices(images, stacks, self), labels)
 
     def _carry(self, slices, labels):
-        classes = 1 + max(int(label[label != UNLABELED].max(initial=0)) for label in labels.values())
+        classes = 1 + max(int(label[label != UNKNOWN].max(initial=0)) for label in labels.values())
         shares, doubt, carried = {}, {}, {}
         for row, label in labels.items():
             shares[row] = np.stack([slices.resized((label == k).astype(np.float32)).clip(0, 1) for k in range(classes)])
-            doubt[row] = slices.resized((label == UNLABELED).astype(np.float32)).clip(0, 1)
+            doubt[row] = slices.resized((label == UNKNOWN).astype(np.float32)).clip(0, 1)
         cost, waiting = dict.fromkeys(labels, 0.0), [(0.0, row, None, None, None) for row in sorted(labels)]
         done = set()
         while waiting and len(carried) < self.slices:
@@ -194,7 +194,7 @@ class _Slices:
     def label(self, shares, doubt, unknown):
         """Return labels ``(S, S)`` uint8 on the slices' own grid, 255 where the doubt is ``unknown`` or more."""
         label = np.stack([self.resized(share, self.side) for share in shares]).argmax(0).astype(np.uint8)
-        return np.where(self.resized(doubt, self.side) < unknown, label, np.uint8(UNLABELED))
+        return np.where(self.resized(doubt, self.side) < unknown, label, np.uint8(UNKNOWN))
 
 
 def _mean_near_organs(error, shares):

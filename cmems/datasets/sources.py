@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from cmems.datasets.masks import read_static_labels
-from cmems.datasets.prepared import UNLABELED, PreparedDataset
+from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
 from cmems.errors import InputError
+from cmems.labels import UNKNOWN
 from cmems.registry import DATASETS, ORIENTATIONS, PROPAGATIONS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
 
@@ -146,9 +147,9 @@ def load_exemplars(prepared, slices, device="cpu"):
     rows = [prepared.row(**each) for each in slices]
     labels = np.stack([prepared.train_label(row) for row in rows])
     for each, label in zip(slices, labels, strict=True):
-        if (label == UNLABELED).all():
+        if (label == UNKNOWN).all():
             known = ((k, prepared.train_label(row)) for k, row in enumerate(prepared.rows(each["case"])))
-            painted = [str(k) for k, other in known if (other != UNLABELED).any()]
+            painted = [str(k) for k, other in known if (other != UNKNOWN).any()]
             raise InputError(
                 f"exemplar case={each['case']} slice={each['slice']} of {prepared.root}: expected a labelled slice, "
                 + (
@@ -355,7 +356,7 @@ def need_every_label(prepared):
         raise InputError(
             f"{prepared.root}: full supervision needs every train case labelled; without: {', '.join(cases)}"
         )
-    if (labels == UNLABELED).any():
+    if (labels == UNKNOWN).any():
         raise InputError(f"{prepared.root}: full supervision needs every voxel annotated; some are marked 255")
     return labels
 
@@ -368,4 +369,4 @@ def _need_exemplar(source):
 
 
 def _partly_known(data):
-    return bool((data.exemplars[1] == UNLABELED).any())
+    return bool((data.exemplars[1] == UNKNOWN).any())

@@ -140,7 +140,7 @@ def of_training(settings):
     prediction = model.get("prediction") if isinstance(model, dict) else None
     if not isinstance(prediction, dict):
         return settings
-    kept = {k: v for k, v in prediction.items() if k not in _FINISHES}
+    kept = {k: v for k, v in prediction.items() if k not in (*_FINISHES, "unknown_below")}
     rest = {k: v for k, v in model.items() if k != "prediction"}
     return {**settings, "model": {**rest, "prediction": kept} if kept else rest}
 

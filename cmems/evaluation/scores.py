@@ -9,8 +9,7 @@ from scipy.spatial import cKDTree
 from cmems import ops
 from cmems.errors import InputError
 from cmems.evaluation.conventions import DIAGONAL
-
-UNKNOWN = 255
+from cmems.labels import UNKNOWN
 
 
 def hd95(reference, prediction, spacing=(1.0, 1.0, 1.0)):

@@ -5,6 +5,7 @@ import torch
 
 from cmems import ops
 from cmems.errors import InputError
+from cmems.labels import UNKNOWN
 from cmems.models.doubt import Doubt, entropy, mean_softmax, overlaps
 from cmems.precision import computes_bfloat16
 from cmems.registry import POST_PROCESSORS
@@ -25,13 +26,23 @@ class Prediction:
         clean (sequence[dict]): Post-processors, in their order. Their result is ``cleaned``, made of the ensemble, or
             of network 1 where it is alone; the networks' own labels stay beside it.
         bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
+        unknown_below (float): In masks that a further round learns from, what is called background with a probability
+            below this is unknown, 255: organs are missed far more often than they are invented, and what a round
+            learns as background it misses again.
     """
 
-    def __init__(self, batch=64, views=1, resize="labels", averaged=False, clean=(), bfloat16=True):
+    def __init__(self, batch=64, views=1, resize="labels", averaged=False, clean=(), bfloat16=True, unknown_below=0.0):
         if views not in (1, 4, 8):
             raise InputError(f"model.prediction.views: expected 1, 4 or 8, got {views!r}")
         if resize not in ("labels", "probabilities"):
             raise InputError(f"model.prediction.resize: expected 'labels' or 'probabilities', got {resize!r}")
+        if (
+            isinstance(unknown_below, bool)
+            or not isinstance(unknown_below, (int, float))
+            or not 0 <= unknown_below <= 1
+        ):
+            raise InputError(f"model.prediction.unknown_below: expected a probability, 0 to 1, got {unknown_below!r}")
+        self.unknown_below = unknown_below
         self.batch, self.views, self.resize, self.averaged, self.bfloat16 = batch, views, resize, averaged, bfloat16
         self.clean = [POST_PROCESSORS.build(step) for step in clean]
 
@@ -90,6 +101,23 @@ class Prediction:
             whole = self._whole(p, volume) if probabilities else None
             doubts.append(Doubt(shared.sum(0).cpu().numpy(), len(networks), mean_softmax(p), entropies, whole))
         return labels, doubts
+
+    @torch.no_grad()
+    def segment_to_learn(self, networks, volume):
+        """Label a volume for a further round of training: the last of :meth:`names`, 255 where that is not known.
+
+        Args:
+            networks, volume: See :meth:`segment`; one volume.
+
+        Returns:
+            np.ndarray: ``(D, H, W)`` uint8 on the volume's own grid.
+        """
+        heard = [] if self.unknown_below else None
+        labels = self._segment(networks, [volume], heard)[0][self.names(len(networks))[-1]]
+        if heard:
+            background = self._whole(torch.cat([best for _, best in heard])[:, :1], volume)[0]
+            labels[(labels == 0) & (background < self.unknown_below * 65535)] = UNKNOWN
+        return labels
 
     def _segment(self, networks, volumes, heard=None):
         """Label volumes; ``heard`` collects, by batch, the members' overlaps and the best probabilities."""

@@ -7,7 +7,6 @@ from collections import Counter
 
 import numpy as np
 
-from cmems.datasets.prepared import UNLABELED
 from cmems.datasets.readers.base import NiftiReader, whole_labels
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import plain_name, read_label_names
@@ -24,6 +23,7 @@ from cmems.datasets.readers.scans import (
     scan_stem,
 )
 from cmems.errors import InputError, warn_once
+from cmems.labels import UNKNOWN
 from cmems.registry import READERS
 
 UNPAINTED = ("auto", "unknown", "background")
@@ -229,11 +229,11 @@ class NiftiFolderReader(NiftiReader):
         mapped = np.zeros(voxels.shape, dtype=np.int16)
         for k, number in enumerate(numbers, 1):
             mapped[voxels == number] = k
-        if UNLABELED not in {*numbers, *(volume.names or {})}:  # of nobody's painting
-            mapped[voxels == UNLABELED] = UNLABELED
+        if UNKNOWN not in {*numbers, *(volume.names or {})}:  # of nobody's painting
+            mapped[voxels == UNKNOWN] = UNKNOWN
         dropped = [
             (volume.names or {}).get(v, f"{v:g}")
-            for v in np.setdiff1d(voxels[mapped != UNLABELED], [0, *numbers]).tolist()
+            for v in np.setdiff1d(voxels[mapped != UNKNOWN], [0, *numbers]).tolist()
         ]
         notes = ((_DROPPED, ", ".join(dropped[:5])),) if dropped else ()
         return volume._replace(voxels=mapped, notes=(*volume.notes, *order, *notes))
@@ -340,7 +340,7 @@ def _unknown(path, label, automatic):
         InputError: One slice is painted, but across the scan's own.
     """
     voxels = label.voxels
-    if (voxels == UNLABELED).any():  # someone marked them
+    if (voxels == UNKNOWN).any():  # someone marked them
         return label
     painted = (voxels > 0).any(axis=(1, 2))
     count, depth = int(painted.sum()), len(voxels)
@@ -355,7 +355,7 @@ def _unknown(path, label, automatic):
     if automatic and count > depth / 10 and (painted[1:] & painted[:-1]).any() or count == depth:
         return label
     voxels = voxels.copy()
-    voxels[~painted] = UNLABELED
+    voxels[~painted] = UNKNOWN
     return label._replace(voxels=voxels, notes=(*label.notes, (_SPARSE, f"{count} of {depth}")))
 
 

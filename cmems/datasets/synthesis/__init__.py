@@ -14,6 +14,7 @@ from cmems.datasets.synthesis.intensity import (
     Contents,
     MatchQuantiles,
     PaintClasses,
+    PairedLook,
     RandomGammaGain,
     Trabeculae,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "MatchQuantiles",
     "OrganJitter",
     "PaintClasses",
+    "PairedLook",
     "RadialShape",
     "RandomAffine",
     "RandomGammaGain",

@@ -6,9 +6,8 @@ from torch.nn import functional as F
 from cmems import geometry
 from cmems.datasets.synthesis.geometric import GeometricChain, is_organ
 from cmems.errors import InputError
+from cmems.labels import UNKNOWN
 from cmems.registry import SYNTHESIZERS
-
-UNKNOWN = 255
 
 
 @SYNTHESIZERS.register_module()
