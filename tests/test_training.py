@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import unlabel
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -21,7 +22,7 @@ from cmems import ops
 from cmems.apis import budget, load_config, train
 from cmems.apis import test as run_test
 from cmems.apis.budget import fit_to_hours, fit_to_steps
-from cmems.apis.config import Texts, count_steps
+from cmems.apis.config import Texts, check_components, count_steps
 from cmems.apis.run import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
@@ -347,13 +348,8 @@ def test_objectives_that_are_none_are_refused_in_a_file_too(tiny_config, tmp_pat
             train(config, str(tmp_path / "w"))
 
 
-def test_settings_by_label_are_walked_through(tiny_config, tmp_path):
-    part = dict(type="OrganJitter", classes=(1, 2, 3), own={2: dict(shift=0.1)})
-    options = {"train_dataloader.synthetic.synthesizer.apart": part, "train_cfg.max_iters": 1}
-    assert train(tiny_config(), str(tmp_path / "w"), cfg_options=options).iter == 1
-    part["own"][2] = dict(shfit=0.1)
-    with pytest.raises(InputError, match=r"own: expected labels of classes, each with some of .*, got 2\.shfit"):
-        train(tiny_config(), str(tmp_path / "v"), cfg_options=options)
+def test_sections_whose_keys_are_labels_are_walked_through():
+    check_components(Config(dict(model=dict(weights={1: dict(gain=2.0)}))))
 
 
 def test_what_is_typed_is_read_as_what_it_replaces():

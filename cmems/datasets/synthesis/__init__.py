@@ -11,7 +11,6 @@ from cmems.datasets.synthesis.geometric import (
 from cmems.datasets.synthesis.intensity import (
     AmplitudeMix,
     ClassGain,
-    Contents,
     MatchQuantiles,
     PaintClasses,
     PairedLook,
@@ -24,7 +23,6 @@ __all__ = [
     "AmplitudeMix",
     "BodyFit",
     "ClassGain",
-    "Contents",
     "ExemplarPaste",
     "GeometricChain",
     "MatchQuantiles",

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
-from cmems.errors import InputError
 from cmems.models.perturbations.base import Perturbation
 from cmems.registry import SYNTHESIZERS
 
@@ -215,30 +214,18 @@ class OrganJitter(Perturbation):
         degrees (float): Rotation, uniform in ± this many degrees.
         scale (tuple[float, float]): Range of the enlargement, log-uniform.
         shift (float): Shift along each axis, uniform in ± this share of the image's side.
-        own (dict[int, dict] | None): Of these three what a label has of its own, ``{8: dict(shift=0.1)}``.
-
-    Raises:
-        InputError: ``own`` names another label, or another setting.
     """
 
-    def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02, own=None):
-        self.classes, shared = tuple(classes), dict(degrees=degrees, scale=scale, shift=shift)
-        self.ranges = {k: {**shared, **(own or {}).get(k, {})} for k in self.classes}
-        odd = sorted(set(own or {}) - set(self.classes), key=str)
-        odd += [f"{k}.{name}" for k, ranges in self.ranges.items() for name in ranges if name not in shared]
-        if odd:
-            raise InputError(
-                f"OrganJitter: own: expected labels of classes, each with some of {', '.join(shared)}, got "
-                f"{', '.join(map(str, odd))}"
-            )
+    def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
+        self.classes = tuple(classes)
+        self.degrees, self.scale, self.shift = degrees, scale, shift
 
-    def draw(self, stream, n, label):
+    def draw(self, stream, n):
         """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)`` and ``shift`` ``(n, 2)``, the image's side being 2."""
-        ranges = self.ranges[label]
         return dict(
-            angle=geometry.degrees(stream, n, ranges["degrees"]),
-            scale=stream.log_uniform(n, *ranges["scale"]),
-            shift=stream.uniform((n, 2), -2 * ranges["shift"], 2 * ranges["shift"]),
+            angle=geometry.degrees(stream, n, self.degrees),
+            scale=stream.log_uniform(n, *self.scale),
+            shift=stream.uniform((n, 2), -2 * self.shift, 2 * self.shift),
         )
 
     def __call__(self, images, labels, sampling, stream):
@@ -256,8 +243,7 @@ class OrganJitter(Perturbation):
         moved, known = geometry.warp_images(images, sampling), torch.zeros_like(labels)
         for k in self.classes:
             mask = labels == k
-            drawn = self.draw(stream, len(images), k)
-            matrices = geometry.affine_matrices(**drawn, center=centroid(mask))[:, None, None]
+            matrices = geometry.affine_matrices(**self.draw(stream, len(images)), center=centroid(mask))[:, None, None]
             place = (matrices[..., :2] @ sampling.unsqueeze(-1)).squeeze(-1) + matrices[..., 2]
             there = geometry.warp_labels(mask.to(torch.uint8), place) > 0
             moved = torch.where(there.unsqueeze(1), geometry.warp_images(images, place), moved)

@@ -142,46 +142,6 @@ class PaintClasses(OrganLook):
 
 
 @SYNTHESIZERS.register_module()
-class Contents(OrganLook):
-    """What hollow organs hold, drawn anew within a wall of one pixel: fluid, food or contrast agent, and air above it.
-
-    A stomach is bright in one scan, dark in another, and half air in a third; its label is the same.
-
-    Args:
-        classes (sequence[int]): Labels of the organs.
-        level (tuple[float, float]): Range of the content's grey level, uniform.
-        grain (float): Standard deviation of the noise on it, from 0 to this, uniform.
-        air (float): Share of the samples, by organ, with air, grey level 0, from the organ's first row down to one
-            that is drawn: the patient lies on the back.
-        probability (float): Share of the samples, by organ, whose content changes.
-    """
-
-    def __init__(self, classes, level=(0.2, 0.9), grain=0.08, air=0.4, probability=0.6):
-        self.classes, self.level, self.grain = tuple(classes), level, grain
-        self.air, self.probability = air, probability
-
-    def __call__(self, images, labels, backgrounds, stream):
-        """Fill organs of ``(B, 1, H, W)`` images; nothing beyond them changes."""
-        each = (len(images), 1, 1, 1)
-        noise = 3 * geometry.soften(stream.uniform(images.shape, -math.sqrt(3), math.sqrt(3)))
-        rows = torch.arange(images.shape[2], device=images.device).view(1, 1, -1, 1)
-        for k in self.classes:
-            organ = (labels == k).unsqueeze(1)
-            inside = F.max_pool2d((~organ).to(images.dtype), 3, 1, 1) == 0
-            held = organ.any(3, keepdim=True)
-            first = torch.where(held, rows, len(rows.flatten())).amin(2, keepdim=True)
-            last = torch.where(held, rows, 0).amax(2, keepdim=True)
-            surface = first + (last - first) * stream.uniform(each)
-            airy = stream.bernoulli(each, self.air) & (rows < surface)
-            grain = stream.uniform(each, 0.0, self.grain) * noise
-            content = torch.where(airy, 0.0, stream.uniform(each, *self.level) + grain)
-            filled = torch.where(inside, content, images)
-            filled = torch.where(organ, geometry.soften(filled), filled)
-            images = torch.where(stream.bernoulli(each, self.probability), filled, images)
-        return images.clamp(0, 1)
-
-
-@SYNTHESIZERS.register_module()
 class Trabeculae(OrganLook):
     """Strands and blobs of the wall's grey level within cavities, where annotations go on calling them cavity.
 
