@@ -5,4 +5,4 @@ train_dataloader = dict(
     static=dict(type="StaticLabels", batch_size=16, folder="work_dirs/cmems_plus/unet_synapse_128_round2/labels_1"),
 )
 model = {{_base_._abdomen}}
-train_cfg = dict(max_iters=1200, val_interval=300)
+train_cfg = dict(max_iters=800, val_interval=400)

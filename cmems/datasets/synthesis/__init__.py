@@ -1,19 +1,11 @@
 """Ω (Eq. 1) and its parts: G changes place and shape, I the look; all batched, on the device."""
 
-from cmems.datasets.synthesis.geometric import (
-    BodyFit,
-    GeometricChain,
-    OrganJitter,
-    RadialShape,
-    RandomAffine,
-    WallShape,
-)
+from cmems.datasets.synthesis.geometric import GeometricChain, OrganJitter, RadialShape, RandomAffine, WallShape
 from cmems.datasets.synthesis.intensity import (
     AmplitudeMix,
     ClassGain,
     MatchQuantiles,
     PaintClasses,
-    PairedLook,
     RandomGammaGain,
     Trabeculae,
 )
@@ -21,14 +13,12 @@ from cmems.datasets.synthesis.paste import ExemplarPaste, WarpedExemplar
 
 __all__ = [
     "AmplitudeMix",
-    "BodyFit",
     "ClassGain",
     "ExemplarPaste",
     "GeometricChain",
     "MatchQuantiles",
     "OrganJitter",
     "PaintClasses",
-    "PairedLook",
     "RadialShape",
     "RandomAffine",
     "RandomGammaGain",

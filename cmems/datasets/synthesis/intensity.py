@@ -74,35 +74,6 @@ class ClassGain(OrganLook):
 
 
 @SYNTHESIZERS.register_module()
-class PairedLook(OrganLook):
-    """One organ of a pair as bright as the other: kidneys, lungs, ventricles look alike, but for one that is ill.
-
-    The one slice may show a kidney at its pole, half dark, or one that takes up no contrast agent; its twin tells what
-    others look like.
-
-    Args:
-        pairs (sequence[tuple[int, int]]): Labels.
-        probability (float): Share of the samples, by pair, in which one, either, gets the other's median grey level.
-    """
-
-    def __init__(self, pairs, probability=0.5):
-        self.pairs, self.probability = tuple(map(tuple, pairs)), probability
-
-    def __call__(self, images, labels, backgrounds, stream):
-        """Multiply one organ of each pair; samples that lack one stay as they are."""
-        n, labels = len(images), labels.unsqueeze(1)
-        for pair in self.pairs:
-            masks = [labels == k for k in pair]
-            levels = [torch.where(mask, images, torch.nan).flatten(1).nanmedian(1).values for mask in masks]
-            first = stream.bernoulli(n, 0.5)
-            ratio = torch.where(first, levels[1] / levels[0], levels[0] / levels[1])
-            changed = stream.bernoulli(n, self.probability) & ratio.isfinite()
-            gain = torch.where(changed, ratio, 1.0).view(-1, 1, 1, 1)
-            images = torch.where(masks[0].where(first.view(-1, 1, 1, 1), masks[1]), images * gain, images)
-        return images.clamp(0, 1)
-
-
-@SYNTHESIZERS.register_module()
 class PaintClasses(OrganLook):
     """Paint each class by its label: its median grey level, with grain, blurred as a scanner blurs.
 

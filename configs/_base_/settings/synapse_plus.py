@@ -42,12 +42,12 @@ train_dataloader = dict(
 del affine, shapes, look
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
-# Of the model: each organ is one piece. Of the first round's: nothing is asked of unlabelled slices, as organs fade
-# from pseudo-labels here (docs/accuracy.md).
+# Of the model: each organ is one piece, and background that is not sure teaches the second round nothing. Of the first
+# round's: nothing is asked of unlabelled slices, as organs fade from pseudo-labels here (docs/accuracy.md).
 _abdomen = dict(
     backbone=dict(num_classes=9),
     weak=dict(degrees=15, flip=0.0, quarter_turns=False),
-    prediction=dict(views=1, clean=[dict(type="KeepLargest", of="class")]),
+    prediction=dict(views=1, clean=[dict(type="KeepLargest", of="class")], unknown_below=0.8),
 )
 _abdomen_first = dict(
     objectives=[
