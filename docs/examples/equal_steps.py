@@ -9,7 +9,7 @@ from cmems.comparison.suites import SUITES
 # One pixel size, the heart or the body alone: prepare_data.py acdc RAW data/acdc_plus_64 --spacing 3.25 --crop 64, and
 # synapse RAW data/synapse_plus_80 --spacing 4.5 --crop 80.
 DATA = {"data/acdc_128": "data/acdc_plus_64", "data/synapse_128": "data/synapse_plus_80"}
-IMAGES = 4
+IMAGES = 4  # of each source a step
 STEPS = 1500
 
 title = "Every method, CPU-sized, equal steps"
@@ -22,7 +22,7 @@ def _sized(row):
         own = row.options(config) if callable(row.options) else row.options
         sources = {k for k, v in config.train_dataloader.items() if isinstance(v, dict) and "batch_size" in v}
         return {
-            "data_root": DATA[config.data_root],
+            "data_root": DATA.get(config.data_root, config.data_root),
             **{f"train_dataloader.{source}.batch_size": IMAGES for source in sorted(sources)},
             "optim_wrapper.optimizer.lr": 1e-3,
             "train_cfg.max_iters": STEPS,
