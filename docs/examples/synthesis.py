@@ -13,6 +13,7 @@ from cmems.visualization.colors import class_colors
 
 EXEMPLAR = dict(case="patient004_frame01", slice=2)
 STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
+SMALL = dict(STILL, scale=(0.6, 0.6), shift=0.1)
 PLAIN = dict(type="RandomGammaGain", gamma=(1, 1), gain=(1, 1))
 G = dict(type="RandomAffine", degrees=180, scale=(0.7, 1.4), shift=0.12, flip=0.5)
 RADIAL = dict(type="RadialShape", classes=(3,), probability=1.0)
@@ -20,6 +21,7 @@ WALL = dict(type="WallShape", cavity=3, wall=2, probability=1.0)
 PASTE = dict(type="ExemplarPaste", geometric=STILL, intensity=PLAIN, background_geometric=STILL)
 ROWS = {
     "paste alone (Eq. 1)": PASTE,
+    "BodyFit, bodies of 0.6": dict(PASTE, background_geometric=SMALL, fit=dict(type="BodyFit", level=0.08)),
     "RandomAffine": dict(PASTE, geometric=G),
     "turned by 60°, then ± 20°": dict(PASTE, geometric=dict(STILL, degrees=20), turns=60),
     "elastic=0.04, control_points=6": dict(PASTE, geometric=dict(STILL, elastic=0.04, control_points=6)),

@@ -1,6 +1,13 @@
 """Ω (Eq. 1) and its parts: G changes place and shape, I the look; all batched, on the device."""
 
-from cmems.datasets.synthesis.geometric import GeometricChain, OrganJitter, RadialShape, RandomAffine, WallShape
+from cmems.datasets.synthesis.geometric import (
+    BodyFit,
+    GeometricChain,
+    OrganJitter,
+    RadialShape,
+    RandomAffine,
+    WallShape,
+)
 from cmems.datasets.synthesis.intensity import (
     AmplitudeMix,
     ClassGain,
@@ -13,6 +20,7 @@ from cmems.datasets.synthesis.paste import ExemplarPaste, WarpedExemplar
 
 __all__ = [
     "AmplitudeMix",
+    "BodyFit",
     "ClassGain",
     "ExemplarPaste",
     "GeometricChain",

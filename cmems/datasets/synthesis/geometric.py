@@ -263,20 +263,73 @@ class GeometricChain:
         self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
 
     def __call__(self, stream, size, labels, which, turns=None):
-        """Draw a change per sample and return their ``(n, H, W, 2)`` sampling grids.
+        """Draw a change per sample and return their sampling grids: :meth:`draw`, then :meth:`grid`."""
+        return self.grid(self.draw(stream, len(which)), size, labels, which, turns)
+
+    def draw(self, stream, n):
+        """Draw what each part draws, a list in their order."""
+        return [part.draw(stream, n) for part in (self.first, *self.rest)]
+
+    def grid(self, drawn, size, labels, which, turns=None, fit=None):
+        """Return the ``(n, H, W, 2)`` sampling grids of what was drawn.
 
         Args:
-            stream (Stream): Where the parameters are drawn from.
+            drawn (list): From :meth:`draw`.
             size (tuple[int, int]): H, W.
             labels (Tensor): ``(E, H, W)`` uint8 of the exemplars.
             which (Tensor): ``(n,)`` int64, the exemplar of each sample.
             turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar. Default: none.
+            fit (callable | None): What maps the first part's grid before further parts bend it.
         """
         more = {} if turns is None else dict(turns=turns)  # a first part of one's own need not know of it
-        sampling = self.first.grid(self.first.draw(stream, len(which)), size, labels, which, **more)
-        for part in self.rest:
-            sampling = part.bend(sampling, part.draw(stream, len(which)), labels, which)
+        sampling = self.first.grid(drawn[0], size, labels, which, **more)
+        if fit is not None:
+            sampling = fit(sampling)
+        for part, parameters in zip(self.rest, drawn[1:], strict=True):
+            sampling = part.bend(sampling, parameters, labels, which)
         return sampling
+
+
+@SYNTHESIZERS.register_module()
+class BodyFit:
+    """The exemplar's body laid upon the background's: organs land within it, where they lie in a body of its size.
+
+    A body is what is brighter than ``level``. Its mean and standard deviation along each axis are matched, so tables
+    and tubes, few pixels as they are, hardly count.
+
+    Args:
+        level (float): Grey level, of [0, 1], above which a pixel is body; for CT 0.03, -113 HU, counts fat in.
+        limit (float): Most that an axis is stretched or squeezed.
+    """
+
+    def __init__(self, level=0.03, limit=2.0):
+        self.level, self.limit = level, limit
+
+    def __call__(self, exemplars, backgrounds):
+        """Find how samples' positions in the background's frame become positions in the exemplar's.
+
+        Args:
+            exemplars, backgrounds (Tensor): ``(n, 1, H, W)`` float32 in [0, 1], one of each a sample.
+
+        Returns:
+            callable: Maps ``(n, H, W, 2)`` sampling positions. Where either shows no body, nothing moves.
+        """
+        (center, size), (there, extent) = self._body(exemplars), self._body(backgrounds)
+        shown = ((size > 0) & (extent > 0)).all(1, keepdim=True)
+        ratio = (size / extent.clamp(min=1e-6)).clamp(1 / self.limit, self.limit).where(shown, 1.0)
+        offset = (center - there * ratio).where(shown, 0.0)
+        return lambda sampling: sampling * ratio[:, None, None] + offset[:, None, None]
+
+    def _body(self, images):
+        """Return the ``(n, 2)`` means and standard deviations, x and y, of the bodies' pixels."""
+        body = (images.squeeze(1) > self.level).to(torch.float32)
+        count = body.sum((1, 2)).clamp(min=1)
+        found = []
+        for axis, across in zip(_axes(body), (1, 2), strict=True):
+            weight = body.sum(across)
+            mean = (weight * axis).sum(1) / count
+            found.append((mean, ((weight * (axis - mean[:, None]).square()).sum(1) / count).sqrt()))
+        return tuple(torch.stack(each, 1) for each in zip(*found, strict=True))
 
 
 def is_organ(label):

@@ -22,6 +22,8 @@ class ExemplarPaste:
         background_geometric (dict | None): G for the background. Default: the first part of ``geometric``.
         organs (sequence[dict]): Further parts of I, for the exemplar alone: see
             :class:`cmems.datasets.synthesis.intensity.OrganLook`.
+        fit (dict | None): What lays the exemplar upon the background, e.g. ``BodyFit``, before G changes it, where
+            fields of view differ. Default: the two pictures' grids are one.
         apart (dict | None): What moves each organ by itself besides, e.g. ``OrganJitter``; where two meet, the one of
             the higher label is on top.
         drop (dict[int, float]): Probability, by label, that an organ is not pasted: slices show fewer organs than an
@@ -43,6 +45,7 @@ class ExemplarPaste:
         intensity,
         background_geometric=None,
         organs=(),
+        fit=None,
         apart=None,
         drop=None,
         margin=0,
@@ -59,6 +62,7 @@ class ExemplarPaste:
         )
         self.intensity = SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
+        self.fit = fit and SYNTHESIZERS.build(fit)
         self.apart, self.drop = apart and SYNTHESIZERS.build(apart), dict(drop or {})
         self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, tuple(outlines)
         self.partial = background == "unknown"
@@ -79,10 +83,13 @@ class ExemplarPaste:
         """
         n, size = len(backgrounds), backgrounds.shape[-2:]
         which = choose(stream, n, len(exemplars))
-        organs = self.geometric(stream, size, labels, which, turns)
+        drawn = self.geometric.draw(stream, n)
         look = self.intensity.draw(stream, n)
         place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
         background_look = self.intensity.draw(stream, n)
+        backgrounds = geometry.warp_images(backgrounds, place)
+        fit = self.fit and self.fit(exemplars[which], backgrounds)
+        organs = self.geometric.grid(drawn, size, labels, which, turns, fit)
 
         unclear = None
         if self.margin or self.edge:
@@ -92,7 +99,7 @@ class ExemplarPaste:
             pasted, labels = self.apart(pasted, labels, organs, stream)
         else:
             pasted, labels = geometry.warp_images(pasted, organs), _moved(labels, organs, self.outlines)
-        backgrounds = self.intensity.apply(geometry.warp_images(backgrounds, place), **background_look)
+        backgrounds = self.intensity.apply(backgrounds, **background_look)
         for k, probability in self.drop.items():
             gone = stream.bernoulli((n, 1, 1), probability)
             labels = labels.masked_fill(gone & (labels == k), 0)

@@ -31,6 +31,7 @@ train_dataloader = dict(
             background_geometric=affine,
             intensity=look,
             organs=[dict(type="ClassGain", width=0.35)],
+            fit=dict(type="BodyFit"),
             background="unknown",
             ring=11,
             drop={1: 0.1, 2: 0.3, 3: 0.15, 4: 0.15, 5: 0.1, 6: 0.2, 7: 0.15, 8: 0.15},
