@@ -85,6 +85,12 @@ def without_propagation(config):
     return {"train_dataloader.propagation": None} if config.train_dataloader.get("propagation") else {}
 
 
+def without_fit(config):
+    """Return what pastes exemplars where they lie in their own picture, where the config lays them upon bodies."""
+    fit = config.train_dataloader.synthetic.synthesizer.get("fit")
+    return {"train_dataloader.synthetic.synthesizer.fit": None} if fit else {}
+
+
 def any_way_up(config):
     """Return what CMEMS+ had before it took hearts to lie alike: every rotation and mirror image, and eight views."""
     if not config.train_dataloader.get("orientation"):

@@ -82,6 +82,7 @@ _PLUS_WITHOUT = {
     "gain of each organ": changes.without_look("ClassGain"),
     "margin and soft edge": {f"train_dataloader.synthetic.synthesizer.{key}": 0 for key in ("margin", "edge")},
     "labels carried to more slices": changes.without_propagation,
+    "bodies laid upon bodies": changes.without_fit,
     "missing organs": {"train_dataloader.synthetic.synthesizer.drop": None},
     "warped copies of the exemplar": {"train_dataloader.exemplar.copies.plain": 1.0},
     "uncertain pixels left out": {"model.pseudo_labeler.below": "background"},
