@@ -389,12 +389,21 @@ def test_two_runs_are_compared_case_by_case_as_scipy_and_the_hand_say(tmp_path):
     assert (turned["difference"], turned["p"]) == (pytest.approx(-0.015), row["p"])
 
 
-def test_scores_of_weights_that_are_no_more_are_refused(tiny_config, tmp_path):
+def test_scores_of_weights_that_are_no_more_and_against_other_masks_are_refused(tiny_config, tmp_path):
     config, runs = tiny_config(), [tmp_path / name for name in ("a", "b")]
     for seed, run in enumerate(runs):
         train(config, str(run), seed=seed)
         evaluate(config, str(run / "last.pth"))
     assert compare_scores(*runs)[0]
+    path = runs[1] / "test_test" / "metrics.json"
+    content = json.loads(path.read_text())
+    case = next(iter(content["header"]["references"]))
+    content["header"]["references"][case] = "of a mask that was corrected"
+    (tmp_path / "c" / "metrics.json").parent.mkdir()
+    (tmp_path / "c" / "metrics.json").write_text(json.dumps(content))
+    shutil.copy(path.with_name("metrics.csv"), tmp_path / "c")
+    with pytest.raises(InputError, match=rf"/a and .*/c: their reference masks differ, of {case} \(1\)"):
+        compare_scores(runs[0], tmp_path / "c")
     train(config, str(runs[0]), seed=3, overwrite=True)
     with pytest.raises(InputError, match=r"a/test_test/metrics.csv: is of what .*a/last.pth was before.* again"):
         compare_scores(*runs)

@@ -246,6 +246,12 @@ def test_a_later_round_that_cannot_be_trained_is_refused_before_the_first(tiny_c
         "no case 'nobody'": static + 'train_dataloader["exemplar_slice"] = dict(case="nobody", slice=0)\n',
         "network 1: num_classes=3, but": static + 'model["backbone"]["num_classes"] = 3\n',
         "optim_wrapper is not set": static + "optim_wrapper = None\n",
+        "wrong.py: StaticLabels: batch_size: expected a positive integer, got 0": static
+        + 'train_dataloader["static"]["batch_size"] = 0\n',
+        "wrong.py: default_hooks.checkpoint.save_best: ensemble/DCS is not measured": static
+        + 'default_hooks = dict(checkpoint=dict(type="LastBestCheckpointHook", save_best="ensemble/DCS"))\n',
+        "wrong.py: optim_wrapper: Invalid momentum value: -1": static
+        + 'optim_wrapper = dict(optimizer=dict(_delete_=True, type="SGD", lr=0.1, momentum=-1))\n',
     }
     for message, extra in wrong.items():
         with pytest.raises(InputError, match=message):

@@ -337,11 +337,16 @@ def _label(case, data, model, key, path):
     entry, rows = data.case(case), data.rows(case)
     squares = np.array(data.train_images()[rows.start : rows.stop])
     volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
-    labels = model.prediction.segment_to_learn(model.predictors, volume).transpose(2, 1, 0)
-    mask = nib.Nifti1Image(np.ascontiguousarray(labels), np.asarray(entry["affine"]))
+    labels = model.prediction.segment_to_learn(model.predictors, volume)
+    write_labels(path, entry, labels, f"cmems {key} {_digest(labels.transpose(2, 1, 0))}")
+
+
+def write_labels(path, entry, labels, note):
+    """Write labels ``(D, H, W)`` uint8 on the grid of a prepared case, ``entry`` of its manifest, with a note."""
+    mask = nib.Nifti1Image(np.ascontiguousarray(labels.transpose(2, 1, 0)), np.asarray(entry["affine"]))
     mask.header.set_zooms(entry["spacing"][::-1])  # of which the affine may know nothing, as in ACDC
     mask.header.set_xyzt_units("mm")
-    mask.header["descrip"] = f"cmems {key} {_digest(labels)}".encode()
+    mask.header["descrip"] = note.encode()
     with whole_file(path) as part:
         part.write_bytes(gzip.compress(mask.to_bytes(), compresslevel=3, mtime=0))
 

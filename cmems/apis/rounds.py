@@ -1,17 +1,22 @@
 """Training in rounds: what one round's networks say of the training scans, cleaned up, labels them for the next."""
 
 import copy
+import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from cmems.apis.config import load_config
 from cmems.apis.places import BESIDE, SECOND, default_work_dir
-from cmems.apis.predict import label_training_scans
-from cmems.apis.run import TRAINS, refuse_other_run, train
+from cmems.apis.predict import label_training_scans, write_labels
+from cmems.apis.run import TRAINS, rank_of, refuse_other_run, rehearse, train
 from cmems.datasets.prepared import PreparedDataset
-from cmems.datasets.sources import StaticLabels, TrainData
+from cmems.engine.checkpoint import LAST
 from cmems.engine.runner import remove_run, told
 from cmems.errors import InputError
 from cmems.registry import MODELS
+
+_FIRST_STEPS = ("seed", "amp", "steps")  # options of a training that its first step knows
 
 
 def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **options):
@@ -41,7 +46,8 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
     for k, (config, cfg) in enumerate(zip(configs, loaded, strict=True), 1):  # what a later round would end at
         before, data = data, PreparedDataset(cfg.train_dataloader.data_root)
         if before:
-            _check_later(config, cfg, data, before)
+            tried = rank_of(options.get("launcher", "none")) or kept and (root / f"round_{k}" / LAST).is_file()
+            _check_later(config, cfg, data, before, None if tried else options, cfg_options)
         if not (kept or options.get("overwrite")):
             refuse_other_run(root / f"round_{k}")
             if any((root / f"labels_{k}").glob("*.nii*")):
@@ -64,21 +70,21 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
                 progress(k, len(configs), "labelling the training scans")
             labels = root / f"labels_{k}"
             label_training_scans(config, str(folder / "last.pth"), str(labels), given, keep=kept)
-            given = copy.copy(cfg_options or {})  # of its own kind: options as typed stay so
-            given["train_dataloader.static.folder"] = str(labels)
+            given = _with_masks(cfg_options, labels)
     return root / f"round_{len(configs)}" / "last.pth"
 
 
-def _check_later(config, cfg, data, before):
-    """Find what the training of a round after the first would end at, but for the masks, which are not there yet.
+def _check_later(config, cfg, data, before, options, given):
+    """Find what the training of a round after the first would end at, by its first step on a mask that stands in.
 
     Args:
         config (str): Path.
         cfg (Config): As read.
         data, before (PreparedDataset): What it trains on, and what the round before it does.
+        options (dict | None): Of :func:`cmems.apis.train`. None: no step is made.
+        given (dict | None): Dotted keys to set.
     """
-    settings = cfg.train_dataloader.to_dict()
-    if (settings.pop("static", None) or {}).get("type") != "StaticLabels":
+    if (cfg.train_dataloader.get("static") or {}).get("type") != "StaticLabels":
         raise InputError(f"config {config}: expected train_dataloader.static=dict(type='StaticLabels', ...)")
     if data.classes != before.classes:
         numbers = " and ".join(f"{', '.join(each.classes)} in {each.root}" for each in (before, data))
@@ -90,10 +96,23 @@ def _check_later(config, cfg, data, before):
     wanted = {source for objective in learner.objectives for source in objective.sources}
     if "static" not in wanted:
         raise InputError(f"config {config}: model.objectives: none learns from static, the masks of the round before")
-    with told("train_dataloader"):
-        sources = TrainData(wanted=wanted, **dict(settings, propagation=None, orientation=None)).sources
-    if problems := learner.check({**sources, "static": StaticLabels}, data.size, data.classes):
-        raise InputError([f"config {config}: {problem}" for problem in problems])
+    if options is None:
+        return
+    case = next(case for case in data.cases("train") if case in set(before.cases("train")))
+    with tempfile.TemporaryDirectory() as folder:
+        entry = data.case(case)
+        write_labels(Path(folder, f"{case}.nii.gz"), entry, np.zeros(entry["shape"], np.uint8), "cmems stand-in")
+        try:
+            rehearse(config, _with_masks(given, folder), **{k: v for k, v in options.items() if k in _FIRST_STEPS})
+        except InputError as error:
+            raise InputError([f"config {config}: {problem}" for problem in error.problems]) from error
+
+
+def _with_masks(given, folder):
+    """Return typed options, as they are but for the folder of masks."""
+    given = copy.copy(given or {})  # of its own kind: options as typed stay so
+    given["train_dataloader.static.folder"] = str(folder)
+    return given
 
 
 def rounds_in(folder):

@@ -5,12 +5,15 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from cmems import ops, processes
@@ -106,24 +109,14 @@ def train(
     if hours is not None:
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
-    count_steps(cfg)
-    if seed is not None:
-        cfg.setdefault("randomness", {})["seed"] = seed
-    check_seed((cfg.get("randomness") or {}).get("seed"))
-    if amp:
-        cfg.optim_wrapper.type = "AutocastOptimWrapper"
-    # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
-    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
-        cfg.pop(key, None)
-    for scheduler in _as_list(cfg.get("param_scheduler")):
-        scheduler.setdefault("end", cfg.train_cfg.max_iters)
+    _complete(cfg, seed, amp)
     masks = masks_content(data, cfg.train_dataloader)
     settings = run_settings(cfg, content_of(data), masks)
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir), _together(cfg.work_dir):
         resume = resume or not overwrite and _is_finished(cfg, settings)
         if resume:
             _find_checkpoint(cfg)
-        elif not overwrite and _rank(launcher) == 0:
+        elif not overwrite and rank_of(launcher) == 0:
             refuse_other_run(cfg.work_dir)
         if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
@@ -140,6 +133,69 @@ def train(
             raise
     _leave_group(runner, launcher)
     return runner
+
+
+def rehearse(config, cfg_options=None, seed=None, amp=False, steps=None):
+    """Make the first step of a training in a folder that is thrown away: what :func:`train` would end at, it ends at.
+
+    Labels are carried nowhere and nothing is turned for it, as that takes longer than the step. Whether losses are
+    finite is not asked: its masks may be stand-ins.
+
+    Args:
+        config, cfg_options, seed, amp, steps: As for :func:`train`.
+
+    Raises:
+        InputError: As :func:`train`.
+    """
+    fitted = () if steps is None else ("train_cfg.val_interval",)
+    cfg = load_config(config, cfg_options, (*TRAINS, *fitted))
+    _check_validation(cfg, tell=lambda line: None)
+    if steps is not None:
+        fit_to_steps(cfg, steps)
+    _complete(cfg, seed, amp)
+    cfg.train_dataloader.update(propagation=None, orientation=None)
+    cfg.train_cfg.graph = False
+    if cfg.get("visualizer"):
+        cfg.visualizer.vis_backends = [dict(type="LocalVisBackend")]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        cfg.work_dir = folder
+        runner = build_runner(cfg)
+        runner.register_hook(_FirstStep())
+        try:
+            runner.train()
+        except _Rehearsed:
+            pass
+        except Stopped as stopped:
+            raise KeyboardInterrupt from stopped  # its text names a checkpoint that is no more
+
+
+class _Rehearsed(Exception):
+    """The first step was made."""
+
+
+class _FirstStep(Hook):
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner):
+        runner.train_loop.guard.interval = math.inf
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        raise _Rehearsed
+
+
+def _complete(cfg, seed, amp):
+    """Set what a training's options and its number of steps decide."""
+    count_steps(cfg)
+    if seed is not None:
+        cfg.setdefault("randomness", {})["seed"] = seed
+    check_seed((cfg.get("randomness") or {}).get("seed"))
+    if amp:
+        cfg.optim_wrapper.type = "AutocastOptimWrapper"
+    # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
+    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
+        cfg.pop(key, None)
+    for scheduler in _as_list(cfg.get("param_scheduler")):
+        scheduler.setdefault("end", cfg.train_cfg.max_iters)
 
 
 @contextmanager
@@ -216,7 +272,7 @@ def _flat(data):
     return said({case: [note for note in each if note[0] == FLAT] for case, each in notes.items()})
 
 
-def _check_validation(cfg):
+def _check_validation(cfg, tell=say):
     """Find before the first step what the first validation would end at; where it cannot be, train without one."""
     volumes = cfg.val_dataloader.dataset if cfg.get("val_dataloader") else None
     if not volumes or volumes.type != "VolumeDataset":
@@ -227,10 +283,10 @@ def _check_validation(cfg):
     where = f"{volumes.data_root}: split '{volumes.split}'"
     if len(bare) == len(cases):
         why = "no labelled case" if cases else "no case"
-        say(f"{where} holds {why}: no validation, and {LAST} alone is kept")
+        tell(f"{where} holds {why}: no validation, and {LAST} alone is kept")
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     elif bare:
-        say(f"{where}: left out of the scores, having no label: {', '.join(bare[:5])}{' …' * (len(bare) > 5)}")
+        tell(f"{where}: left out of the scores, having no label: {', '.join(bare[:5])}{' …' * (len(bare) > 5)}")
 
 
 @contextmanager
@@ -250,7 +306,7 @@ def _together(work_dir):
 @contextmanager
 def _alone(work_dir, launcher):
     """Keep the work directory to this run, and free of what a killed one was writing."""
-    if _rank(launcher) != 0:
+    if rank_of(launcher) != 0:
         yield
         return
     with folder_lock(work_dir, "training"):
@@ -259,7 +315,7 @@ def _alone(work_dir, launcher):
         yield
 
 
-def _rank(launcher):
+def rank_of(launcher):
     """Return which of a training's processes this is, before they know each other."""
     names = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
     return int(os.environ.get(names.get(launcher, ""), 0))

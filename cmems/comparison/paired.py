@@ -30,12 +30,14 @@ def compare_scores(a, b):
 
     Raises:
         InputError: Scores are missing, of one run twice, of weights that are not there any more, or not of the same
-            cases, classes and conventions.
+            cases, reference masks, classes and conventions.
     """
     if (one := _scores_file(Path(a))).samefile(_scores_file(Path(b))):
         raise InputError(f"{a} and {b}: expected two runs, got one, {one}, twice")
-    for path in (a, b):
-        _check_weights(_scores_file(Path(path)))
+    headers = [_header(_scores_file(Path(path))) for path in (a, b)]
+    for path, header in zip((a, b), headers, strict=True):
+        _check_weights(_scores_file(Path(path)), header)
+    _check_references(headers, a, b)
     (first, model_a, rules_a), (second, model_b, rules_b) = read_scores(a), read_scores(b)
     metrics = [name for name in first if name in second]
     if not metrics:
@@ -185,15 +187,30 @@ def _scores_file(path):
     return found[0]
 
 
-def _check_weights(path):
-    """Refuse scores of a checkpoint that was replaced since, by more training or another."""
+def _header(path):
+    """Return what ``metrics.json`` beside a ``metrics.csv`` says of the test, or an empty dict."""
     beside = path.with_name("metrics.json")
     header = read_metrics(beside).get("header") if path.name == "metrics.csv" and beside.is_file() else None
-    name, known = (header.get(key) for key in ("checkpoint", "weights")) if isinstance(header, dict) else (None, None)
+    return header if isinstance(header, dict) else {}
+
+
+def _check_weights(path, header):
+    """Refuse scores of a checkpoint that was replaced since, by more training or another."""
+    name, known = header.get("checkpoint"), header.get("weights")
     weights = path.parent.parent / str(name)
     if known and weights.is_file() and file_sha256(weights) != known:
         raise InputError(
             f"{path}: is of what {weights} was before it was trained anew or on; run `cmems evaluate` again"
+        )
+
+
+def _check_references(headers, a, b):
+    """Refuse scores against other labels of the same cases: corrected ones, or another patient's of that name."""
+    ours, theirs = (each if isinstance(each := header.get("references"), dict) else {} for header in headers)
+    if other := [case for case, known in ours.items() if known and theirs.get(case) not in (None, known)]:
+        raise InputError(
+            f"{a} and {b}: their reference masks differ, of {', '.join(other[:3])}{' …' * (len(other) > 3)} "
+            f"({len(other)}); test both on one data set"
         )
 
 

@@ -12,6 +12,7 @@ class VolumeDataset(Dataset):
     """The volumes of a split at their own resolution.
 
     Items are what :meth:`PreparedDataset.volume` returns, with ``frame``, how slices become what the networks take.
+    ``metainfo["references"]`` holds the checksum of each case's labels.
 
     Args:
         data_root (str): A prepared data set.
@@ -25,8 +26,14 @@ class VolumeDataset(Dataset):
         if split == "train":
             raise InputError(f"{data_root}: split: expected val, test or valtest; of train, slices alone are kept")
         self.prepared = PreparedDataset(data_root)
-        self.metainfo = dict(name=self.prepared.name, classes=self.prepared.classes, split=split)
         self.cases = self.prepared.cases(split)
+        files = self.prepared.manifest["files"]
+        self.metainfo = dict(
+            name=self.prepared.name,
+            classes=self.prepared.classes,
+            split=split,
+            references={c: files.get(f"volumes/{c}_label.npy", {}).get("sha256") for c in self.cases},
+        )
         if not self.cases:
             option = "val" if split == "val" else "test"
             raise InputError(

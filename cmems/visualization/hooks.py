@@ -52,9 +52,11 @@ class MetricTableHook(Hook):
         if self.show:
             say(metric_table(known, classes))
         checkpoint = getattr(runner, "_load_from", None)
+        meta = _meta(runner.test_loop)
         header = dict(
-            dataset=_meta(runner.test_loop).get("name"),
+            dataset=meta.get("name"),
             classes=list(classes),
+            references=meta.get("references"),
             experiment=getattr(runner, "experiment_name", None),
             checkpoint=None if checkpoint is None else Path(checkpoint).name,
             weights=self._weights,
