@@ -629,6 +629,7 @@ def test_numbers_that_a_command_line_made_of_names_are_names(tmp_path):
         (lambda m: m["cases"]["a_b"].update(slices=[0, 99]), r"slices: expected \[0, 6\], got \[0, 99\]"),
         (lambda m: m.update(size=True), "size: expected a positive integer, got True"),
         (lambda m: m.update(classes=[1]), "classes: expected a list of different names"),
+        (lambda m: m.update(classes=["half a \ud800"]), "classes: expected a list of different names"),
         (lambda m: m.pop("files"), "files: expected objects .* got nothing"),
         (lambda m: m["files"].pop("volumes/a_image.npy"), r"files: volumes/a_image\.npy is not listed"),
     ],

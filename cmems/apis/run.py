@@ -109,7 +109,7 @@ def train(
     if hours is not None:
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
-    _complete(cfg, seed, amp)
+    tests = _complete(cfg, seed, amp)
     masks = masks_content(data, cfg.train_dataloader)
     settings = run_settings(cfg, content_of(data), masks)
     with _alone(cfg.work_dir, launcher), naming(cfg.work_dir), _together(cfg.work_dir):
@@ -123,6 +123,9 @@ def train(
         if hours is not None or steps is not None or not resume:
             keep_budget(found, cfg.work_dir)
         runner = build_runner(cfg)
+        for key, part in tests.items():  # what the folder keeps is enough to test
+            runner.cfg[key] = part
+        runner.dump_config()
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
         runner.preparation = Preparation.of(data).text()
         try:
@@ -184,18 +187,17 @@ class _FirstStep(Hook):
 
 
 def _complete(cfg, seed, amp):
-    """Set what a training's options and its number of steps decide."""
+    """Set what a training's options and its number of steps decide; return what it has no use for, a test's parts."""
     count_steps(cfg)
     if seed is not None:
         cfg.setdefault("randomness", {})["seed"] = seed
     check_seed((cfg.get("randomness") or {}).get("seed"))
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
-    # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
-    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
-        cfg.pop(key, None)
     for scheduler in _as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
+    # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
+    return {key: cfg.pop(key) for key in ("test_cfg", "test_dataloader", "test_evaluator") if key in cfg}
 
 
 @contextmanager

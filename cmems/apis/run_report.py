@@ -175,8 +175,11 @@ def _weights(folder, in_rounds):
 
 
 def _metrics(cfg, preset, data):
-    """Build the metrics of the config's test, else those of its validation and HD95 under their convention."""
-    given = cfg.get("test_evaluator") or cfg.get("val_evaluator") or [dict(type="DSC")]
+    """Build the metrics of the config's test, else those of its validation and HD95 under their convention.
+
+    A config that names none was written by a training without validation: none of the papers' conventions is meant.
+    """
+    given = cfg.get("test_evaluator") or cfg.get("val_evaluator") or [dict(type="DSC", preset="strict")]
     given = [dict(each) for each in ([given] if isinstance(given, dict) else given)]
     if not cfg.get("test_evaluator") and not any(each["type"] == "HD95" for each in given):
         given.append(dict(type="HD95", preset=given[0].get("preset", "transunet")))

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cmems.datasets.intensity import INTENSITY, image_problems, scale_intensity, scaling_notes
-from cmems.datasets.prepared import FORMAT, MANIFEST, VERSION, PreparedDataset, file_sha256, manifest_sha256
+from cmems.datasets.prepared import FORMAT, MANIFEST, VERSION, PreparedDataset, file_sha256, is_text, manifest_sha256
 from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
 from cmems.files import whole_file
@@ -114,6 +114,8 @@ def _check_classes(classes):
     """Refuse classes that uint8 labels, or a reader of tables, cannot tell apart."""
     if len(classes) > UNKNOWN - 1:
         raise InputError(f"--classes: expected {UNKNOWN - 1} classes or fewer, got {len(classes)}")
+    if odd := [name for name in classes if not is_text(name)]:
+        raise InputError(f"--classes: expected names in Unicode, got {odd[0]!r}")
     twice = [name for name, count in Counter(classes).items() if count > 1 or name in ("", "background")]
     if twice:
         raise InputError(f"--classes: expected different names other than background, got {twice[0]!r} in {classes}")

@@ -253,27 +253,32 @@ def _numbers(value, count):
     )  # fmt: skip
 
 
+def is_text(value):
+    """Tell whether a value is text that can be written; JSON may hold half a character, an escaped surrogate."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _pair(value):
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
+    return isinstance(value, list) and len(value) == 2 and all(map(is_text, value))
 
 
 def _texts(value):
-    return isinstance(value, list) and all(isinstance(v, str) for v in value) and len(set(value)) == len(value)
+    return isinstance(value, list) and all(map(is_text, value)) and len(set(value)) == len(value)
 
 
 _ENTRY = {  # what each case needs: a test and what it expects
-    "split": (lambda v: isinstance(v, str), "a split"),
+    "split": (is_text, "a split"),
     "shape": (lambda v: isinstance(v, list) and len(v) == 3 and all(map(_whole, v)), "three positive integers"),
     "spacing": (lambda v: _numbers(v, 3) and min(v) > 0, "three positive numbers"),
     "affine": (lambda v: isinstance(v, list) and len(v) == 4 and all(_numbers(r, 4) for r in v), "a 4 x 4 matrix"),
-    "orientation": (lambda v: isinstance(v, str), "text"),
+    "orientation": (is_text, "text"),
     "labelled": (lambda v: isinstance(v, bool), "true or false"),
 }
 _TOP = {
-    "dataset": (lambda v: isinstance(v, str), "text"),
+    "dataset": (is_text, "text"),
     "size": (_whole, "a positive integer"),
     "classes": (lambda v: _texts(v) and v, "a list of different names"),
-    "intensity": (lambda v: isinstance(v, str), "text"),
+    "intensity": (is_text, "text"),
     "splits": (lambda v: isinstance(v, dict) and all(map(_texts, v.values())), "lists of different cases"),
     "cases": (lambda v: isinstance(v, dict) and all(isinstance(e, dict) for e in v.values()), "an object of objects"),
     "files": (lambda v: isinstance(v, dict) and all(map(_file, v.values())), "objects with shape, dtype and sha256"),

@@ -73,6 +73,10 @@ def load_optimizer(wrapper, checkpoint, path):
         if problem:
             raise InputError(f"checkpoint {path}: the state of its optimiser is not that of this {own}: {problem}")
         keys = [set(group) for group in optimizer.param_groups]
+        # Switches (fused, capturable, maximize) are the config's and the device's, whatever the file says.
+        switches = [{k: v for k, v in g.items() if v is None or isinstance(v, bool)} for g in optimizer.param_groups]
+        groups = [{**group, **own} for group, own in zip(saved["param_groups"], switches, strict=True)]
+        saved = dict(saved, param_groups=groups)
     try:
         wrapper.load_state_dict(saved)
     except Exception as error:  # an optimiser of one's own says in its own way what does not fit
