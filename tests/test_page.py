@@ -217,7 +217,8 @@ def test_a_page_says_of_a_run_what_evaluate_says(finished, tmp_path, monkeypatch
 
 def test_what_a_run_without_validation_keeps_is_enough_to_test_and_report_it(tiny_config, tmp_path):
     extra = "val_cfg = val_dataloader = val_evaluator = None\ntest_evaluator = [dict(type=t, preset='strict') for t in "
-    train(tiny_config(extra=extra + "('DSC', 'HD95')]\n"), str(tmp_path / "run"), cfg_options={"train_cfg.max_iters": 1})
+    config = tiny_config(extra=extra + "('DSC', 'HD95')]\n")
+    train(config, str(tmp_path / "run"), cfg_options={"train_cfg.max_iters": 1})
     scores = evaluate(str(tmp_path / "run" / "tiny.py"), str(tmp_path / "run" / "last.pth"))
     text = Tags(report_run(tmp_path / "run")[0]).text
     assert f"{scores['ensemble/HD95']:.2f}±" in text
