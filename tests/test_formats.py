@@ -756,6 +756,8 @@ def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path
     assert len(there) == np.count_nonzero(mask)
     assert (seg.PatientID, str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID)) == ("SECRET", "1.2.826.1")
     assert "d,A," in (tmp_path / "masks/trust.csv").read_text()
+    again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
+    assert sorted(again.kept) == ["d", "n", "r"]
     picks = pick(str(tmp_path / "raw/images"), str(tmp_path / "p"), 3, after=str(tmp_path / "masks"))
     assert {p.scan: p.mask.name for p in picks} == {"n": "n.nii.gz", "r": "r.nii.gz", "d": "d.nii.gz"}
 
@@ -772,6 +774,10 @@ def test_masks_of_images_are_images_of_their_size(untrained, tmp_path):
         with Image.open(tmp_path / f"masks/{name}.png") as mask:
             assert (mask.size, mask.mode) == ((12, 10), "L")
             assert set(np.unique(np.asarray(mask))) <= {0, 1, 2, 3}
+    (tmp_path / "raw/images/c.png").unlink()
+    png(tmp_path / "masks/b.png", np.full((10, 12), 2, np.uint8))  # mended by hand
+    again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
+    assert (again.kept, again.mended) == (["a"], ["b"])
 
 
 def test_an_encoded_stack_is_read_back(tmp_path):

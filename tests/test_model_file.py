@@ -240,8 +240,11 @@ def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros_like(voxels(edited)), before.affine, before.header), edited)
     shutil.copy(scans / "patient003_frame02.nii.gz", scans / "patient003_frame01.nii.gz")  # another scan of that name
     (tmp_path / "masks/patient003_frame02.nii.gz").write_bytes(b"cut")
-    assert predict(segmenter, None, scans, "masks").kept == ["a"]
+    found = predict(segmenter, None, scans, "masks")
+    assert (found.kept, found.mended) == ([], ["a", "patient003_frame02"])  # of damage it cannot tell
     assert not voxels(edited).any()
+    for path in (edited, tmp_path / "masks/patient003_frame02.nii.gz"):
+        path.unlink()
     assert predict(model, None, scans, "masks", views=1).kept == []
     assert predict(model, None, scans, "masks", views=1, probabilities=True).kept == []
     assert len(predict(model, None, scans, "masks", views=1, probabilities=True).kept) == 3

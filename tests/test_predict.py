@@ -1,5 +1,6 @@
 """Segmenting scans from outside the prepared data set."""
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from cmems.apis import load_config, pick, predict, train
@@ -56,10 +58,11 @@ def test_the_config_that_a_training_keeps_predicts_and_says_what_it_lacks(traine
     _, checkpoint = trained
     kept = tmp_path / "w" / "tiny.py"
     assert len(predict(str(kept), checkpoint, str(scans), str(tmp_path / "masks")).paths) == 2
+    assert run_test(str(kept), checkpoint)
     with pytest.raises(
-        InputError, match=r"w/tiny\.py: test_dataloader\.dataset\.data_root is not set; the config that"
+        InputError, match=r"test_test/tiny\.py: train_dataloader\.data_root is not set; the config that"
     ):
-        run_test(str(kept), checkpoint)
+        train(str(tmp_path / "w" / "test_test" / "tiny.py"))
     bare = tmp_path / "bare.py"
     bare.write_text("model = None\n")
     for act in (train, lambda path: predict(path, checkpoint, str(scans), str(tmp_path / "masks"))):
@@ -125,8 +128,9 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     (scans / "f_link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     (scans / "more").mkdir()
     (scans / "more/g.nii.gz").write_bytes(whole)
-    done = command(*trained, scans, tmp_path / "masks")
+    done = command(*trained, scans, tmp_path / "masks", "--pictures")
     assert done.returncode == 2
+    assert f"{tmp_path / 'masks'}: 2 masks by the ensemble" in done.stdout
     assert "a_cut.nii.gz: truncated or not a NIfTI file" in done.stderr
     assert "b_constant.nii.gz: expected an image, got the constant 1" in done.stderr
     assert "c_colour.nii.gz: expected one real number per voxel, got colour voxels" in done.stderr
@@ -136,7 +140,10 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert "more/g.nii.gz: in a folder below" in done.stderr
     assert done.stderr.startswith("error: 7 problems")
     assert "Traceback" not in done.stderr
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+    drawn = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "masks" / "pictures").iterdir()}
+    assert sorted(drawn) == ["patient003_frame01.png", "patient003_frame02.png"]
+    assert all(picture.std() > 10 for picture in drawn.values())
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir() if p.is_file()) == [
         "labels_itksnap.txt",
         "labels_slicer.ctbl",
         "patient003_frame01.nii.gz",
@@ -227,8 +234,21 @@ def test_masks_painted_by_hand_are_not_replaced(trained, scans, tmp_path):
         predict(*trained, scans, tmp_path / "picked")
     assert found.mask.read_bytes() == painted
     masks = predict(*trained, scans, tmp_path / "masks")
-    shutil.copy(found.mask, masks.paths[found.scan])  # where masks are made, they are made again
-    assert found.scan not in predict(*trained, scans, tmp_path / "masks").kept
+    (other,) = set(masks.paths) - {found.scan}
+    changed = bytearray(gzip.decompress(masks.paths[other].read_bytes()))
+    changed[-1] ^= 1  # a voxel; the header stays
+    masks.paths[other].write_bytes(gzip.compress(changed))
+    for choice in (dict(), dict(network=1)):
+        again = predict(*trained, scans, tmp_path / "masks", **choice)
+        assert (again.kept, again.mended) == ([] if choice else [found.scan], [other])
+        assert gzip.decompress(masks.paths[other].read_bytes()) == changed
+    shutil.copy(found.mask, masks.paths[found.scan])  # another's file
+    again = predict(*trained, scans, tmp_path / "masks")
+    assert (again.paths, sorted(again.mended)) == (masks.paths, sorted(masks.paths))
+    assert masks.paths[found.scan].read_bytes() == painted
+    for path in masks.paths.values():
+        path.unlink()
+    assert not predict(*trained, scans, tmp_path / "masks").mended
     for name in ("trust.csv", "labels_itksnap.txt", "labels_slicer.ctbl"):
         (tmp_path / "masks" / name).unlink()
     assert predict(*trained, scans, tmp_path / "masks").paths == masks.paths  # masks say themselves who made them

@@ -105,7 +105,7 @@ def load_config(path, options=None, needs=(), trains=True):
     missing = [key for key in needs if value_at(config, key) is None]
     if missing:
         raise InputError(
-            f"config {path}: {missing[0]} is not set; the config that a training or a test leaves in its work "
+            f"config {path}: {missing[0]} is not set; the config that a test leaves in its work "
             "directory lacks what that had no use for: name the one it was made from"
         )
     return config

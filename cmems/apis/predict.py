@@ -15,7 +15,7 @@ import numpy as np
 from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
 from cmems.apis.segmenter import Segmenter, best_device, segmenter_key
-from cmems.apis.trust import by_doubt, part_name, read_trust, trust_file, trust_rows
+from cmems.apis.trust import by_doubt, digest, part_name, read_trust, trust_file, trust_rows
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import file_parts, folders_in
@@ -24,6 +24,7 @@ from cmems.datasets.readers.nifti import nifti_description, read_nifti
 from cmems.datasets.readers.scans import (
     KINDS,
     choose_channel,
+    description_of,
     encoded,
     mask_ending,
     mask_file,
@@ -34,7 +35,9 @@ from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, memory_problem
 from cmems.files import whole_file
 from cmems.visualization.colors import class_colors, label_tables
+from cmems.visualization.panels import check_pictures, panel, write_png
 
+PICTURES = "pictures"
 _CHANNELS = (
     "the model was prepared without --channel: keep one channel of each scan, or train on what "
     "cmems prepare --channel N makes"
@@ -53,6 +56,7 @@ class Masks(NamedTuple):
         notes: What a user should know of a scan, as pairs of a sentence and its details.
         trust: What :func:`cmems.apis.trust.trust_rows` says of every mask and class, the most doubtful first.
         kept: Scans whose masks were there already, made by the same model of the same file.
+        mended: Scans whose masks were left alone, since somebody changed or painted them.
     """
 
     paths: dict[str, Path]
@@ -62,6 +66,20 @@ class Masks(NamedTuple):
     notes: dict[str, list]
     trust: list[dict] = []
     kept: list[str] = []
+    mended: list[str] = []
+
+
+class SomeUnusable(InputError):
+    """Some scans are unusable; the others' masks were written.
+
+    Args:
+        problems (list[str]): One message each.
+        masks (Masks): The others'.
+    """
+
+    def __init__(self, problems, masks):
+        super().__init__(problems)
+        self.masks = masks
 
 
 def predict(
@@ -73,6 +91,7 @@ def predict(
     progress=None,
     doubt_maps=False,
     probabilities=False,
+    pictures=False,
     part=(1, 1),
     **choices,
 ):
@@ -81,7 +100,8 @@ def predict(
     Scans are scaled as the prepared data set was that the model was trained on. The masks are the ensemble's, or
     network 1's where it is alone, cleaned up where the config says how. While some scans are segmented, the next are
     read, the last written. A mask that is there, made by the same model with the same choices of the same file, stays:
-    what was interrupted goes on.
+    what was interrupted goes on. So does one that was changed since it was written, or that nothing here wrote: work
+    of a person's hands.
 
     Args:
         model (str | Segmenter): A file of :func:`cmems.apis.publish`; or a config, of whose data ``manifest.json`` is
@@ -89,8 +109,8 @@ def predict(
         checkpoint (str | None): The weights of a config.
         scans (str): A scan, or a folder of them: NIfTI, NRRD, images or DICOM.
         out (str): Folder of the masks, ``<scan>.nii.gz``: uint8, label k is the k-th class, the scan's affine; of
-            images ``<scan>.png`` of the same size, of DICOM a segmentation, ``<scan>.dcm``, which are made anew each
-            time; and of the classes' names and colours, ``labels_itksnap.txt`` and ``labels_slicer.ctbl``.
+            images ``<scan>.png`` of the same size, of DICOM a segmentation, ``<scan>.dcm``; and of the classes' names
+            and colours, ``labels_itksnap.txt`` and ``labels_slicer.ctbl``.
         cfg_options (dict | None): Dotted keys of the config to set.
         progress (callable | None): Called with (scans done, scans, name) after each scan.
         doubt_maps (bool): Write ``doubt/<scan>_entropy.nii.gz``, the entropy of the mean probabilities in percent of
@@ -98,6 +118,7 @@ def predict(
             labels differ.
         probabilities (bool): Write ``probabilities/<scan>.nii.gz``, four axes, the last one background and the classes:
             the mean probabilities before any clean-up, uint16 with a slope that makes them 0 to 1.
+        pictures (bool): Draw ``pictures/<scan>.png``: the slices where models differ most, as each outlines them.
         part (tuple[int, int]): (k, n): of n processes that share the folder, the k-th, from 1; each takes every n-th
             scan, and writes ``trust_<k>_of_<n>.csv``. Called again without parts, all they made stays, and is joined.
         **choices: ``network``, ``views``, ``clean``, ``keep_largest``, ``device`` of :class:`cmems.apis.Segmenter`;
@@ -108,8 +129,9 @@ def predict(
 
     Raises:
         InputError: Something in the model, the config or the data is wrong, or there is no scan; masks of their names
-            are there, painted by hand perhaps, or others of other classes; or some scans are unusable, after the
-            others' masks were written.
+            are there, painted by hand perhaps, in a folder without any of ours, or others of other classes; or a
+            picture is not ours.
+        SomeUnusable: Some scans are, after the others' masks were written.
     """
     out, segmenter = Path(out), model
     if not isinstance(part, (tuple, list)) or [type(n) for n in part] != [int, int]:
@@ -124,11 +146,14 @@ def predict(
     number, parts = part
     _spare_others(out, [out / (name + mask_ending(path)) for name, path in paths.items()], segmenter.classes)
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
-    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities)
+    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities, pictures)
+    if pictures:
+        check_pictures("--pictures", (out / PICTURES / f"{name}.png" for name in paths))
     out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
-    rows, kept = _kept(out, segmenter, marks, wanted)
-    written, odd, notes, writing, ahead = {name: wanted(name)[-1] for name in kept}, {}, {}, [], deque()
+    rows, kept, mended = _kept(out, segmenter, marks, wanted)
+    written, odd, notes = {name: wanted(name)[-1] for name in (*kept, *mended)}, {}, {}
+    writing, ahead = [], deque()
     names = (name for name in paths if name not in written)
     with trust_file(out, rows, part_name(*part)) as more, ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -136,10 +161,10 @@ def predict(
             for name in islice(names, segmenter.together):
                 ahead.append((name, pool.submit(_read, name, paths[name], segmenter.preparation)))
 
-        for done, name in enumerate(kept, 1):
+        for done, name in enumerate(written, 1):
             if progress:
                 progress(done, len(paths), name)
-        done, tables = len(kept), False
+        done, tables = len(written), False
         read_on()
         try:
             while ahead:
@@ -164,7 +189,8 @@ def predict(
                 for scan, models, doubt in zip(ready, *found, strict=True):
                     files = wanted(scan.name)
                     written[scan.name] = files[-1]
-                    maps = _maps(files, segmenter.labels(models), models, doubt)
+                    drawn = _drawn(scan, models, segmenter.classes) if pictures else None
+                    maps = _maps(files, segmenter.labels(models), models, doubt, drawn)
                     rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
                     job = paths[scan.name], scan, maps, *rest
                     writing.append((scan.name, pool.submit(_write, *job)))
@@ -177,9 +203,10 @@ def predict(
     if parts == 1:  # which holds what theirs say
         for path in out.glob(part_name("*", "*")):
             path.unlink()
+    masks = Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept, mended)
     if problems:
-        raise InputError(problems)
-    return Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept)
+        raise SomeUnusable(problems, masks)
+    return masks
 
 
 def _segmented(segmenter, scans, *choices):
@@ -209,31 +236,48 @@ def _stamp(path):
     return hashlib.sha256(repr((path.name, found)).encode()).hexdigest()[:16]
 
 
-def _files(paths, out, networks, doubt_maps, probabilities):
+def _files(paths, out, networks, doubt_maps, probabilities, pictures):
     """Return a function that lists the files of a scan, the mask last."""
 
     def wanted(name):
         doubt = [Path(out, "doubt", f"{name}_{kind}.nii.gz") for kind in ("entropy", "disagreement")]
         found = doubt[: 1 + (networks > 1)] if doubt_maps else []
         shares = [Path(out, "probabilities", f"{name}.nii.gz")] * probabilities
-        return [*found, *shares, Path(out, name + mask_ending(paths[name]))]
+        drawn = [Path(out, PICTURES, f"{name}.png")] * pictures
+        return [*found, *shares, *drawn, Path(out, name + mask_ending(paths[name]))]
 
     return wanted
 
 
 def _kept(out, segmenter, marks, wanted):
-    """Return the rows of trust of the scans whose files this very model wrote already, and these scans."""
+    """Return the rows of trust of the scans whose files this very model wrote already; these scans; and those whose
+    masks somebody changed or painted since.
+    """
     known = {}
     for row in chain(*map(read_trust, [out / "trust.csv", *out.glob(part_name("*", "*"))])):
-        if row["made_by"] == marks.get(row["scan"]):
-            known.setdefault(row["scan"], {})[row["class"]] = row
-    kept = [
-        name
-        for name, mark in marks.items()
-        if known.get(name, {}).keys() == set(segmenter.classes)
-        and all(nifti_description(path) == mark for path in wanted(name))
-    ]
-    return [row for name in kept for row in known[name].values()], kept
+        known.setdefault((row["scan"], row["made_by"]), {})[row["class"]] = row
+    rows, kept, mended = [], [], []
+    for name, mark in marks.items():
+        files = wanted(name)
+        there = known.get((name, description_of(files[-1])), {})
+        if _is_mended(files[-1], there):
+            mended.append(name)
+        elif there.keys() == set(segmenter.classes) and all(description_of(path) == mark for path in files):
+            kept.append(name)
+            rows += there.values()
+    return rows, kept, mended
+
+
+def _is_mended(mask, rows):
+    """Tell whether a mask is there that is not as it was written: by its header, and where that is ours, by the rows
+    of trust that are of it.
+    """
+    if not mask.is_file():
+        return False
+    if not (description_of(mask) or "").startswith("cmems "):
+        return True
+    written = {row["mask"] for row in rows.values()} - {""}
+    return bool(written) and digest(mask.read_bytes()) not in written
 
 
 def _spare_others(out, masks, classes):
@@ -242,7 +286,7 @@ def _spare_others(out, masks, classes):
     """
     tables = list(label_tables(classes))
     ours = ("trust.csv", *tables, *(path.name for path in out.glob(part_name("*", "*"))))
-    there = [path for path in masks if path.is_file() and not (nifti_description(path) or "").startswith("cmems ")]
+    there = [path for path in masks if _is_mended(path, {})]
     if there and not any((out / name).is_file() for name in ours):
         more = f", as {len(there) - 1} more," * (len(there) > 1)
         raise InputError(
@@ -355,8 +399,8 @@ def _is_kept(path, key):
     """Tell whether a mask of a training scan is there that a model of this key made, or a person has changed."""
     if not path.is_file():
         return False
-    name, maker, digest = (*(nifti_description(path) or "").split(" "), "", "")[:3]
-    return name != "cmems" or maker == key or digest != _digest(read_nifti(path).voxels.transpose(2, 1, 0))
+    name, maker, known = (*(nifti_description(path) or "").split(" "), "", "")[:3]
+    return name != "cmems" or maker == key or known != _digest(read_nifti(path).voxels.transpose(2, 1, 0))
 
 
 def _digest(voxels):
@@ -369,9 +413,16 @@ def _whose(model, best):
     return f"{whose}, cleaned up" if best == "cleaned" else whose
 
 
-def _maps(files, mask, models, doubt):
+def _drawn(scan, models, classes):
+    """Draw the slices of a scan where models differ most."""
+    return panel(dict(scan.content, case=scan.name, predictions=models), classes=classes)
+
+
+def _maps(files, mask, models, doubt, drawn=None):
     """Return what goes into the files of a scan, in their order."""
     maps = [mask]
+    if drawn is not None:
+        maps.insert(0, drawn)
     if doubt.probabilities is not None:
         maps.insert(0, doubt.probabilities)
     if doubt.entropies is not None:
@@ -391,7 +442,10 @@ def _write(path, scan, maps, *rest):
         *rest: See :func:`trust_rows`.
     """
     for file, voxels in maps.items():
+        if file.parent.name == PICTURES:
+            write_png(file, voxels, rest[-1])
+            continue
         content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1], class_colors(len(rest[1])))
         with whole_file(file) as part:
             part.write_bytes(content)
-    return trust_rows(*rest)
+    return trust_rows(*rest, digest(content))  # of the mask, which is the last

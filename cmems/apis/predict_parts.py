@@ -4,10 +4,10 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from cmems.apis.predict import find_scans
+from cmems.apis.predict import Masks, SomeUnusable, find_scans
 from cmems.apis.trust import part_name, read_trust, tells, trust_file
 from cmems.datasets.readers.scans import mask_file
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.launching import launch, run_command
 
 
@@ -25,10 +25,10 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
         say (callable): Gets a line for every part that ends.
 
     Returns:
-        tuple[dict, list, list]: The masks' paths by scan, rows of trust, and the parts' warnings.
+        Masks: What was written; the parts' warnings are printed.
 
     Raises:
-        InputError: As of :func:`cmems.apis.predict`, of all parts together, after what there is was joined; or a part
+        SomeUnusable: As of :func:`cmems.apis.predict`, of all parts together, after what there is was joined; or a part
             ended before its end.
     """
     if jobs < 1:
@@ -51,13 +51,17 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
     rows = list({(row["scan"], row["class"]): row for row in rows if tells(row, out)}.values())
     with trust_file(out, rows):
         pass
+    for line in warnings:
+        warn_once(line)
+    paths = {row["scan"]: mask_file(out, row["scan"]) for row in rows}
+    masks = Masks(paths, segmenter.classes, segmenter.whose, {}, {}, rows)
     if problems:
-        raise InputError(list(dict.fromkeys(problems)))
+        raise SomeUnusable(list(dict.fromkeys(problems)), masks)
     for path in [*logs.glob("*_of_*.txt"), *out.glob(part_name("*", "*"))]:
         path.unlink()
     if not any(logs.iterdir()):
         logs.rmdir()
-    return {row["scan"]: mask_file(out, row["scan"]) for row in rows}, rows, list(dict.fromkeys(warnings))
+    return masks
 
 
 def _part(item, threads, stop):

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import math
 import time
 from contextlib import contextmanager
@@ -11,19 +12,17 @@ import numpy as np
 from prettytable import PrettyTable
 from scipy.ndimage import find_objects, label
 
-from cmems.datasets.readers.nifti import nifti_description
-from cmems.datasets.readers.scans import mask_file
+from cmems.datasets.readers.scans import description_of, mask_file
 from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.files import whole_file
 from cmems.visualization.tables import csv_cell, csv_text, model_label
 
-COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by")
+COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by", "mask")
 _NUMBERS = ("agreement", "views_agreement", "softmax", "ml")
-_UNTOLD = object()  # images and DICOM, which are made anew each time
 _HEADINGS = ("scan", "class", "networks agree", "views agree", "ml", "parts", "note")
 
 
-def trust_rows(name, classes, labels, doubt, spacing, made_by=""):
+def trust_rows(name, classes, labels, doubt, spacing, made_by="", mask_digest=""):
     """Say of each class of a volume how far its mask may be trusted.
 
     Args:
@@ -34,14 +33,15 @@ def trust_rows(name, classes, labels, doubt, spacing, made_by=""):
         doubt (Doubt): Beside them.
         spacing (sequence[float]): (slice, row, column), mm.
         made_by (str): By which the mask is known as this model's of this scan.
+        mask_digest (str): By which the mask's file is known as it was written, see :func:`digest`.
 
     Returns:
         list[dict]: By :data:`COLUMNS`: ``agreement``, mean Dice of any two networks' labels on the volume's grid;
         ``views_agreement``, of any two views of a network, on the networks'; ``softmax``, mean probability of the class
         where it is the label of the networks' mean; ``ml`` of the mask; ``components``, parts connected by faces before
-        any clean-up; ``note``, what a network did not find, or the mask has not; and ``made_by``. NaN where there is
-        nothing to compare: one network, one view, or a class that nobody finds; where one of two networks finds it,
-        their agreement is 0, and where both find it and the mask has none, what it is.
+        any clean-up; ``note``, what a network did not find, or the mask has not; ``made_by`` and ``mask``. NaN where
+        there is nothing to compare: one network, one view, or a class that nobody finds; where one of two networks
+        finds it, their agreement is 0, and where both find it and the mask has none, what it is.
     """
     networks = {model: each for model, each in labels.items() if model.startswith("network_")}
     whole, mask = labels.get("ensemble", labels["network_1"]), list(labels.values())[-1]
@@ -63,6 +63,7 @@ def trust_rows(name, classes, labels, doubt, spacing, made_by=""):
                 "components": 0 if box is None else label(whole[box] == k)[1],
                 "note": _note(found, counts[k]),
                 "made_by": made_by,
+                "mask": mask_digest,
             }
         )
     return rows
@@ -73,6 +74,11 @@ def _note(found, voxels):
     if missing and len(missing) < len(found):
         return f"{' and '.join(missing)} {'finds' if len(missing) == 1 else 'find'} none"
     return "" if voxels else "not found"
+
+
+def digest(content):
+    """Return 16 hexadecimal digits by which the bytes of a mask's file are known."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def by_doubt(rows):
@@ -109,25 +115,26 @@ def part_name(number, parts):
 
 @contextmanager
 def trust_file(out, rows, name="trust.csv", seconds=10):
-    """Write the table of a folder of masks: every few seconds, and when the block ends, however it ends.
+    """Write the table of a folder of masks: often, as long as it takes little time, and when the block ends, however it
+    ends.
 
     Args:
         out (Path): The folder. What ``trust.csv`` says of masks that are still there, and not in ``rows``, stays.
         rows (list[dict]): Filled within the block; see :func:`trust_rows`. Sorted by doubt in the file; an empty field
             where there is nothing to compare.
         name (str): Of the table.
-        seconds (float): Between two writings.
+        seconds (float): Between two writings, at most; less where that takes a twentieth of the time.
 
     Yields:
         callable: To be called when there may be more rows.
     """
-    path, written = Path(out, name), time.monotonic()
+    path, written, pause = Path(out, name), time.monotonic(), 0.0
 
     def write():
         before = read_trust(path) if name == "trust.csv" else []  # now: another process may have written since
         done = {row["scan"] for row in rows}
         mark = functools.cache(lambda scan: _mark(out, scan))
-        kept = [r for r in before if r["scan"] not in done and mark(r["scan"]) in (r["made_by"], _UNTOLD)]
+        kept = [r for r in before if r["scan"] not in done and mark(r["scan"]) == r["made_by"]]
         if rows or path.exists():
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
@@ -136,10 +143,12 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
                     writer.writerow([_cell(row[column]) for column in COLUMNS])
 
     def more():
-        nonlocal written
-        if time.monotonic() - written > seconds:
+        nonlocal written, pause
+        began = time.monotonic()
+        if began - written > pause:
             write()
             written = time.monotonic()
+            pause = min(seconds, 20 * (written - began))
 
     try:
         yield more
@@ -154,25 +163,25 @@ def _cell(value):
 
 
 def tells(row, out):
-    """Return whether a row is of the mask that is there: of NIfTI, by what its header says of who made it."""
-    return _mark(out, row["scan"]) in (row["made_by"], _UNTOLD)
+    """Return whether a row is of the mask that is there, by what its header says of who made it."""
+    return _mark(out, row["scan"]) == row["made_by"]
 
 
 def _mark(out, scan):
     """Return what a scan's mask says of who made it; None where there is no mask."""
     path = mask_file(out, scan)
-    return path and (nifti_description(path) if path.suffix == ".gz" else _UNTOLD)
+    return path and description_of(path)
 
 
 def read_trust(path):
     """Return the rows of a file that :func:`trust_file` wrote; of any other, none."""
-    texts = dict.fromkeys(("scan", "class", "note", "made_by"), csv_text)
+    texts = dict.fromkeys(("scan", "class", "note", "made_by", "mask"), csv_text)
     try:
         with open(path, newline="", encoding="utf-8") as handle:
             reader = csv.DictReader(handle)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):  # the last came later
                 return []
             kinds = {**texts, **dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": int}
-            return [{**row, **{c: kind(row[c]) for c, kind in kinds.items()}} for row in reader]
+            return [{c: kind(row.get(c) or "") for c, kind in kinds.items()} for row in reader]
     except (OSError, ValueError, TypeError):
         return []

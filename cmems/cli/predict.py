@@ -12,6 +12,7 @@ from cmems.errors import InputError, said
 ABOUT = "Write a mask for every scan (NIfTI, NRRD, PNG, DICOM), on the scan's own grid."
 EXAMPLE = "cmems predict heart.pth SCANS MASKS"
 NETWORK = "ensemble, or one network alone: 1, 2 … (default: the ensemble, of several)"
+_SWITCHES = ("keep_largest", "doubt_maps", "probabilities", "pictures")
 VIEWS = "mirrored and turned views to average (default: the model's)"
 
 
@@ -32,6 +33,9 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--probabilities", action="store_true", help="write the mean probabilities of all classes to OUT/probabilities"
+    )
+    parser.add_argument(
+        "--pictures", action="store_true", help="draw the slices where networks differ most to OUT/pictures/SCAN.png"
     )
     add_launcher(parser, "parts of the scans")
     parser.add_argument(
@@ -77,9 +81,7 @@ def words_of(args):
     words = [args.config, args.checkpoint, args.scans, *filter(None, [args.out])]
     words += [f"--{name}={value}" for name in ("network", "views", "device") if (value := getattr(args, name))]
     words += {None: [], True: ["--clean"], False: ["--no-clean"]}[args.clean]
-    words += [
-        f"--{name.replace('_', '-')}" for name in ("keep_largest", "doubt_maps", "probabilities") if getattr(args, name)
-    ]
+    words += [f"--{name.replace('_', '-')}" for name in _SWITCHES if getattr(args, name)]
     options = [f"{key}={value}" for key, value in (args.cfg_options or {}).items()]
     return ["predict", *words, *(["--cfg-options", *options] if options else [])]
 
@@ -103,29 +105,44 @@ def run(args):
         if args.part:
             raise InputError("--part and --jobs: expected one of them; --jobs starts the parts itself")
         where = args.jobs, args.launcher, parameters, functools.partial(print, flush=True)
-        paths, rows, warnings = predict_in_parts(words_of(args), segmenter, scans, out, *where)
-        for line in warnings:
-            print(f"warning: {line}", file=sys.stderr)
-        say_masks(out, segmenter.classes, paths, segmenter.whose, "", rows)
-        return
-    with counting("segmenting") as progress:
-        how = dict(doubt_maps=args.doubt_maps, probabilities=args.probabilities, part=args.part or (1, 1))
-        masks = predict(segmenter, None, scans, out, None, progress, **how)
-    odd = {name: [("its axes lie as those of no prepared case", where)] for name, where in masks.turned.items()}
-    for line in chain(said(odd), said(masks.notes)):
-        print(f"warning: {line}", file=sys.stderr)
-    kept = f", {len(masks.kept)} of them from before" if masks.kept else ""
-    say_masks(out, masks.classes, masks.paths, masks.model, kept, masks.trust, how["part"])
+        masks, problem = tried(predict_in_parts, words_of(args), segmenter, scans, out, *where)
+    else:
+        how = {name: getattr(args, name) for name in _SWITCHES[1:]}
+        with counting("segmenting") as progress:
+            masks, problem = tried(
+                predict, segmenter, None, scans, out, None, progress, part=args.part or (1, 1), **how
+            )
+    say_masks(out, masks, args.part or (1, 1))
+    if problem:
+        raise problem
 
 
-def say_masks(out, classes, paths, whose, kept, rows, part=(1, 1)):
+def tried(act, *args, **options):
+    """Return the masks that were written and, where some scans were unusable, what to raise once the masks are told."""
+    from cmems.apis.predict import SomeUnusable
+
+    try:
+        return act(*args, **options), None
+    except SomeUnusable as error:
+        return error.masks, error
+
+
+def say_masks(out, masks, part):
     """Print which masks there are, and the most doubtful of them."""
     from cmems.apis.trust import by_doubt, part_name, trust_table
 
-    if not rows:
-        print(f"{out}: no scan is left for part {part[0]} of {part[1]}")
+    odd = {name: [("its axes lie as those of no prepared case", where)] for name, where in masks.turned.items()}
+    by_hand = "the mask is not as it was predicted, and stays as it is; remove it to have it predicted anew"
+    for line in chain(said(odd), said(masks.notes), said({name: [(by_hand, None)] for name in masks.mended})):
+        print(f"warning: {line}", file=sys.stderr)
+    if not masks.paths:
+        if part != (1, 1):
+            print(f"{out}: no scan is left for part {part[0]} of {part[1]}")
         return
-    labels = ", ".join(f"{k} {name}" for k, name in enumerate(classes, 1))
-    count = f"{len(paths)} mask{'s' * (len(paths) != 1)}"
-    print(trust_table(by_doubt(rows)))
-    print(f"{out}: {count} by {whose}{kept}; {labels}; which to look at first: {part_name(*part)}")
+    if masks.trust:
+        print(trust_table(by_doubt(masks.trust)))
+    labels = ", ".join(f"{k} {name}" for k, name in enumerate(masks.classes, 1))
+    count = f"{len(masks.paths)} mask{'s' * (len(masks.paths) != 1)}"
+    kept = f", {len(masks.kept)} of them from before" if masks.kept else ""
+    kept += f", {len(masks.mended)} by hand" if masks.mended else ""
+    print(f"{out}: {count} by {masks.model}{kept}; {labels}; which to look at first: {part_name(*part)}")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 
+from cmems.datasets.readers.scans import described
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.visualization.colors import class_colors
@@ -139,14 +140,15 @@ def contact_sheet(tiles, columns=5):
     return np.asarray(sheet)
 
 
-def write_png(path, image):
+def write_png(path, image, description=None):
     """Write an (H, W, 3) uint8 image as PNG, marked as drawn here; a whole file or none.
 
     Args:
         path (str | Path): Where to.
         image (np.ndarray): The pixels.
+        description (str | None): What its header says of it, see :func:`cmems.datasets.readers.scans.description_of`.
     """
-    mark = PngImagePlugin.PngInfo()
+    mark = described(description)
     mark.add_text("Software", _SOFTWARE)
     with whole_file(path) as part:
         Image.fromarray(image).save(part, format="PNG", pnginfo=mark)

@@ -158,7 +158,7 @@ def read_segmentation(path):
     return Volume(volume.array.astype(np.uint8), tuple(map(float, volume.spacing)), affine, (affine,), (), names)
 
 
-def segmentation_like(path, voxels, classes, colors):
+def segmentation_like(path, voxels, classes, colors, description=None):
     """Return the bytes of a DICOM segmentation that refers to a series.
 
     Patient and study are those of the series, as the standard wants it; its identifiers follow from the series' and
@@ -169,6 +169,7 @@ def segmentation_like(path, voxels, classes, colors):
         voxels (np.ndarray): ``(D, H, W)`` uint8, slices by position; label k is the k-th class.
         classes (sequence[str]): Names of the segments.
         colors (sequence[tuple[int]]): In which viewers should show them, RGB of 0 to 255.
+        description (str | None): What the file says of its content, up to 64 characters.
 
     Raises:
         InputError: The headers of the series lack what a segmentation must repeat.
@@ -191,11 +192,18 @@ def segmentation_like(path, voxels, classes, colors):
         series, instance = (dicom.uid.generate_uid(entropy_srcs=[kind, *seeds]) for kind in ("series", "instance"))
         seg = hd.seg.Segmentation(
             sources, np.ascontiguousarray(voxels), "BINARY", about, series, 1000, instance, 1, "CMEMS", "CMEMS",
-            __version__, "none", content_label="CMEMS", series_description="CMEMS", omit_empty_frames=voxels.any(),
+            __version__, "none", content_label="CMEMS", series_description="CMEMS",
+            content_description=description, omit_empty_frames=voxels.any(),
         )  # fmt: skip
         content = io.BytesIO()
         seg.save_as(content)
     return content.getvalue()
+
+
+def description_of(path):
+    """Return what a file says of its content; None where it says nothing."""
+    header = need("pydicom", path, "dicom").dcmread(path, stop_before_pixels=True, specific_tags=["ContentDescription"])
+    return header.get("ContentDescription")
 
 
 def _meta(path):

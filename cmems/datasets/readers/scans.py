@@ -6,18 +6,20 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cmems.datasets.names import composed
 from cmems.datasets.readers import dicom
 from cmems.datasets.readers.files import MAPS, PICTURE, SCAN, files_below, listed, misplaced, reading
-from cmems.datasets.readers.nifti import nifti_grid, nifti_like, nifti_of, read_nifti
+from cmems.datasets.readers.nifti import nifti_description, nifti_grid, nifti_like, nifti_of, read_nifti
 from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
 from cmems.datasets.readers.pictures import picture_grid, read_picture
+from cmems.errors import InputError
 
 KINDS = "NIfTI, NRRD, PNG or DICOM"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _LONE = "it has one channel, which is read"
+_TIFF_DESCRIPTION = 270
 _ENDINGS = (".nii.gz", ".png", ".tif", ".dcm")
 
 
@@ -160,23 +162,50 @@ def encoded(path, name, voxels, classes, mark=None, colors=()):
         name (str): Of the file; its ending, one of :func:`mask_ending` or ``.nii.gz``, chooses the format.
         voxels (np.ndarray): ``(D, H, W)`` uint8, on the scan's grid; of NIfTI what :func:`nifti_like` takes.
         classes (sequence[str]): Label k is the k-th; DICOM repeats them.
-        mark (str | None): What NIfTI's header says of the file. Default: what the scan's does.
+        mark (str | None): What the file's header says of it, see :func:`description_of`. Default: of NIfTI what the
+            scan's does, of others nothing.
         colors (sequence[tuple[int]]): Of the classes, RGB of 0 to 255, for DICOM.
 
     Raises:
         InputError: The scan's header does not serve.
     """
     if name.endswith(".dcm"):
-        return dicom.segmentation_like(path, voxels, classes, colors)
+        return dicom.segmentation_like(path, voxels, classes, colors, mark)
     if not name.endswith(".nii.gz"):
         content, pages = io.BytesIO(), [Image.fromarray(page) for page in np.ascontiguousarray(voxels)]
-        more = {} if name.endswith(".png") else dict(save_all=True, append_images=pages[1:], compression="tiff_deflate")
-        pages[0].save(content, format="PNG" if name.endswith(".png") else "TIFF", **more)
+        if name.endswith(".png"):
+            pages[0].save(content, format="PNG", pnginfo=described(mark))
+        else:
+            more = dict(save_all=True, append_images=pages[1:], compression="tiff_deflate")
+            pages[0].save(content, format="TIFF", description=mark or "", **more)
         return content.getvalue()
     with reading(path, "a readable scan"):
         plain = not (dicom.is_dicom(path) or _is_nrrd(path) or _is_picture(path))
         content = nifti_like(path, voxels, mark) if plain else nifti_of(read_grid(path), voxels, mark)
     return gzip.compress(content, compresslevel=3, mtime=0)
+
+
+def described(text):
+    """Return what Pillow writes into a PNG so that :func:`description_of` finds it."""
+    info = PngImagePlugin.PngInfo()
+    if text:
+        info.add_text("Description", text)
+    return info
+
+
+def description_of(path):
+    """Return what a file's header says of it, whatever its format; None where there is no such file or text."""
+    path = Path(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return nifti_description(path)
+    try:
+        with reading(path, "a mask"):
+            if not _is_picture(path):
+                return dicom.description_of(path) if dicom.is_dicom(path) else None
+            with Image.open(path) as image:
+                return image.info.get("Description") or getattr(image, "tag_v2", {}).get(_TIFF_DESCRIPTION)
+    except InputError:
+        return None
 
 
 def choose_channel(scans, channel, known=(), always=False, advice="--channel picks one"):
