@@ -70,6 +70,15 @@ def prepare(cli, own, *more):
     return cli("prepare", "nifti", own, "DATA", "--classes", "RV,Myo,LV", "--size", 32, "--workers", 1, *more)
 
 
+def test_an_option_that_is_none_is_said_by_its_command(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cmems", "prepare", "nifti", "raw", "out", "--exemplr", "x"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("usage: cmems prepare")
+    assert said.endswith("error: unrecognized arguments: --exemplr x; did you mean --exemplar?\n")
+
+
 def test_every_help_has_an_example_and_imports_nothing_heavy():
     code = """
 import contextlib, io, sys

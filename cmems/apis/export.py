@@ -22,7 +22,7 @@ _SCRIPT = Path(__file__).parents[1] / "examples" / "run_onnx.py"
 _DIFFERING = 1e-3  # share of voxels, all of them ties but for the rounding of another library
 
 
-def export(model, out, form="onnx", network=None, views=None):
+def export(model, out, form="onnx", network=None, views=None, begin=None):
     """Write a model as one program, and compare its labels with the model's own.
 
     Its inputs are ``image``, ``(D, H, W)`` float32 slices of any number and size, scaled to [0, 1] as the model's were;
@@ -37,6 +37,7 @@ def export(model, out, form="onnx", network=None, views=None):
             torch; one that is there is left alone.
         form (str): ``onnx``, by torch's dynamo exporter, or ``torch-export``.
         network, views: As of :class:`cmems.apis.Segmenter`.
+        begin (callable | None): Called once everything was checked, before what takes long.
 
     Returns:
         dict: ``voxels`` compared and ``differing``; ``left_out``, the types of the clean-up's steps.
@@ -56,6 +57,8 @@ def export(model, out, form="onnx", network=None, views=None):
     left_out = [type(step).__name__ for step in segmenter.prediction.clean]
     graph = VolumeGraph(segmenter.networks, segmenter.prediction, segmenter.preparation.frame).eval()
     said = dict(segmenter.preparation.plain(), modality=segmenter.preparation.modality, key=segmenter.key)
+    if begin:
+        begin()
     program = _trace(graph)
     with whole_file(out) as part:
         run = _WRITERS[form](program, graph, part, json.dumps(said))

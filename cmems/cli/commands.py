@@ -1,7 +1,5 @@
 """From words to a command."""
 
-import argparse
-
 import cmems
 from cmems.cli import (
     check,
@@ -19,7 +17,7 @@ from cmems.cli import (
     rounds,
     train,
 )
-from cmems.cli.common import Help, main_guard
+from cmems.cli.common import Command, Help, main_guard
 from cmems.errors import InputError
 
 # Each module has ABOUT, one sentence; EXAMPLE; add_arguments(parser); and run(args), which alone imports torch.
@@ -50,11 +48,11 @@ def main(command=None):
         command (str | None): A key of ``COMMANDS``; the files in ``tools/`` are each one command.
     """
     if command is not None:
-        parser = argparse.ArgumentParser(**_about(COMMANDS[command]))
+        parser = Command(**_about(COMMANDS[command]))
         COMMANDS[command].add_arguments(parser)
         COMMANDS[command].run(_full(parser.parse_args()))
         return
-    parser = argparse.ArgumentParser(
+    parser = Command(
         prog="cmems",
         description="Segment medical images from one labelled slice.",
         epilog="example:\n  cmems demo\n\n`cmems COMMAND --help` has each command's options, with an example.",

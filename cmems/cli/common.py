@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import errno
 import functools
 import os
@@ -79,7 +80,20 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     """Help that keeps the lines of examples, and adds a default where there is one to tell."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, [], ()) else super()._get_help_string(action)
+
+
+class Command(argparse.ArgumentParser):
+    """A parser that says with its own usage what it does not know, and which option is near."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse; end where something is not known."""
+        namespace, strange = super().parse_known_args(args, namespace)
+        if strange:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(strange[0], known, n=1)
+            self.error(f"unrecognized arguments: {' '.join(strange)}" + f"; did you mean {near[0]}?" * len(near))
+        return namespace, strange
 
 
 class _Pairs(argparse.Action):

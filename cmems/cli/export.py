@@ -27,8 +27,10 @@ def run(args):
     """Export, and say how the labels compare."""
     from cmems.apis import export
 
-    print(f"{args.model}: tracing, writing and comparing, which takes a minute or two", flush=True)
-    found = export(args.model, args.out, args.format, args.network, args.views)
+    def begin():
+        print(f"{args.model}: tracing, writing and comparing, which takes a minute or two", flush=True)
+
+    found = export(args.model, args.out, args.format, args.network, args.views, begin)
     if found["left_out"]:
         print(f"the clean-up is left out: {', '.join(found['left_out'])}")
     then = _NEXT[args.format].format(out=args.out, script=Path(args.out).with_name("run_onnx.py"))
