@@ -180,6 +180,10 @@ SPOILT = {
         lambda s: s["meta"].update(steps=torch.zeros(2)),
         "meta: steps: expected int, got Tensor",
     ),
+    "a tensor for a text": (
+        lambda s: s["meta"].update(settings=torch.zeros(2)),
+        "meta: settings: expected a plain value, got a tensor",
+    ),
     "a tensor without end": (
         lambda s: first_state(s).update(exp_avg=torch.zeros(1).expand(2**40)),
         r"tensor of shape \(1099511627776,\) of float32 is not in the file in full",

@@ -58,6 +58,9 @@ def read_checkpoint(path):
     for key, wanted in _META.items():
         if not isinstance(seen := checkpoint["meta"].get(key), wanted | None):
             raise InputError(f"checkpoint {path}: meta: {key}: expected {wanted.__name__}, got {type(seen).__name__}")
+    for key, seen in checkpoint["meta"].items():  # which has no truth and no equal
+        if next(_tensors(seen), None) is not None:
+            raise InputError(f"checkpoint {path}: meta: {str(key)[:40]}: expected a plain value, got a tensor")
     for tensor in _tensors(checkpoint):
         if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > len(data):
             raise InputError(f"checkpoint {path}: a tensor of {kind(tensor)} is not in the file in full")
