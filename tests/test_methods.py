@@ -387,8 +387,17 @@ def test_copy_paste_is_two_mixtures_with_two_kinds_of_label():
     torch.testing.assert_close(loss, slow)
 
 
+def test_objectives_that_know_unknown_pixels_take_what_is_partly_painted():
+    partly = dict(exemplar=SimpleNamespace(partial=True))
+    for kind, takes in dict(Supervised=True, DeepSupervision=False).items():
+        model = learner(1, [dict(type=kind, source="exemplar")])
+        assert bool(model.objectives[0].check(model, partly)) != takes
+
+
 def test_deep_supervision_asks_each_level_which_classes_its_cells_hold():
     model = learner(1, [dict(type="DeepSupervision", source="exemplar")])
+    hidden = model.objectives[0].heads[0][0][0]
+    assert hidden.bias is None  # a norm follows, which takes it away again
     step = StepViews(model, batch(), Draws(0, 0))
     labels, total = step.labels("exemplar", 0), 0
     for head, level in zip(model.objectives[0].heads[0], step.levels(0, "exemplar", "weak", 0), strict=False):

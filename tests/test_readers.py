@@ -19,7 +19,7 @@ from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.readers.acdc import _frames
 from cmems.datasets.readers.base import matches
-from cmems.datasets.readers.files import nifti_files
+from cmems.datasets.readers.files import nifti_files, reading
 from cmems.datasets.readers.geometry import known_axes, lay_on, regular, turned_array
 from cmems.datasets.readers.nifti import Volume, nifti_like, nifti_of, read_nifti
 from cmems.errors import InputError
@@ -640,6 +640,22 @@ def test_a_manifest_that_is_not_as_written_is_refused_in_one_line(change, messag
     (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=message):
         PreparedDataset(tmp_path / "out")
+
+
+def test_shares_are_read_from_0_to_1(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), tmp_path / "scan.nii")
+    shares = np.array([0, 65535, 13107], np.uint16).repeat(8).reshape(1, 2, 3, 4)
+    found = nib.Nifti1Image.from_bytes(nifti_like(tmp_path / "scan.nii", shares)).get_fdata()
+    np.testing.assert_allclose(found[..., 0], shares[0].T / 65535, rtol=1e-6)
+
+
+def test_what_a_library_says_of_a_file_is_passed_on(tmp_path):
+    for error, reason in ((ValueError("too  wide\nby far"), "too wide by far"), (KeyError(), "KeyError")):
+        with (
+            pytest.raises(InputError, match=rf"x: truncated or not a scan \({reason}\)"),
+            reading(tmp_path / "x", "a scan"),
+        ):
+            raise error
 
 
 def test_a_manifest_that_was_changed_is_said(tmp_path, capsys):

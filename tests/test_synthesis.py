@@ -55,6 +55,10 @@ def test_a_mask_has_its_centroid_and_mean_distance():
     torch.testing.assert_close(centers, torch.tensor([[0.2, -0.1], [0.0, 0.0]]), atol=0.01, rtol=0)
     # The mean distance of a disc from its centre is two thirds of its radius.
     torch.testing.assert_close(mean_distance(masks, centers), torch.tensor([1 / 3, 0.0]), atol=0.01, rtol=0)
+    pixel = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    pixel[0, 3, 5] = True
+    away = centroid(pixel) + torch.tensor([0.3, 0.4])
+    torch.testing.assert_close(mean_distance(pixel, away), torch.tensor([0.5]))
 
 
 def test_place_size_and_bend_are_drawn_within_their_ranges():
@@ -271,6 +275,7 @@ def test_strands_cover_their_share_of_a_cavity_in_the_walls_grey_and_nothing_els
     middle, rim = discs(0.4) == 1, (discs(0.7) == 1) & (discs(0.6) == 0)
     for amount in (0.1, 0.4):
         assert abs(covered(cavity, amount=(amount, amount), border=0.0) - amount) < 0.04
+        assert abs(covered(rim, amount=(amount, amount), border=0.0) - amount) < 0.04
     more = dict(amount=(0.2, 0.2), border=3.0)
     assert covered(rim, **more) > covered(middle, **more) + 0.08
     drawn = Trabeculae((2,), wall=1, probability=0.5)(images, labels, images, Stream(3))
@@ -493,8 +498,17 @@ def test_scans_that_do_not_agree_leave_the_exemplar_as_it_is():
     images, stacks = lying([40, 0, 90, 180, 270])
     assert StackOrientation()(images, stacks, [2], label).tolist() == [0]
     assert StackOrientation()(images[:5], stacks[:1], [2], label).tolist() == [0]  # there is no other
+    assert StackOrientation(width=16)(images, stacks, [2], label).tolist() == [0]
     plain = np.full_like(images, 0.5)
     assert StackOrientation()(plain, stacks, [2], label).isfinite().all()
+
+
+def test_slices_at_evenly_spaced_places_tell_how_scans_lie():
+    images, (here, other) = lying([0, 90])
+    images[[z for z in other if z != other[len(other) // 2]]] = 0.5  # it shows something in its middle alone
+    label = discs(0.5, size=32)[None]
+    (turn,) = StackOrientation(slices=1, reach=0.1)(images, [here, other], [here[2]], label).rad2deg()
+    assert abs(turn - 90) < 8
 
 
 def test_omega_turns_each_exemplar_by_its_own_angle_besides():
@@ -522,6 +536,7 @@ def test_omega_turns_each_exemplar_by_its_own_angle_besides():
         (dict(radius=0.7), r"radius: expected a number from 0\.1 to 0\.5, got 0\.7"),
         (dict(agreement="all"), "agreement: expected a number from 0 to 1, got 'all'"),
         (dict(slices=0), "slices: expected an integer of 1 or more, got 0"),
+        (dict(width=15), "width: expected an integer of 16 or more, got 15"),
         (dict(scans=2.5), r"scans: expected an integer of 1 or more, got 2\.5"),
     ],
 )
