@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from test_formats import nrrd, segments
 
 from cmems.apis import load_config
 from cmems.apis.places import find_config, known_configs
@@ -201,6 +204,36 @@ def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, 
     (work / "last.pth").write_bytes(b"damaged")
     assert cli("check", work / "last.pth").code == 2
     assert "every file is as its manifest says" in cli("check", "DATA").out
+
+
+def test_the_lines_of_the_readme_lead_from_scans_to_masks_and_their_page(cli, own, raw_acdc):
+    """The slice that `pick` proposes painted by the phantom's own labels, as 3D Slicer saves segments."""
+    (block,) = (
+        b for b in re.findall(r"```bash\n(.*?)```", (REPO / "README.md").read_text(), re.S) if "pick SCANS" in b
+    )
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert [line[0] for line in lines] == ["pick", "prepare", "train", "predict", "report", "publish"]
+    own.rename("RAW")
+    (Path("RAW") / "labels" / "p1.nii.gz").unlink()
+    names = dict(SCANS="RAW/images", RAW="RAW")
+    for line in lines:
+        words = [names.get(word, word) for word in line]
+        if line[0] == "train":
+            words[-2:] = ["--steps", "1"]
+        done = cli(*words, *(TINY if line[0] in ("train", "predict") else ()))
+        assert done.code == 0, done.err
+        for case, z in re.findall(r"^p(\d) slice (\d) ", done.out, re.M) if line[0] == "pick" else ():
+            truth = nib.load(raw_acdc / f"training/patient00{case}/patient00{case}_frame01_gt.nii.gz")
+            slice_ = np.zeros(truth.shape, np.uint8)
+            slice_[..., int(z)] = np.asarray(truth.dataobj)[..., int(z)]
+            if len(np.unique(slice_)) == 4:
+                nrrd(Path(f"RAW/labels/p{case}.seg.nrrd"), slice_, truth.affine, **segments("RV", "Myo", "LV"))
+                break
+    assert len(list(Path("MASKS").glob("*.nii.gz"))) == 4
+    assert "training cases" in Path("work_dirs/cmems_plus/DATA/report.html").read_text()
+    done = cli("predict", "heart.pth", "RAW/images", "MASKS")
+    assert done.code == 0, done.err
+    assert "4 masks" in done.out
 
 
 def test_a_data_set_is_trained_in_two_rounds_without_a_config(cli, own):
