@@ -32,4 +32,7 @@ def run(args):
         print(
             f"{' and '.join(alike)} may be of one patient: --patient '[^_]+' takes what is before the first _ for one"
         )
-    print(f"{args.out}/{SHEET} shows them; paint the one that shows every class best, in its mask in {args.out}")
+    print(
+        f"{args.out}/{SHEET} shows them; paint the one that shows every class best, in its mask in {args.out}; "
+        "next: put that mask into labels/ beside the folder of scans, and cmems prepare"
+    )

@@ -143,7 +143,7 @@ def start(data, exemplars, anatomy, replace):
     from cmems.apis.starter import find_exemplar, write_config
 
     if not any(data.case(case)["labelled"] for case in data.cases("train")):
-        print("  no training case is labelled: paint one slice that shows every class, and prepare again")
+        print("  no training case is labelled: paint one slice of every class, and prepare again with --overwrite")
         return
     found = data.eligible_exemplars()
     first = ", ".join(f"{c} slice {s}" for c, s in found[:3])
