@@ -1,6 +1,7 @@
 """Training as a user runs it: resuming, leaks, one's own components, and what bad input gets."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -309,6 +310,10 @@ MISTAKES = {
         "exemplar_slices: expected a list of dict(case=..., slice=...), got ['patient001_frame01']",
     ),
     "text for cases": ("train_dataloader.labeled_cases=patient001_frame01", "labeled_cases: expected a list of"),
+    "misspelt source": (
+        "model.objectives=[{'type': 'Supervised', 'source': 'exemplr'}]",
+        "Supervised: source 'exemplr' is not in train_dataloader, which has: exemplar, synthetic, unlabeled",
+    ),
     "unknown source": (
         "train_dataloader.unlabelled=3",
         "expected a source (a dict with a type); did you mean unlabeled",
@@ -318,6 +323,10 @@ MISTAKES = {
     "schedule": ("param_scheduler.powr=3", "PolyLR has no such setting; did you mean power?"),
     "text for a number": ("optim_wrapper.optimizer.lr=abc", "optimizer.lr: expected a number, got 'abc'"),
     "negative rate": ("optim_wrapper.optimizer.lr=-1", "optim_wrapper: Invalid learning rate: -1"),
+    "no rate": ("optim_wrapper.optimizer.lr=nan", "optim_wrapper: Invalid learning rate: nan"),
+    "endless rate": ("optim_wrapper.optimizer.lr=inf", "optim_wrapper.optimizer.lr: expected a finite number, got inf"),
+    "text to clip by": ("optim_wrapper.clip_grad={'max_norm':'abc'}", "optim_wrapper.clip_grad: could not convert"),
+    "negative to clip by": ("optim_wrapper.clip_grad={'max_norm':-1}", "clip_grad.max_norm: expected a number of more"),
     "text for a switch": ("model.batch_views=yes", "model.batch_views: expected True or False, got 'yes'"),
     "text for dicts": ("model.objectives=[exemplar]", "model.objectives: expected a list of dicts, "),
     "no interval": ("default_hooks.checkpoint.interval=0", "interval: expected a positive number of steps, got 0"),
@@ -369,7 +378,7 @@ def test_what_is_typed_is_read_as_what_it_replaces():
     assert config.train_dataloader.data_root == config.test_dataloader.dataset.data_root == "my data"
     assert config.val_dataloader.dataset.data_root == "my data"
     assert config.model.strong is None
-    assert config.optim_wrapper.optimizer.lr == 1e-4
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(1e-4)
     assert config.train_dataloader.synthetic.synthesizer.intensity.gamma == (0.5, 2)
     assert [dict(each) for each in config.model.objectives] == [dict(type="Supervised", source="exemplar")]
     assert config.val_cfg == dict(type="ValLoop", fp16=False)
@@ -561,6 +570,44 @@ def test_a_number_of_steps_takes_validations_ramps_and_rate_along(tiny_config, t
         assert config.optim_wrapper.optimizer.lr == pytest.approx(rate)
 
 
+def test_what_is_typed_stays_as_typed_whatever_the_budget(tiny_config, monkeypatch):
+    options = Texts({"optim_wrapper.optimizer.lr": "0.5", "train_cfg.val_interval": "3", "train_cfg.max_iters": "8"})
+    config = load_config(tiny_config(extra="budget = dict(rates={2: 1e-2, 8: 1e-4})\n"), options)
+    fit_to_steps(config, 8, options)
+    assert (config.optim_wrapper.optimizer.lr, config.train_cfg.val_interval, config.train_cfg.max_iters) == (0.5, 3, 8)
+    fit_to_steps(config, 8, {"optim_wrapper": dict(optimizer=dict(lr=0.5))})
+    assert config.optim_wrapper.optimizer.lr == 0.5
+    fit_to_steps(config, 8, {"optim_wrapper": dict(clip_grad=None)})
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(1e-4)
+    monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: (2.0, 3.0))
+    found = fit_to_hours(config, 0.05, "nowhere", options={"train_cfg.val_interval": 3})
+    assert (found["steps"], config.train_cfg.val_interval) == ((180 - 20 * 3) // 2, 3)
+
+
+BUDGET_MISTAKES = {
+    "two lengths": ("train_cfg.max_iters=9", dict(steps=2), "--steps 2: expected no other number of"),
+    "hours and steps": ("train_cfg.max_iters=9", dict(hours=1), "--hours 1: finds the number of steps; expected"),
+    "endless": ("randomness.seed=1", dict(hours=math.inf), "--hours: expected a finite number of more than 0"),
+    "no interval": ("train_cfg.val_interval=0", dict(steps=1), "val_interval: expected a positive integer, got 0"),
+    "interval": ("train_cfg.val_interval=-1", dict(hours=1), "val_interval: expected a positive integer, got -1"),
+    "negative rate": ("optim_wrapper.optimizer.lr=-1", dict(steps=1), "optim_wrapper: Invalid learning rate: -1"),
+    "rate, timed": ("optim_wrapper.optimizer.lr=inf", dict(hours=1), "optimizer.lr: expected a finite"),
+    "no model": ("model.prediction.vews=8", dict(hours=1), "vews"),
+    "rates": ("budget.rates={'a': 1}", dict(steps=1), "budget.rates: invalid literal for int() with base 10: 'a'"),
+}
+
+
+@pytest.mark.parametrize("mistake", BUDGET_MISTAKES)
+def test_a_mistake_beside_a_budget_ends_in_one_message_before_any_step(mistake, tiny_config, tmp_path):
+    option, length, expected = BUDGET_MISTAKES[mistake]
+    config = tiny_config(extra="budget = dict(rates={2: 1e-2})\n")
+    with pytest.raises(InputError) as caught:
+        train(config, str(tmp_path), cfg_options=Texts([option.split("=")]), **length)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.pth"))
+
+
 def test_where_steps_are_captured_a_captured_one_is_timed(tiny_config, monkeypatch):
     replayed = []
     monkeypatch.setattr("cmems.apis.budget.why_not", lambda run, data: None)
@@ -586,6 +633,9 @@ def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypat
     assert fit_to_hours(config, 0.05, tmp_path)["steps"] > found["steps"]
     with pytest.raises(InputError, match="too little"):
         fit_to_hours(config, 0.001, tmp_path)
+    (tmp_path / "budget.json").write_text('{"steps": 10}')
+    with pytest.raises(InputError, match=r"budget\.json: damaged; expected what --hours wrote there \(KeyError"):
+        fit_to_hours(config, 0.05, tmp_path, resume=True)
 
 
 def test_a_budget_in_hours_ends_with_the_run_that_it_was_found_for(tiny_config, tmp_path):

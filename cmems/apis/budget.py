@@ -10,17 +10,20 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
-from cmems.datasets.sources import TrainData
+from cmems.apis.config import value_typed
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.graph import StepGraph, why_not
+from cmems.engine.loop import check_lengths, open_data
 from cmems.engine.norm import measure_norms
-from cmems.engine.runner import set_up_cpu
+from cmems.engine.runner import check_optimizer, set_up_cpu, told
 from cmems.errors import InputError, warn_once
 from cmems.files import whole_file
 from cmems.registry import MODELS
 from cmems.seeding import Draws
 
 _WARM_UP, _TIMED = 2, 4  # steps
+_STEPS, _INTERVAL = "train_cfg.max_iters", "train_cfg.val_interval"
+_FOUND = dict(hours=float, steps=int, seconds_per_step=float, seconds_per_validation=float)  # in budget.json
 _METRICS = 1.3  # of a validation's time, beside its forwards
 
 
@@ -30,28 +33,42 @@ def check_steps(steps):
         raise InputError(f"--steps: expected a positive integer, got {steps!r}")
 
 
-def fit_to_steps(cfg, steps):
+def fit_to_steps(cfg, steps, options=None):
     """Set a config's number of steps, and what goes with it: validations as many as before, and the learning rate.
 
     The rate is that of ``budget.rates``, ``{steps: rate}`` in the config, log-linear between its entries; without it,
-    the config's own. Ramps and schedules given as shares of the training follow by themselves.
+    the config's own. Ramps and schedules given as shares of the training follow by themselves. What ``options`` set
+    stays as they set it.
 
     Args:
         cfg (Config): Changed in place.
         steps (int): Steps to train.
+        options (dict | None): Dotted keys that were set in the config, as for :func:`cmems.apis.load_config`.
 
     Raises:
-        InputError: Not a positive integer.
+        InputError: Not a positive integer, or the options set another number of steps.
     """
     check_steps(steps)
-    validations = max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
-    cfg.train_cfg.max_iters, cfg.train_cfg.val_interval = steps, math.ceil(steps / validations)
-    rates = (cfg.get("budget") or {}).get("rates")
-    if rates:
-        cfg.optim_wrapper.optimizer.lr = _between(sorted((int(s), float(r)) for s, r in rates.items()), steps)
+    asked = value_typed(options, _STEPS)
+    if asked not in (None, steps):
+        raise InputError(f"--steps {steps}: expected no other number of steps, got {_STEPS}={asked} too")
+    interval = math.ceil(steps / _validations(cfg)) if value_typed(options, _INTERVAL) is None else None
+    cfg.train_cfg.update(max_iters=steps, val_interval=interval or cfg.train_cfg.val_interval)
+    if value_typed(options, "optim_wrapper.optimizer.lr") is not None:
+        return
+    with told("budget.rates"):
+        rates = sorted((int(s), float(r)) for s, r in ((cfg.get("budget") or {}).get("rates") or {}).items())
+        if rates:
+            cfg.optim_wrapper.optimizer.lr = _between(rates, steps)
 
 
-def fit_to_hours(cfg, hours, work_dir, resume=False):
+def _validations(cfg):
+    """Return how many validations a config's training has; raises InputError where its ``train_cfg`` does not tell."""
+    check_lengths(cfg.train_cfg.max_iters, cfg.train_cfg.val_interval)
+    return max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
+
+
+def fit_to_hours(cfg, hours, work_dir, resume=False, options=None):
     """Set a config's number of steps to what this machine makes in a time, validations included.
 
     A few steps and a validation volume are timed. A run that goes on keeps its number of steps, which
@@ -62,34 +79,40 @@ def fit_to_hours(cfg, hours, work_dir, resume=False):
         hours (float): Of training.
         work_dir (str): Where ``budget.json`` is, if any.
         resume (bool): Take what an earlier run found there.
+        options (dict | None): As for :func:`fit_to_steps`.
 
     Returns:
         dict: ``hours``, ``steps``, ``seconds_per_step``, ``seconds_per_validation``.
 
     Raises:
-        InputError: Not a positive number, or too little for ten steps.
+        InputError: Not a positive number, or too little for ten steps; or the options set a number of steps.
     """
-    if not hours > 0:
-        raise InputError(f"--hours: expected a number of more than 0, got {hours!r}")
+    if not 0 < hours < math.inf:
+        raise InputError(f"--hours: expected a finite number of more than 0, got {hours!r}")
+    if (asked := value_typed(options, _STEPS)) is not None:
+        raise InputError(f"--hours {hours:g}: finds the number of steps; expected no {_STEPS}={asked} beside it")
     path = Path(work_dir, "budget.json")
     if resume and path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            fit_to_steps(cfg, found["steps"])
-        except (ValueError, KeyError, TypeError) as error:
+            found = {key: kind(found[key]) for key, kind in _FOUND.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"{path}: damaged; expected what --hours wrote there ({error!r})") from error
-        if found.get("hours") != hours:
+        fit_to_steps(cfg, found["steps"], options)
+        if found["hours"] != hours:
             warn_once(f"--hours {hours:g}: {path} lays the run out for {found['steps']} steps; --steps N changes that")
         return found
-    validations = max(1, round(cfg.train_cfg.max_iters / cfg.train_cfg.val_interval))
+    validations, interval = _validations(cfg), value_typed(options, _INTERVAL)
     step, validation = _seconds(cfg)
+    if interval is not None:  # the more steps, the more validations
+        validations = max(1, int(3600 * hours / (step * interval + validation)))
     steps = int((3600 * hours - validations * validation) / step)
     if steps < 10:
         raise InputError(
             f"--hours {hours:g}: too little: a step takes {step:.2g} s here and {validations} validations "
             f"{validations * validation:.2g} s"
         )
-    fit_to_steps(cfg, steps)
+    fit_to_steps(cfg, steps, options)
     found = dict(hours=hours, steps=steps, seconds_per_step=step, seconds_per_validation=validation)
     return found
 
@@ -108,11 +131,13 @@ def _seconds(cfg):
     """Time a training step and a validation of a config; nothing of it is kept."""
     set_up_cpu(cfg.get("env_cfg") or {})
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = MODELS.build(cfg.model).to(device).train()
-    wanted = {source for objective in model.objectives for source in objective.sources}
-    data = TrainData(device=device, wanted=wanted, **cfg.train_dataloader)
-    with DefaultScope.overwrite_default_scope("cmems"):  # in which a runner builds it
+    with told("model"):
+        model = MODELS.build(cfg.model).to(device).train()
+    with told("train_dataloader"):
+        data = open_data(model, cfg.train_dataloader)
+    with told("optim_wrapper"), DefaultScope.overwrite_default_scope("cmems"):  # in which a runner builds it
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    check_optimizer(wrapper)
     step = _seconds_per_step(model, data, wrapper, cfg.train_cfg, device)
     if not cfg.get("val_dataloader"):
         return step, 0.0

@@ -24,6 +24,7 @@ from cmems.errors import InputError, warn_once
 # What is read of a config once its file was: other names at its top are variables of the file.
 _READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}
 _READ |= {"find_unused_parameters", "compile", "activation_checkpointing", "efficient_conv_bn_eval", "launcher"}
+_READ |= {"budget"}
 _READ -= {"cfg"}
 # Where data_root acts, unless something else is set there.
 _DATA_PLACES = ("train_dataloader.data_root", "val_dataloader.dataset.data_root", "test_dataloader.dataset.data_root")
@@ -117,6 +118,14 @@ def value_at(config, key):
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node
+
+
+def value_typed(options, key):
+    """Return what options of :func:`load_config` set at a dotted key, be it with a section around it, or None."""
+    read = (lambda text: _read_text(text, None)) if isinstance(options, Texts) else copy.deepcopy
+    given = Config()
+    given.merge_from_dict({name: read(value) for name, value in (options or {}).items()})
+    return value_at(given, key)
 
 
 def _drop_scope(node):

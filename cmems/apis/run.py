@@ -100,14 +100,14 @@ def train(
         say(f"warning: {data.root}: {line}")
     _check_validation(cfg)
     if steps is not None:
-        fit_to_steps(cfg, steps)
+        fit_to_steps(cfg, steps, cfg_options)
     if hours is not None and launcher != "none":
         raise InputError(
             f"--hours: expected one process, which times its steps, got --launcher {launcher}; give --steps"
         )
     found = None
     if hours is not None:
-        found = fit_to_hours(cfg, hours, cfg.work_dir, resume)
+        found = fit_to_hours(cfg, hours, cfg.work_dir, resume, cfg_options)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
     tests = _complete(cfg, seed, amp)
     masks = masks_content(data, cfg.train_dataloader)
@@ -154,7 +154,7 @@ def rehearse(config, cfg_options=None, seed=None, amp=False, steps=None):
     cfg = load_config(config, cfg_options, (*TRAINS, *fitted))
     _check_validation(cfg, tell=lambda line: None)
     if steps is not None:
-        fit_to_steps(cfg, steps)
+        fit_to_steps(cfg, steps, cfg_options)
     _complete(cfg, seed, amp)
     cfg.train_dataloader.update(propagation=None, orientation=None)
     cfg.train_cfg.graph = False

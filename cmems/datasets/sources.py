@@ -71,6 +71,7 @@ class TrainData:
             find = ORIENTATIONS.build(orientation)
             found = find(self.prepared.train_images(), self._stacks(), self.exemplar_rows, self.exemplars[1])
             self.turns = found.to(device)
+        self.names = tuple(sources)
         self.sources = {
             name: DATASETS.build(cfg, default_args=dict(data=self))
             for name, cfg in sources.items()

@@ -14,6 +14,34 @@ from cmems.errors import InputError, Stopped
 from cmems.registry import LOOPS
 
 
+def check_lengths(max_iters, val_interval):
+    """Raise InputError for a ``train_cfg`` whose steps, or steps between validations, are no positive integers."""
+    for key, value in (("max_iters", max_iters), ("val_interval", val_interval)):
+        if type(value) is not int or value < 1:
+            raise InputError(f"train_cfg.{key}: expected a positive integer, got {value!r}")
+
+
+def open_data(model, dataloader):
+    """Open what a model's objectives read of a ``train_dataloader``, on the model's device; refuse what does not fit.
+
+    Args:
+        model (nn.Module): The learner.
+        dataloader (dict): ``train_dataloader``.
+
+    Returns:
+        TrainData: Its other sources stay closed.
+
+    Raises:
+        InputError: Data, exemplar, networks and objectives do not fit together.
+    """
+    wanted = {source for objective in model.objectives for source in objective.sources}
+    data = TrainData(device=next(model.parameters()).device, wanted=wanted, **dataloader)
+    sources = {**dict.fromkeys(data.names), **data.sources}  # closed ones too, which messages name
+    if problems := model.check(sources, data.prepared.size, data.prepared.classes):
+        raise InputError(problems)
+    return data
+
+
 @LOOPS.register_module()
 class MutualLearningLoop(IterBasedTrainLoop):
     """Draws a batch from every source, takes one optimiser step, validates now and then.
@@ -38,15 +66,9 @@ class MutualLearningLoop(IterBasedTrainLoop):
     def __init__(
         self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None, graph=True
     ):
-        for key, value in (("max_iters", max_iters), ("val_interval", val_interval)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"train_cfg.{key}: expected a positive integer, got {value!r}")
+        check_lengths(max_iters, val_interval)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        wanted = {source for objective in model.objectives for source in objective.sources}
-        self.data = TrainData(device=next(model.parameters()).device, wanted=wanted, **dataloader)
-        problems = model.check(self.data.sources, self.data.prepared.size, self.data.prepared.classes)
-        if problems:
-            raise InputError(problems)
+        self.data = open_data(model, dataloader)
         super().__init__(runner, _Batches(self), max_iters, val_begin, val_interval, dynamic_intervals)
         self.graph, self._graphed = graph, None
         self.guard, self._signals, self._validated = FiniteGuard(runner, self.data), StopSignals(), True

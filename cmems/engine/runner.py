@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import shutil
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import master_only
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from cmems import ops
@@ -74,6 +76,32 @@ def told(section):
             NotImplementedError) as error:  # fmt: skip
         text = (str(error).strip() or "no reason given").splitlines()[-1]
         raise InputError(f"{section}: {text} ({type(error).__name__})") from error
+
+
+def check_optimizer(wrapper):
+    """Refuse what optimisers take and no step can be made by.
+
+    Args:
+        wrapper (OptimWrapper | OptimWrapperDict): As built.
+
+    Raises:
+        InputError: A learning rate is not finite, or gradients cannot be clipped as asked.
+    """
+    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        for group in each.param_groups:
+            if not math.isfinite(group["lr"]):
+                raise InputError(f"optim_wrapper.optimizer.lr: expected a finite number, got {group['lr']}")
+        if each.clip_grad_kwargs:
+            weight = torch.zeros(1)
+            weight.grad = torch.zeros(1)
+            with told("optim_wrapper.clip_grad"):  # which is read at the first step alone
+                each.clip_func([weight], **each.clip_grad_kwargs)
+                for key in {"max_norm", "clip_value"} & set(each.clip_grad_kwargs):
+                    if not each.clip_grad_kwargs[key] > 0:
+                        raise InputError(
+                            f"optim_wrapper.clip_grad.{key}: expected a number of more than 0, "
+                            f"got {each.clip_grad_kwargs[key]!r}"
+                        )
 
 
 @RUNNERS.register_module()
@@ -154,7 +182,9 @@ class SegmentationRunner(Runner):
     def build_optim_wrapper(self, optim_wrapper):
         """Build the optimiser; raises InputError."""
         with told("optim_wrapper"):
-            return super().build_optim_wrapper(optim_wrapper)
+            wrapper = super().build_optim_wrapper(optim_wrapper)
+        check_optimizer(wrapper)
+        return wrapper
 
     def build_param_scheduler(self, scheduler):
         """Build the schedules; raises InputError."""
