@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import unlabel
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -29,7 +30,7 @@ from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.graph import StepGraph
 from cmems.errors import InputError, warn_once
-from cmems.registry import READERS
+from cmems.registry import METRICS, READERS
 
 REPO = Path(__file__).parents[1]
 NO_VALIDATION = "val_dataloader = val_cfg = val_evaluator = None\n"
@@ -399,6 +400,40 @@ def test_hooks_of_one_s_own_come_beside_those_that_training_needs(tiny_config, t
     names = [type(hook).__name__ for hook in runner.hooks]
     for name in ("EmptyCacheHook", "PreciseNormHook", "LastBestCheckpointHook", "TrainLogHook", "ProgressHook"):
         assert name in names
+
+
+FOREIGN_HOOKS = {
+    "none": None,
+    "MMEngine's": dict(_delete_=True, type="CheckpointHook", interval=1, by_epoch=False, max_keep_ckpts=1),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN_HOOKS)
+def test_last_and_best_are_written_whatever_stands_in_the_place_of_their_hook(name, tiny_config, tmp_path):
+    options = {"default_hooks.checkpoint": FOREIGN_HOOKS[name], "train_cfg.max_iters": 2}
+    train(tiny_config(), str(tmp_path / "w"), cfg_options=options)
+    written = {path.name for path in (tmp_path / "w").glob("*.pth")}
+    assert written == {"last.pth", "best.pth", *["iter_2.pth"] * (name != "none")}
+
+
+def test_metrics_of_one_s_own_keep_the_last_weights_or_the_best_by_their_name(tiny_config, tmp_path, monkeypatch):
+    class Volumes(BaseMetric):
+        default_prefix = "own"
+
+        def process(self, data_batch, data_samples):
+            self.results += data_samples
+
+        def compute_metrics(self, results):
+            return dict(volumes=len(results))
+
+    monkeypatch.setitem(METRICS.module_dict, "Volumes", Volumes)
+    config = tiny_config(extra='val_evaluator = [dict(type="Volumes")]\ntrain_cfg["max_iters"] = 2\n')
+    for metric, best in {"auto": False, "own/volumes": True}.items():
+        work = tmp_path / metric.replace("/", "_")
+        train(config, str(work), cfg_options={"default_hooks.checkpoint.save_best": metric})
+        assert (work / "last.pth").is_file()
+        assert (work / "best.pth").is_file() == best
+        assert ("name the metric to maximise" in max(work.glob("*/*.log")).read_text()) != best
 
 
 def test_validation_cases_without_labels_are_told_of_before_the_first_step(

@@ -239,7 +239,8 @@ class LastBestCheckpointHook(Hook):
     Args:
         interval (int): Steps between writings of ``last.pth``; it is also written after every validation.
         save_best (str): Metric to maximise. ``"auto"``: DSC of what is cleaned up, else of the
-            ensemble, or of network 1 where it is alone.
+            ensemble, or of network 1 where it is alone; where metrics of one's own measure none, ``last.pth`` alone is
+            kept.
     """
 
     priority = "VERY_LOW"
@@ -257,7 +258,14 @@ class LastBestCheckpointHook(Hook):
         names = [
             getattr(metric, "name", None) for metric in (runner.val_loop.evaluator.metrics if runner.val_loop else ())
         ]
-        if not names or not all(names):  # a metric of one's own is known once it was computed
+        if not names:
+            return
+        if not all(names):  # a metric of one's own is known once it was computed
+            if self.save_best == "auto" and "DSC" not in names:
+                runner.logger.warning(
+                    f"default_hooks.checkpoint.save_best='auto' chooses {BEST} by DSC; if val_evaluator measures none, "
+                    f"{LAST} alone is kept: name the metric to maximise"
+                )
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         models = model.prediction.names(len(model.networks))
@@ -285,12 +293,12 @@ class LastBestCheckpointHook(Hook):
         key = self.save_best
         if key == "auto":
             key = next((k for k in ("cleaned/DSC", "ensemble/DSC", "network_1/DSC") if k in metrics), None)
-        score = metrics.get(key)
+        score = metrics.get(key, float("nan") if self.save_best == "auto" else None)
         if score is None:
             raise InputError(
                 f"checkpoint hook: save_best={self.save_best!r} is not a metric; known: {', '.join(metrics)}"
             )
-        if self.best is not None and self.best["metric"] != key:
+        if self.best is not None and key and self.best["metric"] != key:
             runner.logger.warning(f"{BEST} is chosen anew from here on: by {key}, not {self.best['metric']}")
             self.best = None
         if score == score and (self.best is None or score > self.best["score"]):

@@ -20,6 +20,7 @@ from cmems.engine.checkpoint import (
     BEST,
     LAST,
     PREVIOUS,
+    LastBestCheckpointHook,
     differing,
     of_training,
     read_checkpoint,
@@ -35,7 +36,8 @@ from cmems.registry import RUNNERS
 RECORD, PAGE = "run.json", "report.html"  # what a run did, and a page about it, in its work directory
 # Of MMEngine's warnings on the terminal: its own calls, and a server that a file needs not.
 _MMENGINES = re.compile("deprecated|make sure that the mlflow server is running")
-# What training needs is there whatever lists of hooks a config sets; a name set to None is left out.
+# What training needs is there whatever lists of hooks a config sets; a name set to None is left out, but for what
+# writes the checkpoints, which all that follows a training reads.
 _NEEDED = dict(
     runtime_info=dict(type="TrainLogHook"),
     checkpoint=dict(type="LastBestCheckpointHook"),
@@ -192,10 +194,15 @@ class SegmentationRunner(Runner):
             return super().build_param_scheduler(scheduler)
 
     def register_default_hooks(self, hooks=None):
-        """Register MMEngine's hooks, those that training needs, and the config's, which replace those of their name."""
+        """Register MMEngine's hooks, those that training needs, and the config's, which replace those of their name.
+
+        ``last.pth`` is written whatever the config has in the place of the checkpoint hook.
+        """
         hooks = {**_NEEDED, **(hooks or {})}
         own = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         super().register_default_hooks({k: hook for k, hook in hooks.items() if hook is not None or k in own})
+        if not any(isinstance(hook, LastBestCheckpointHook) for hook in self.hooks):
+            self.register_hook(_NEEDED["checkpoint"])  # beside MMEngine's or one's own
 
     def call_hook(self, fn_name, **kwargs):
         """Call the hooks; between the volumes of a validation a signal may end the training."""
