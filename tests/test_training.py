@@ -33,6 +33,7 @@ from cmems.errors import InputError, warn_once
 from cmems.registry import METRICS, READERS
 
 REPO = Path(__file__).parents[1]
+OMEGA = "train_dataloader.synthetic.synthesizer.geometric"
 NO_VALIDATION = "val_dataloader = val_cfg = val_evaluator = None\n"
 
 
@@ -337,6 +338,21 @@ MISTAKES = {
         "default_hooks.checkpoint.save_best=ensemble/DCS",
         "DCS is not measured by val_evaluator; near: ",
     ),
+    "range upside down": (
+        f"{OMEGA}.scale=[2,1]",
+        "RandomAffine: scale: expected (low, high), numbers of more than 0, low at most high, got [2, 1]",
+    ),
+    "half a range": (f"{OMEGA}.scale=[1]", "numbers of more than 0, low at most high, got [1]"),
+    "no probability": (f"{OMEGA}.flip=7", "RandomAffine: flip: expected a number from 0 to 1, got 7"),
+    "no gain": ("train_dataloader.synthetic.synthesizer.intensity.gain=[-1,1]", "RandomGammaGain: gain: expected (low"),
+    "no organ is dropped": (
+        "train_dataloader.synthetic.synthesizer.drop={1: 2}",
+        "drop: expected a probability, 0 to 1",
+    ),
+    "half a pixel": ("train_dataloader.synthetic.synthesizer.margin=0.5", "margin: expected an integer of 0 or more"),
+    "negative strength": ("model.strong.strength=-1", "ColorJitter: strength: expected a number of 0 or more, got -1"),
+    "negative weight": ("model.objectives.1.weight=-5", "Supervised: weight: expected a number of 0 or more, got -5"),
+    "no weight": ("model.objectives.1.weight=nan", "Supervised: weight: expected a number of 0 or more, got nan"),
     "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
 }

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
-from cmems.models.perturbations.base import Perturbation
+from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import SYNTHESIZERS
 
 
@@ -30,6 +30,7 @@ class RandomAffine(Perturbation):
     def __init__(self, degrees=180.0, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.0, control_points=9):
         self.degrees, self.scale, self.shift, self.flip = degrees, scale, shift, flip
         self.elastic, self.control_points = elastic, control_points
+        check_draws(self, factors=["scale"], probabilities=["flip"], sizes=["degrees", "shift", "elastic"])
 
     def draw(self, stream, n):
         """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)``, ``shift`` ``(n, 2)``, ``flip`` ``(n,)`` bool, and
@@ -89,6 +90,7 @@ class RadialShape(Perturbation):
     def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
         self.exponent, self.reach, self.spread, self.probability = exponent, reach, spread, probability
         self.classes = tuple(classes)
+        check_draws(self, factors=["exponent", "spread"], probabilities=["probability"], sizes=["reach"])
 
     def draw(self, stream, n):
         """Draw ``choice`` ``(n,)`` in [0, 1), which class; ``factor`` of R and ``exponent`` g, ``(n,)`` each."""
@@ -147,6 +149,7 @@ class WallShape(Perturbation):
     def __init__(self, cavity, wall, ratio=(0.15, 0.88), size=(0.8, 1.2), reach=1.7, probability=0.8, rim=0.0):
         self.cavity, self.wall, self.rim = cavity, wall, rim
         self.ratio, self.size, self.reach, self.probability = ratio, size, reach, probability
+        check_draws(self, shares=["ratio"], factors=["size"], probabilities=["probability"], sizes=["reach", "rim"])
 
     def draw(self, stream, n):
         """Draw ``ratio`` and ``size`` ``(n,)``, and ``changed`` ``(n,)`` bool."""
@@ -219,6 +222,7 @@ class OrganJitter(Perturbation):
     def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
         self.classes = tuple(classes)
         self.degrees, self.scale, self.shift = degrees, scale, shift
+        check_draws(self, factors=["scale"], sizes=["degrees", "shift"])
 
     def draw(self, stream, n):
         """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)`` and ``shift`` ``(n, 2)``, the image's side being 2."""

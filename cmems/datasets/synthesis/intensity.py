@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
-from cmems.models.perturbations.base import Perturbation
+from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import SYNTHESIZERS
 
 
@@ -21,6 +21,7 @@ class RandomGammaGain(Perturbation):
 
     def __init__(self, gamma=(0.7, 1.5), gain=(0.7, 1.3)):
         self.gamma, self.gain = gamma, gain
+        check_draws(self, factors=["gamma"], ranges=["gain"])
 
     def draw(self, stream, n):
         """Draw ``gamma`` and ``gain``, ``(n,)`` each."""
@@ -65,6 +66,7 @@ class ClassGain(OrganLook):
 
     def __init__(self, width=0.35):
         self.width = width
+        check_draws(self, sizes=["width"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Multiply by class; background and unknown pixels stay."""
@@ -91,6 +93,7 @@ class PaintClasses(OrganLook):
 
     def __init__(self, classes, probability=0.6, share=(0.5, 1.0), texture=(0.0, 0.7)):
         self.classes, self.probability, self.share, self.texture = tuple(classes), probability, share, texture
+        check_draws(self, shares=["share"], ranges=["texture"], probabilities=["probability"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Paint ``(B, 1, H, W)`` images, up to a pixel beyond the organs, where blurring takes it."""
@@ -134,6 +137,7 @@ class Trabeculae(OrganLook):
     def __init__(self, classes, wall, probability=0.7, amount=(0.0, 0.5), depth=(0.3, 1.0), border=1.5, cells=(12, 28)):
         self.classes, self.wall, self.probability = tuple(classes), wall, probability
         self.amount, self.depth, self.border, self.cells = amount, depth, border, cells
+        check_draws(self, shares=["amount", "depth"], probabilities=["probability"], sizes=["border"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Darken (or brighten) parts of the cavities of ``(B, 1, H, W)`` images; nothing beyond them changes."""
@@ -169,6 +173,7 @@ class MatchQuantiles(OrganLook):
 
     def __init__(self, share=(0.0, 1.0), quantiles=17):
         self.share, self.quantiles = share, quantiles
+        check_draws(self, shares=["share"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Map the grey levels of the whole image."""
@@ -198,6 +203,7 @@ class AmplitudeMix(OrganLook):
 
     def __init__(self, window=0.05, strength=(0.0, 1.0), probability=0.5):
         self.window, self.strength, self.probability = window, strength, probability
+        check_draws(self, shares=["strength"], probabilities=["probability"], sizes=["window"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Mix in the Fourier domain."""

@@ -7,6 +7,7 @@ from cmems import geometry
 from cmems.datasets.synthesis.geometric import GeometricChain, is_organ
 from cmems.errors import InputError
 from cmems.labels import UNKNOWN
+from cmems.models.perturbations.base import check_draws
 from cmems.registry import SYNTHESIZERS
 
 
@@ -66,6 +67,10 @@ class ExemplarPaste:
         self.apart, self.drop = apart and SYNTHESIZERS.build(apart), dict(drop or {})
         self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, tuple(outlines)
         self.partial = background == "unknown"
+        check_draws(self, counts=["margin", "ring"], sizes=["edge"])
+        for k, probability in self.drop.items():
+            if not (isinstance(probability, (int, float)) and 0 <= probability <= 1):
+                raise InputError(f"ExemplarPaste: drop: expected a probability, 0 to 1, of {k}, got {probability!r}")
 
     def __call__(self, exemplars, labels, backgrounds, stream, turns=None):
         """Synthesise one labelled image per background.
@@ -133,6 +138,7 @@ class WarpedExemplar:
         self.geometric, self.intensity = GeometricChain(geometric), SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
         self.plain, self.outlines = plain, tuple(outlines)
+        check_draws(self, probabilities=["plain"])
 
     def __call__(self, exemplars, labels, which, stream, turns=None):
         """Make copies: images ``(n, 1, H, W)`` float32 in [0, 1], labels ``(n, H, W)`` uint8.

@@ -5,6 +5,7 @@ from torch import nn
 
 from cmems import processes
 from cmems.errors import InputError
+from cmems.models.perturbations.base import check_draws
 from cmems.registry import CONSISTENCY_LOSSES, LOSSES, PERTURBATIONS
 
 # The paper's names of its two terms; any other pair is named after what it does.
@@ -37,6 +38,7 @@ class Objective(nn.Module):
         super().__init__()
         self.name, self.source, self.weight = name, source, weight
         self.ramp_up, self.begin, self.end = ramp_up, begin, end
+        check_draws(self, sizes=["weight", "ramp_up", "begin", *["end"] * (end is not None)])
 
     @property
     def sources(self):
@@ -120,6 +122,7 @@ class Supervised(Objective):
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
         self.unknown = unknown
         self.mixup = mixup
+        check_draws(self, sizes=["unknown"])
 
     def asks(self, network, num_networks):
         """Return the network's own view."""
@@ -263,6 +266,7 @@ class CopyPaste(Objective):
     ):
         super().__init__(name, source, **schedule)
         self.labeled, self.box, self.pseudo_weight = labeled, box, pseudo_weight
+        check_draws(self, probabilities=["box"], sizes=["pseudo_weight"])
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
 
     @property

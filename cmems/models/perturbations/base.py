@@ -1,5 +1,45 @@
 """The contract of perturbations: parameters are drawn first, as data, then applied to the whole batch."""
 
+import math
+from numbers import Integral, Real
+
+from cmems.errors import InputError
+
+# What a setting that is drawn by must be: how many numbers, whether they fit together, and both in words.
+_KINDS = dict(
+    factors=(2, lambda low, high: 0 < low <= high, "(low, high), numbers of more than 0, low at most high"),
+    ranges=(2, lambda low, high: 0 <= low <= high, "(low, high), numbers of 0 or more, low at most high"),
+    shares=(2, lambda low, high: 0 <= low <= high <= 1, "(low, high), both 0 to 1, low at most high"),
+    probabilities=(1, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    sizes=(1, lambda value: value >= 0, "a number of 0 or more"),
+    counts=(1, lambda value: value >= 0 and isinstance(value, Integral), "an integer of 0 or more"),
+)
+
+
+def check_draws(part, **names):
+    """Refuse settings that nothing can be drawn by, once a part has them as its attributes.
+
+    Args:
+        part: A perturbation, or a part of Ω.
+        **names (sequence[str]): The attributes by kind: ``factors``, ranges above 0; ``ranges``; ``shares``, ranges
+            within 0 to 1; ``probabilities``; ``sizes``; ``counts``.
+
+    Raises:
+        InputError: Naming part and attribute.
+    """
+    for kind, attributes in names.items():
+        count, fits, wanted = _KINDS[kind]
+        for name in attributes:
+            value = getattr(part, name)
+            numbers = value if count > 1 else [value]
+            if not (
+                isinstance(numbers, (list, tuple))
+                and len(numbers) == count
+                and all(isinstance(n, Real) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+                and fits(*numbers)
+            ):
+                raise InputError(f"{type(part).__name__}: {name}: expected {wanted}, got {value!r}")
+
 
 class Perturbation:
     """A random change of a batch, with its own parameters for every sample.

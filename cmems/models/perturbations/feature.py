@@ -1,6 +1,6 @@
 """Feature perturbations F: between the encoder and the decoder."""
 
-from cmems.models.perturbations.base import Perturbation
+from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import PERTURBATIONS
 
 
@@ -14,6 +14,7 @@ class ChannelDropout(Perturbation):
 
     def __init__(self, probability=0.5):
         self.probability = probability
+        check_draws(self, probabilities=["probability"])
 
     def __call__(self, features, stream):
         """Perturb a list of ``(B, C, H, W)`` maps; returns a list of the same shapes."""

@@ -3,7 +3,7 @@
 import torch
 
 from cmems import processes
-from cmems.models.perturbations.base import Perturbation
+from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import PERTURBATIONS
 
 
@@ -19,6 +19,7 @@ class CutMix(Perturbation):
 
     def __init__(self, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3), probability=0.5):
         self.area, self.aspect, self.probability = area, aspect, probability
+        check_draws(self, shares=["area"], factors=["aspect"], probabilities=["probability"])
 
     def draw(self, stream, n, size):
         """Draw ``mask``, ``(n, H, W)`` bool, the boxes; a box too long for the image is cut to it."""

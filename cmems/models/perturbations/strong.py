@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from cmems.models.perturbations.base import Perturbation
+from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import PERTURBATIONS
 
 
@@ -25,6 +25,7 @@ class ColorJitter(Perturbation):
 
     def __init__(self, strength, probability=1.0):
         self.strength, self.probability = strength, probability
+        check_draws(self, sizes=["strength"], probabilities=["probability"])
 
     def draw(self, stream, n):
         """Draw ``brightness``, ``contrast`` factors ``(n,)`` and ``contrast_first`` ``(n,)`` bool."""
@@ -62,6 +63,7 @@ class GaussianBlur(Perturbation):
 
     def __init__(self, sigma=(0.1, 2.0), probability=0.5):
         self.sigma, self.probability = sigma, probability
+        check_draws(self, ranges=["sigma"], probabilities=["probability"])
         self.radius = max(1, int(3 * sigma[1] + 0.5))
 
     def draw(self, stream, n):
@@ -91,6 +93,7 @@ class Sharpness(Perturbation):
 
     def __init__(self, strength=1.0, probability=0.5):
         self.strength, self.probability = strength, probability
+        check_draws(self, sizes=["strength"], probabilities=["probability"])
 
     def draw(self, stream, n):
         """Draw ``factor`` ``(n,)``."""

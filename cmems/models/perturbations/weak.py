@@ -3,7 +3,7 @@
 import math
 
 from cmems import geometry
-from cmems.models.perturbations.base import Perturbation
+from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import PERTURBATIONS
 
 
@@ -19,6 +19,7 @@ class RandomRotateFlip(Perturbation):
 
     def __init__(self, quarter_turns=True, flip=0.5, degrees=20.0):
         self.quarter_turns, self.flip, self.degrees = quarter_turns, flip, degrees
+        check_draws(self, probabilities=["flip"], sizes=["degrees"])
 
     def draw(self, stream, n):
         """Draw ``matrices``, ``(n, 2, 3)`` sampling matrices (:mod:`cmems.geometry`)."""
