@@ -177,6 +177,8 @@ def poison(path, act):
         (("networks", 0, "surprise"), 1, "networks: TypeError"),
         (("prediction", "clean", 0, "type"), "evil.Clean", "not among the registered post-processors"),
         (("prediction", "views"), 3, "expected 1, 4 or 8"),
+        (("prediction", "clean", 0, "surprise"), 3, "model.pth: prediction: .*surprise"),
+        (("prediction", "clean", 0, "classes"), [4], "KeepLargest: classes: expected labels, 1 to 3, got 4"),
         (("prediction", "resize"), ["labels"], "prediction.resize: expected"),
         (("preparation", "classes"), ["RV"], "networks of 2 classes"),
         (("preparation", "size"), 1 << 30, "size: expected 4096 or less"),
@@ -311,6 +313,25 @@ def test_a_row_of_trust_is_of_the_mask_that_is_there(model, scans, tmp_path):
     (tmp_path / "masks/patient003_frame01.nii.gz").write_bytes(b"another")
     predict(model, None, scans, "masks", views=1)
     assert "patient003_frame01" not in table.read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.prediction.vews", 1, "model: .*unexpected keyword argument 'vews'"),
+        ("model.objectives", None, "model.objectives: expected a list of dicts, each with a type, got None"),
+        ("test_dataloader.batch_size", -1, "test_dataloader.batch_size: expected a positive integer, got -1"),
+        ("test_dataloader.batch_size", 0, "test_dataloader.batch_size: expected a positive integer, got 0"),
+        ("model.prediction.clean", [dict(type="KeepLargest", classes=["RV"])], "expected labels, 1 to 3, got 'RV'"),
+        ("model.prediction.clean", [dict(type="CutAtBase", classes=[1], wall=4)], "wall: expected labels, 1 to 3, got"),
+        ("model.prediction.clean", [dict(type="RemoveSmall", mm3=1, classes=[9])], "RemoveSmall: classes: expected"),
+    ],
+)
+def test_a_mistake_in_what_predicts_ends_in_one_message(key, value, message, made, scans, tmp_path):
+    with pytest.raises(InputError, match=message) as caught:
+        predict(*made[:2], scans, str(tmp_path / "masks"), cfg_options={key: value})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "masks").exists()
 
 
 def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch, capsys):

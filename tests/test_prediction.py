@@ -17,7 +17,8 @@ from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData, load_exemplars
 from cmems.errors import InputError
 from cmems.models.postprocessing import CutAtBase, FillHoles, KeepLargest, RemoveSmall, SmoothSlices
-from cmems.registry import READERS
+from cmems.models.prediction import Prediction
+from cmems.registry import POST_PROCESSORS, READERS
 from cmems.resize import Frame
 from cmems.seeding import Draws
 
@@ -160,6 +161,21 @@ def test_the_right_ventricle_ends_where_the_wall_opens_at_the_base(walls, kept):
 def test_a_clean_up_that_cannot_be_is_refused(wrong, tiny_config, tmp_path):
     with pytest.raises(InputError, match=wrong["type"]):
         train(tiny_config(extra=f"model['prediction'] = dict(clean=[{wrong}])\n"), str(tmp_path / "w"))
+
+
+def test_a_step_of_one_s_own_does_one_half_alone(monkeypatch):
+    class Half:
+        def soften(self, probabilities):
+            return probabilities.flip(1)
+
+    network = torch.nn.Conv2d(1, 2, 1)  # which finds background everywhere
+    network.bias.data = torch.tensor([1.0, 0.0])
+    for name, own in {"Soft": Half, "Hard": lambda: lambda labels, spacing: 1 - labels}.items():
+        monkeypatch.setitem(POST_PROCESSORS.module_dict, name, own)
+        volume = dict(image=np.zeros((2, 16, 16), np.float32), spacing=(1, 1, 1), frame=Frame(16))
+        prediction = Prediction(clean=[dict(type=name)], bfloat16=False)
+        (found,) = prediction.segment([network], [volume])
+        assert (found["network_1"].max(), found["cleaned"].min()) == (0, 1)
 
 
 def test_a_validation_and_a_test_show_the_networks_and_what_is_cleaned(tiny_config, tmp_path):

@@ -353,6 +353,11 @@ MISTAKES = {
     "negative strength": ("model.strong.strength=-1", "ColorJitter: strength: expected a number of 0 or more, got -1"),
     "negative weight": ("model.objectives.1.weight=-5", "Supervised: weight: expected a number of 0 or more, got -5"),
     "no weight": ("model.objectives.1.weight=nan", "Supervised: weight: expected a number of 0 or more, got nan"),
+    "no section": ("train_dataloader=[5]", "train_dataloader: expected settings (a dict) or None, got [5]"),
+    "no part of a section": ("val_dataloader.dataset=5", "val_dataloader.dataset: expected settings"),
+    "maybe": ("resume=maybe", "resume: expected True or False, got 'maybe'"),
+    "foreign launcher": ("launcher=foo", "launcher: expected none or pytorch or slurm or mpi, got 'foo'"),
+    "no objective": ("model.objectives=[]", "model.objectives: expected one or more, got none"),
     "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
 }
@@ -372,6 +377,22 @@ def test_objectives_that_are_none_are_refused_in_a_file_too(tiny_config, tmp_pat
         config = tiny_config(extra=f"model = dict(objectives={text})\n")
         with pytest.raises(InputError, match=r"model\.objectives: expected a list of dicts, each with a type, got"):
             train(config, str(tmp_path / "w"))
+    with pytest.raises(InputError, match=r"train_dataloader: expected settings \(a dict\) or None, got 5"):
+        train(tiny_config(extra="train_dataloader = 5\n"), str(tmp_path / "w"))
+
+
+def test_a_launcher_that_did_not_start_the_process_is_refused(tiny_config, tmp_path, monkeypatch):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = dict(
+        pytorch="--launcher pytorch: expected to be started by torchrun, but RANK is not set",
+        slurm="--launcher slurm: expected to be started by srun, but SLURM_PROCID is not set",
+        foo="--launcher: expected one of none, pytorch, slurm, mpi, got 'foo'",
+    )
+    for launcher, message in wanted.items():
+        with pytest.raises(InputError, match=message):
+            train(tiny_config(), str(tmp_path / "w"), launcher=launcher)
+    assert not (tmp_path / "w").exists()
 
 
 def test_sections_whose_keys_are_labels_are_walked_through():

@@ -35,6 +35,10 @@ _PLAIN = {
     "randomness": ("seed", "diff_rank_seed", "deterministic"),
     "train_dataloader.exemplar_slice": ("case", "slice"),
 }
+_SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
+             "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget")  # fmt: skip
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+_CHOICES = dict(resume=(True, False), launcher=LAUNCHERS)
 _LOADER = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
 # What builders take for themselves, by the kind of what they build.
 _TAKEN = ((Hook, {"priority"}), (OptimWrapper, {"constructor", "paramwise_cfg"}),
@@ -157,12 +161,23 @@ def set_options(config, options):
     if "data_root" in understood:
         understood = {**{k: understood["data_root"] for k in _DATA_PLACES if _has(config, k)}, **understood}
     config.merge_from_dict(copy.deepcopy(understood))  # which takes words out of what it merges
+    _check_top(config)
     for place in _DATA_PLACES if config.get("data_root") else ():
         section = _has(config, place)
         if section is not None:
             section.setdefault("data_root", config.data_root)
     check_components(config)
     return understood
+
+
+def _check_top(config):
+    """Refuse sections that are none, and words that are not among those to choose from."""
+    for name in _SECTIONS:
+        if not isinstance(config.get(name), (dict, type(None))):
+            raise InputError(f"{name}: expected settings (a dict) or None, got {config[name]!r}")
+    for name, known in _CHOICES.items():
+        if config.get(name) is not None and config[name] not in known:
+            raise InputError(f"{name}: expected {' or '.join(map(str, known))}, got {config[name]!r}")
 
 
 def count_steps(config):
@@ -344,7 +359,7 @@ def _has(config, dotted):
     node = config
     for part in dotted.split(".")[:-1]:
         node = node.get(part) if isinstance(node, dict) or node is config else None
-        if node is None:
+        if not isinstance(node, dict):
             return None
     reads = dotted.startswith("train") or "data_root" in node or node.get("type") == "VolumeDataset"
     return node if reads else None

@@ -20,6 +20,7 @@ from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import check_networks, read_checkpoint, seal
 from cmems.engine.restore import load_weights
+from cmems.engine.runner import told
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction
@@ -163,13 +164,18 @@ def model_of_config(config, checkpoint, cfg_options=None):
     modality_of(data.manifest["intensity"], data.root)
     learner = load_learner(cfg, config, checkpoint, data)
     prediction = {k: v for k, v in (cfg.model.get("prediction") or {}).items() if k != "averaged"}
-    together = value_at(cfg, "test_dataloader.batch_size") or 1
+    together = value_at(cfg, "test_dataloader.batch_size")
+    together = 1 if together is None else together
+    if type(together) is not int or together < 1:
+        raise InputError(f"test_dataloader.batch_size: expected a positive integer, got {together!r}")
     return Model(learner.predictors, prediction, Preparation.of(data), _env(cfg), str(checkpoint), together)
 
 
 def load_learner(cfg, config, checkpoint, data):
     """Build a config's learner with a checkpoint's weights, on the CPU; raises InputError where they do not fit."""
-    learner, saved = MODELS.build(cfg.model), read_checkpoint(checkpoint)
+    with told("model"):
+        learner = MODELS.build(cfg.model)
+    saved = read_checkpoint(checkpoint)
     Preparation.of(data).check(saved, checkpoint)
     check_networks(cfg._cfg_dict.to_dict()["model"], saved, checkpoint)
     load_weights(learner, saved, checkpoint)
@@ -211,7 +217,8 @@ def read_model(path, name=None):
         if getattr(net, "num_classes", None) != len(preparation.classes) + 1:
             raise InputError(f"{name}: expected networks of {len(preparation.classes) + 1} classes")
         net.check_input(torch.empty(1, 1, preparation.frame.size, preparation.frame.size, device="meta"))
-    Prediction(**content["prediction"])
+    with told(f"{name}: prediction"):
+        Prediction(**content["prediction"]).check(len(preparation.classes) + 1)
     return Model(networks.eval(), content["prediction"], preparation, content["env"], str(path))
 
 

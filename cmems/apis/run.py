@@ -18,7 +18,7 @@ from mmengine.logging import print_log
 
 from cmems import ops, processes
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import count_steps, load_config, run_settings
+from cmems.apis.config import LAUNCHERS, count_steps, load_config, run_settings
 from cmems.apis.places import default_work_dir, module_folders
 from cmems.apis.record import write_record
 from cmems.datasets.masks import masks_content
@@ -105,6 +105,7 @@ def train(
         raise InputError(
             f"--hours: expected one process, which times its steps, got --launcher {launcher}; give --steps"
         )
+    _check_launcher(launcher)
     found = None
     if hours is not None:
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume, cfg_options)
@@ -317,10 +318,29 @@ def _alone(work_dir, launcher):
         yield
 
 
+# What tells a process of a training which it is, of how many, and where the others are; the first one, its rank.
+_TOLD_BY = dict(
+    pytorch=("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    slurm=("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+    mpi=("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "MASTER_ADDR"),
+)
+_STARTERS = dict(pytorch="torchrun", slurm="srun", mpi="mpirun")
+
+
+def _check_launcher(launcher):
+    """Refuse a launcher that did not start this process."""
+    if launcher not in LAUNCHERS:
+        raise InputError(f"--launcher: expected one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+    missing = [name for name in _TOLD_BY.get(launcher, ()) if name not in os.environ]
+    if missing and not torch.distributed.is_initialized():
+        raise InputError(
+            f"--launcher {launcher}: expected to be started by {_STARTERS[launcher]}, but {missing[0]} is not set"
+        )
+
+
 def rank_of(launcher):
     """Return which of a training's processes this is, before they know each other."""
-    names = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
-    return int(os.environ.get(names.get(launcher, ""), 0))
+    return int(os.environ.get(_TOLD_BY.get(launcher, ("",))[0], 0))
 
 
 def refuse_other_run(work_dir):

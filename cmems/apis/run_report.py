@@ -59,7 +59,7 @@ def report_run(
     Raises:
         InputError: The folder is no run, or something in its config, its data or the checkpoint is wrong.
     """
-    if cases < 0 or megabytes <= 0:
+    if cases < 0 or not megabytes > 0:
         raise InputError(f"--cases, --megabytes: expected 0 or more, and more than 0; got {cases}, {megabytes:g}")
     target = Path(out) if out else Path(folder, PAGE)
     check_target("--out" if out else "the page", target, "<!DOCTYPE html>")

@@ -6,6 +6,7 @@ the networks as they are.
 """
 
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -16,7 +17,13 @@ from cmems.registry import POST_PROCESSORS
 
 
 class PostProcessor:
-    """A step of the clean-up; a subclass overrides what it changes."""
+    """A step of the clean-up; a subclass overrides what it changes.
+
+    Attributes:
+        of_labels (tuple[str]): Which of its attributes are a label, or labels, or None.
+    """
+
+    of_labels = ("classes",)
 
     def soften(self, probabilities):
         """Change ``(D, K, S, S)`` float32 probabilities of a volume's slices, on the networks' grid."""
@@ -39,6 +46,8 @@ class KeepLargest(PostProcessor):
             times voxels next to that label, wherever some touch it. A right ventricle lies along the myocardium; a
             liver taken for one may be larger, and touches its tip.
     """
+
+    of_labels = ("classes", "beside")
 
     def __init__(self, of="class", classes=None, beside=None):
         if of not in ("foreground", "class"):
@@ -75,6 +84,8 @@ class CutAtBase(PostProcessor):
         share (float): Share of the wall's middle area below which it is open.
         slices (int): Most slices of the wall that may be open.
     """
+
+    of_labels = ("classes", "wall")
 
     def __init__(self, classes, wall, share=0.75, slices=3):
         if not 0 <= share <= 1:
@@ -168,6 +179,18 @@ class SmoothSlices(PostProcessor):
         weight[1:] += self.neighbor
         weight[:-1] += self.neighbor
         return total / weight
+
+
+def check_labels(step, num_classes):
+    """Raise InputError where a step of the clean-up names labels that networks of ``num_classes`` do not give."""
+    for key in getattr(step, "of_labels", ()):
+        named = getattr(step, key, None)
+        for label in named if isinstance(named, (list, tuple)) else [named]:
+            if label is not None and not (isinstance(label, Integral) and 1 <= label < num_classes):
+                raise InputError(
+                    f"model.prediction.clean: {type(step).__name__}: {key}: expected labels, 1 to {num_classes - 1}, "
+                    f"got {label!r}"
+                )
 
 
 def _present(labels, classes):

@@ -7,6 +7,7 @@ from cmems import ops
 from cmems.errors import InputError
 from cmems.labels import UNKNOWN
 from cmems.models.doubt import Doubt, entropy, mean_softmax, overlaps
+from cmems.models.postprocessing import check_labels
 from cmems.precision import computes_bfloat16
 from cmems.registry import POST_PROCESSORS
 
@@ -45,6 +46,11 @@ class Prediction:
         self.unknown_below = unknown_below
         self.batch, self.views, self.resize, self.averaged, self.bfloat16 = batch, views, resize, averaged, bfloat16
         self.clean = [POST_PROCESSORS.build(step) for step in clean]
+
+    def check(self, num_classes):
+        """Raise InputError where the clean-up is of labels that networks of ``num_classes`` (None: any) do not give."""
+        for step in self.clean if num_classes else ():
+            check_labels(step, num_classes)
 
     def names(self, num_networks):
         """Name the label maps of each volume, in their order."""
@@ -201,10 +207,10 @@ class Prediction:
         if self.clean:
             best = probabilities[-1]
             for step in self.clean:
-                best = step.soften(best)
+                best = step.soften(best) if hasattr(step, "soften") else best
             labels = self._to_grid(best, volume)
             for step in self.clean:
-                labels = step(labels, volume["spacing"])
+                labels = step(labels, volume["spacing"]) if callable(step) else labels
             found.append(labels)
         return found
 

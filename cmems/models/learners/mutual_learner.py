@@ -64,6 +64,8 @@ class MutualLearner(BaseModel):
         configs = list(backbone) if isinstance(backbone, (list, tuple)) else [backbone] * num_networks
         if len(configs) != num_networks:
             raise InputError(f"model.backbone: expected {num_networks} configs (num_networks), got {len(configs)}")
+        if not isinstance(objectives, (list, tuple)) or not all(isinstance(each, dict) for each in objectives):
+            raise InputError(f"model.objectives: expected a list of dicts, each with a type, got {objectives!r}")
         if pseudo_label_mode not in ("train", "eval"):
             raise InputError(f"model.pseudo_label_mode: expected 'train' or 'eval', got {pseudo_label_mode!r}")
         self.num_networks = num_networks
@@ -79,6 +81,7 @@ class MutualLearner(BaseModel):
         self.needs_levels = any(objective.needs_levels for objective in self.objectives)
         self.ema_momentum = ema_momentum
         self.prediction = Prediction(**(prediction or {}))
+        self.prediction.check(getattr(self.networks[0], "num_classes", None))
         kinds = {objective.teacher for objective in self.objectives} & {"ema", "static"}
         kinds |= {"ema"} if self.prediction.averaged else set()
         # Untrained copies: weights of the past, kept with the checkpoint. Made before compiling, which binds a network.
@@ -107,6 +110,8 @@ class MutualLearner(BaseModel):
             classes (sequence[str]): Foreground classes of the data.
         """
         problems = [problem for objective in self.objectives for problem in objective.check(self, sources)]
+        if not self.objectives:
+            problems.append("model.objectives: expected one or more, got none: there is nothing to learn")
         for m, net in enumerate(self.networks, 1):
             try:
                 net.check_input(torch.empty(1, 1, size, size, device="meta"))
