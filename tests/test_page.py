@@ -313,6 +313,7 @@ def test_a_run_with_a_component_of_ones_own_is_shown_and_no_module_is_taken_for_
         (("RUN", "--metrics-preset", "foo"), "known presets"),
         (("RUN", "--split", "train", "--metrics-preset", "nan"), "training cases are not measured"),
         (("RUN", "--cases", "-1"), "--cases"),
+        (("RUN", "--megabytes", "nan"), "expected 0 or more, and more than 0; got 4, nan"),
         (("RUN", "--checkpoint", "nowhere.pth"), "nowhere.pth"),
         (("RUN", "--cfg-options", "train_dataloader.data_root=nowhere"), "nowhere: no such folder"),
         (("RUN", "--cfg-options", "val_dataloader.dataset.data_root=nowhere"), "nowhere: no such folder"),

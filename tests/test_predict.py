@@ -18,6 +18,7 @@ from cmems.apis import load_config, pick, predict, train
 from cmems.apis import test as run_test
 from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import by_doubt, read_trust, trust_file, trust_rows, trust_table
+from cmems.comparison.compare import compare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.checkpoint import read_checkpoint
@@ -99,6 +100,16 @@ def test_masks_are_those_of_a_validation_on_the_scans_own_grid(
         assert np.array_equal(mask.affine, scan.affine)
         assert mask.header.get_zooms() == scan.header.get_zooms()
         assert nib.aff2axcodes(mask.affine) == nib.aff2axcodes(scan.affine)
+
+
+def test_masks_are_not_written_into_a_data_set(trained, scans, prepared_acdc):
+    with pytest.raises(InputError, match="holds a prepared data set; name a folder of its own for the masks"):
+        predict(*trained, str(scans), str(prepared_acdc))
+    with pytest.raises(InputError, match="holds a prepared data set; name a folder of its own for the masks"):
+        pick(str(scans), str(prepared_acdc))
+    with pytest.raises(InputError, match="--work-dir .*: holds a prepared data set; name a folder of its own for the"):
+        compare("paper_table2", work_dir=str(prepared_acdc))
+    assert not list(prepared_acdc.glob("*.nii.gz"))
 
 
 def test_a_single_scan_of_four_axes_and_scaled_integers(trained, scans, tmp_path):

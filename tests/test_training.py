@@ -21,7 +21,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cmems import ops
-from cmems.apis import budget, load_config, train
+from cmems.apis import budget, load_config, train, train_rounds
 from cmems.apis import test as run_test
 from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.config import Texts, check_components, count_steps
@@ -79,6 +79,12 @@ def test_a_work_directory_loses_nothing_that_is_the_users(tiny_config, tmp_path,
         for start in (lambda f: train(str(config), f), lambda f: run_test(str(config), weights, work_dir=f)):
             with pytest.raises(InputError, match=f"--work-dir .*: holds {words}"):
                 start(str(folder))
+    for option in ("out", "show_dir"):
+        with pytest.raises(InputError, match=f"--{option.replace('_', '-')} .*: holds a prepared data set; name a"):
+            run_test(str(config), weights, work_dir=str(tmp_path / "t"), **{option: str(prepared_acdc)})
+    with pytest.raises(InputError, match="--work-dir .*: holds a prepared data set; .* for the rounds"):
+        train_rounds([str(config)] * 2, str(prepared_acdc))
+    assert not [path.name for path in prepared_acdc.iterdir() if path.name in ("round_1", "metrics.json")]
     copy = (work / config.name).read_text()
     run_test(str(config), weights, preset="strict", work_dir=str(work))
     assert (work / config.name).read_text() == copy

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmems.apis.places import spare_data_set
 from cmems.apis.trust import read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity
@@ -101,6 +102,7 @@ def pick(
         raise InputError(f"{scans}: expected a folder of scans, {KINDS}")
     if Path(out).resolve() == Path(scans).resolve():
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
+    spare_data_set(out, of="the masks")
     check_pictures(str(out), [Path(out, SHEET)])
     paths, problems = scan_files(scans, aside=(out, after or out))
     if not paths:

@@ -56,6 +56,18 @@ def find_config(name):
     raise InputError(f"config {path}: no such file{hint}")
 
 
+def spare_data_set(folder, option="", of="the run"):
+    """Raise InputError for a folder to write to that holds a prepared data set.
+
+    Args:
+        folder (str | Path): The folder.
+        option (str): What named it, and a space, for the message.
+        of (str): What would be written.
+    """
+    if Path(folder, MANIFEST).is_file():
+        raise InputError(f"{option}{folder}: holds a prepared data set; name a folder of its own for {of}")
+
+
 def known_configs():
     """List the package's configs, as ``FOLDER/NAME``."""
     found = (path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("[!_]*/*.py"))

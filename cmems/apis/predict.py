@@ -14,6 +14,7 @@ import numpy as np
 
 from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
+from cmems.apis.places import spare_data_set
 from cmems.apis.segmenter import Segmenter, best_device, segmenter_key
 from cmems.apis.trust import by_doubt, digest, part_name, read_trust, trust_file, trust_rows
 from cmems.datasets.preparation import Preparation
@@ -331,6 +332,7 @@ def find_scans(scans, out, channel=None):
         raise InputError(f"{scans}: expected a scan or a folder of scans, {KINDS}{hint}")
     if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
+    spare_data_set(out, of="the masks")
     found, more = choose_channel(found, channel, advice=_CHANNELS)
     if more and channel is None:
         raise InputError(more)

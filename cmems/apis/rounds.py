@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cmems.apis.config import load_config
-from cmems.apis.places import BESIDE, SECOND, default_work_dir
+from cmems.apis.places import BESIDE, SECOND, default_work_dir, spare_data_set
 from cmems.apis.predict import label_training_scans, write_labels
 from cmems.apis.run import TRAINS, rank_of, refuse_other_run, rehearse, train
 from cmems.datasets.prepared import PreparedDataset
@@ -42,6 +42,7 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
     configs, kept = rounds_of(configs), bool(options.get("resume"))
     loaded = [load_config(config, cfg_options, TRAINS) for config in configs]
     root = Path(work_dir or loaded[-1].get("work_dir") or default_work_dir(configs[-1]))
+    spare_data_set(root, "--work-dir ", "the rounds")
     data = None
     for k, (config, cfg) in enumerate(zip(configs, loaded, strict=True), 1):  # what a later round would end at
         before, data = data, PreparedDataset(cfg.train_dataloader.data_root)

@@ -19,11 +19,11 @@ from mmengine.logging import print_log
 from cmems import ops, processes
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import LAUNCHERS, count_steps, load_config, run_settings
-from cmems.apis.places import default_work_dir, module_folders
+from cmems.apis.places import default_work_dir, module_folders, spare_data_set
 from cmems.apis.record import write_record
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
-from cmems.datasets.prepared import FLAT, MANIFEST, PreparedDataset
+from cmems.datasets.prepared import FLAT, PreparedDataset
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, check_networks, newest_whole, of_training, read_checkpoint
 from cmems.engine.runner import RECORD, told
 from cmems.errors import InputError, Stopped, said
@@ -262,8 +262,7 @@ def _check_work_dir(cfg):
     """Refuse a work directory in which the copy of the config, or more of a run, would replace what is not a run's."""
     folder, name = Path(cfg.work_dir), Path(cfg.filename).name
     own = folder / name
-    if (folder / MANIFEST).is_file():
-        raise InputError(f"--work-dir {folder}: holds a prepared data set; name a folder of its own for the run")
+    spare_data_set(folder, "--work-dir ")
     runs = any(Path(folder, each).is_file() for each in (LOCK, LAST, RECORD))
     if own.is_file() and not own.samefile(cfg.filename) and not runs:
         raise InputError(f"--work-dir {folder}: holds another {name}, which no run wrote; name a folder of its own")
@@ -414,6 +413,9 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     split = cfg.test_dataloader.dataset.split
     cfg.work_dir = work_dir or str(Path(checkpoint).resolve().parent / f"test_{split}")
     _check_work_dir(cfg)
+    for option, folder in (("--out ", out), ("--show-dir ", show_dir)):
+        if folder:
+            spare_data_set(folder, option, "what is measured")
     if preset:
         for metric in _as_list(cfg.test_evaluator):
             metric["preset"] = preset

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmems.apis.config import load_config
+from cmems.apis.places import spare_data_set
 from cmems.apis.record import read_record
 from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
@@ -64,6 +65,7 @@ def compare(
     """
     if jobs < 1:
         raise InputError(f"--jobs: expected 1 or more, got {jobs}")
+    spare_data_set(work_dir, "--work-dir ", "the runs")
     suite, plan = _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
     for line in suite.notes if data else ():
         say(line)
