@@ -456,6 +456,15 @@ def test_an_odd_nrrd_file_ends_in_one_line(fields, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_compressed_nrrd_file_is_compared_with_its_checksum(tmp_path):
+    nrrd(tmp_path / "a.nrrd", IMAGE)
+    whole = (tmp_path / "a.nrrd").read_bytes()
+    for content in (whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:], whole[:-8]):
+        (tmp_path / "a.nrrd").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.nrrd: truncated or not an NRRD file \(C"):
+            read_scan(tmp_path / "a.nrrd")
+
+
 def test_any_bytes_of_nrrd_end_in_a_volume_or_in_one_line(tmp_path):
     random, path = np.random.default_rng(0), tmp_path / "a.seg.nrrd"
     nrrd(path, LABEL, **segments("A", "B"))

@@ -1,6 +1,7 @@
 """What is read of foreign files: where voxels lie, what is refused in one line, which names and splits mean what."""
 
 import errno
+import gzip
 import json
 import os
 import struct
@@ -283,6 +284,40 @@ def test_any_bytes_end_in_a_volume_or_in_one_line(tmp_path):
             said = str(error).splitlines()
         assert len(said) == 1
         assert said[0].startswith(f"{path}: ")
+
+
+def packed(content, flip=None, end=None):
+    """Return a gzip stream that still inflates with a bit of it flipped, as its blocks are stored."""
+    stream = bytearray(gzip.compress(content, compresslevel=0, mtime=0))
+    if flip is not None:
+        stream[flip] ^= 1
+    return bytes(stream[:end])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (dict(flip=1000), "CRC check failed"),
+        (dict(flip=-8), "CRC check failed"),
+        (dict(flip=-4), "Incorrect length"),
+        (dict(end=-8), "Compressed file ended"),
+    ],
+)
+def test_a_compressed_scan_is_compared_with_its_checksum(damage, message, tmp_path):
+    content = nib.Nifti1Image(IMAGE, A).to_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(packed(content, **damage))
+    with pytest.raises(InputError, match=rf"a\.nii\.gz: truncated or not a NIfTI file \({message}") as caught:
+        read_nifti(tmp_path / "a.nii.gz")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_follows_compressed_voxels_is_read_but_not_without_end(tmp_path):
+    content, path = nib.Nifti1Image(IMAGE, A).to_bytes(), tmp_path / "a.nii.gz"
+    path.write_bytes(packed(content + b"\0" * 5000) + b"\0" * 512)
+    assert np.array_equal(read_nifti(path).voxels, IMAGE.transpose(2, 1, 0))
+    path.write_bytes(gzip.compress(content + b"\0" * (1 << 22)))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: damaged: expected 4,320 bytes of voxels"):
+        read_nifti(path)
 
 
 def test_pairs_upper_case_names_and_extra_axes_are_read(tmp_path):

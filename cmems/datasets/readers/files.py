@@ -80,6 +80,24 @@ def check_size(path, shape, itemsize, held, packed):
         raise InputError(f"{path}: shape {tuple(shape)} needs {need >> 20:,} MiB of memory, {free >> 20:,} are free")
 
 
+def read_out(handle, path, size):
+    """Read a compressed file on to its end, where its checksum stands: without that, damage passes for other voxels.
+
+    Args:
+        handle (file): What decompresses; it stands behind the voxels.
+        path (Path): The file.
+        size (int): Bytes of the voxels; of what follows them, more than that and a MiB is no scan.
+
+    Raises:
+        InputError: It does not end.
+    """
+    left = size + (1 << 20)
+    while left >= 0 and (block := handle.read(1 << 20)):
+        left -= len(block)
+    if left < 0:
+        raise InputError(f"{path}: damaged: expected {size:,} bytes of voxels, got more than twice as many")
+
+
 def need(module, path, extra):
     """Import a module that an extra of the package brings.
 

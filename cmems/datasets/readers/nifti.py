@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
-from cmems.datasets.readers.files import CHANNEL, check_size, reading
+from cmems.datasets.readers.files import CHANNEL, check_size, read_out, reading
 from cmems.datasets.readers.geometry import regular, settle_frames, settle_spacing
 from cmems.errors import InputError
 
@@ -16,6 +17,7 @@ from cmems.errors import InputError
 nib.imageglobals.logger.setLevel(logging.CRITICAL)
 
 _UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, mm, micron; any other code says nothing
+_PACKED = (".gz", ".bz2", ".zst")
 _UNIT_NAMES = {1: "metres", 3: "microns"}
 
 
@@ -69,7 +71,7 @@ def read_nifti(path, channel=None, several=CHANNEL):
             raise InputError(f"{path}: expected a 3-D volume, got shape {image.shape}; {several}")
         if len(shape) == 4 and not 0 <= channel < shape[3]:
             raise InputError(f"{path}: channel {channel}: expected 0 to {shape[3] - 1}, got shape {image.shape}")
-        voxels, channels = np.asanyarray(image.dataobj).reshape(shape), shape[3] if len(shape) == 4 else 1
+        voxels, channels = _voxels(path, image).reshape(shape), shape[3] if len(shape) == 4 else 1
         if len(shape) == 4:
             voxels = np.ascontiguousarray(voxels[..., channel])
         voxels = voxels.reshape((*voxels.shape, 1)[:3])
@@ -163,7 +165,7 @@ def _open(path):
     if np.isinf(scaling).any():
         raise InputError(f"{path}: expected a finite slope and intercept of the voxels, got {scaling}")
     file = Path(image.file_map["image"].filename)
-    packed = file.suffix.lower() in (".gz", ".bz2", ".zst")
+    packed = file.suffix.lower() in _PACKED
     offset = float(image.dataobj.offset)
     held = os.stat(file).st_size
     if not packed:
@@ -172,6 +174,18 @@ def _open(path):
         held -= int(offset)
     check_size(path, image.shape, dtype.itemsize, held, packed)
     return image, raw
+
+
+def _voxels(path, image):
+    """Read the voxels; of a compressed file all of it, so that its checksum is compared."""
+    file, stored = image.file_map["image"], image.dataobj
+    if Path(file.filename).suffix.lower() not in _PACKED:
+        return np.asanyarray(stored)
+    with file.get_prepare_fileobj("rb") as handle:
+        spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+        voxels = np.asanyarray(ArrayProxy(handle.fobj, spec, mmap=False))
+        read_out(handle, path, voxels.size * stored.dtype.itemsize)
+    return voxels
 
 
 def _geometry(path, image, raw):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmems.datasets.readers.files import CHANNEL, check_size, need, reading
+from cmems.datasets.readers.files import CHANNEL, check_size, need, read_out, reading
 from cmems.datasets.readers.geometry import settle_frames, settle_spacing
 from cmems.datasets.readers.nifti import Volume
 from cmems.errors import InputError
@@ -62,8 +62,10 @@ def read_nrrd(path, channel=None, several=CHANNEL):
         count = int(np.prod(sizes)) * dtype.itemsize
         with _OPENERS[header["encoding"].lower()](handle) as data:
             content = data.read(count)
-        if len(content) != count:
-            raise InputError(f"{path}: truncated: expected {count:,} bytes of voxels, got {len(content):,}")
+            if len(content) != count:
+                raise InputError(f"{path}: truncated: expected {count:,} bytes of voxels, got {len(content):,}")
+            if data is not handle:
+                read_out(data, path, count)
         voxels = np.frombuffer(content, dtype).reshape(sizes[::-1])
         voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
         layers = voxels[None] if listed is None else np.moveaxis(voxels, len(sizes) - 1 - listed, 0)
