@@ -8,6 +8,17 @@ from pathlib import Path
 from cmems.errors import InputError
 
 
+def need_file(path):
+    """Refuse what is there and is neither file nor folder: one may wait for ever for a pipe, and a device never ends.
+
+    Raises:
+        InputError: It is a pipe, a socket or a device.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: not a file, but a pipe, a socket or a device")
+
+
 @contextmanager
 def naming(path):
     """Name a path in what the system refuses in the block, where nothing names one, as for a full disk.

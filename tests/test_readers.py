@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from cmems.datasets.intensity import scale_intensity, scaling_notes
 from cmems.datasets.names import name_problem
 from cmems.datasets.prepare import check, prepare
-from cmems.datasets.prepared import MANIFEST, PreparedDataset
+from cmems.datasets.prepared import MANIFEST, PreparedDataset, file_sha256
 from cmems.datasets.readers.acdc import _frames
 from cmems.datasets.readers.base import matches
 from cmems.datasets.readers.files import nifti_files, reading
@@ -747,6 +747,21 @@ def test_cut_foreign_and_damaged_arrays_are_noticed(tmp_path):
     assert damaged.train_label(0).shape == (16, 16)
     with pytest.raises(InputError, match="row 5 is damaged"):
         damaged.train_label(5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_nobody_waits_for_a_pipe(tmp_path):
+    pipe, data = tmp_path / "pipe", prepared(tmp_path)
+    os.mkfifo(pipe)
+    for read in (
+        lambda: reader(tmp_path / "raw", splits=pipe), lambda: reader(tmp_path / "raw", names=pipe),
+        lambda: read_nifti(pipe), lambda: file_sha256(pipe),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="pipe: not a file, but a pipe"):
+            read()
+    (data.root / "train_images.npy").unlink()
+    os.mkfifo(data.root / "train_images.npy")
+    assert check(data.root) == [f"{data.root / 'train_images.npy'}: not a file, but a pipe, a socket or a device"]
 
 
 def test_what_was_converted_under_other_settings_is_not_used(tmp_path):

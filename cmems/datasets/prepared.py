@@ -11,6 +11,7 @@ import numpy as np
 
 from cmems.datasets.names import composed, name_problem
 from cmems.errors import InputError, warn_once
+from cmems.files import need_file
 from cmems.labels import UNKNOWN
 from cmems.resize import Frame
 
@@ -86,8 +87,12 @@ class PreparedDataset:
                 problems.append(f"{self.root / MANIFEST}: files: {name} is not listed")
                 continue
             try:
+                need_file(path)
                 array = np.lib.format.open_memmap(path, mode="r")
                 size = path.stat().st_size
+            except InputError as error:
+                problems += error.problems
+                continue
             except FileNotFoundError:
                 problems.append(f"{path}: no such file")
                 continue
@@ -216,6 +221,7 @@ def manifest_sha256(manifest):
 
 def file_sha256(path):
     """Return the SHA-256 of a file's content, hexadecimal."""
+    need_file(path)
     try:
         with open(path, "rb") as handle:
             digest = hashlib.sha256()

@@ -15,6 +15,7 @@ from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
 from cmems.datasets.readers.geometry import known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import nifti_grid, read_nifti
 from cmems.errors import InputError
+from cmems.files import need_file
 
 SPLITS = ("train", "val", "test")
 
@@ -242,6 +243,7 @@ def matches(name, cases):
 
 def _read_splits(path, fold):
     where = f"--splits {path}"
+    need_file(path)
     try:
         splits = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cmems.datasets.names import composed
 from cmems.errors import InputError
+from cmems.files import need_file
 from cmems.memory import free_bytes
 
 # gzip and zlib shrink at most about 1,030 to 1: a file that claims more cannot hold it.
@@ -38,6 +39,7 @@ def reading(path, kind):
         kind (str): What it should be, as in "not <kind>".
     """
     try:
+        need_file(path)
         yield
     except InputError:
         raise
