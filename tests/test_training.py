@@ -63,6 +63,17 @@ def test_two_n_steps_are_n_steps_and_a_resume_and_n_steps_bit_for_bit(tiny_confi
     assert first["meta"]["best"] == second["meta"]["best"]
 
 
+def test_a_damaged_validation_volume_is_found_before_the_first_step(tiny_config, tmp_path, prepared_acdc, monkeypatch):
+    shutil.copytree(prepared_acdc, data := tmp_path / "data")
+    paths = [data / f"volumes/{case}_image.npy" for case in PreparedDataset(data).cases("val")]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr("cmems.engine.loop.MutualLearningLoop.run", lambda loop: pytest.fail("a step was made"))
+    with pytest.raises(InputError) as caught:
+        train(tiny_config(data=data), str(tmp_path / "work"))
+    assert [line.split(": damaged")[0] for line in caught.value.problems] == [str(path) for path in paths]
+
+
 def test_a_work_directory_loses_nothing_that_is_the_users(tiny_config, tmp_path, prepared_acdc):
     config = Path(tiny_config(extra=NO_VALIDATION + "train_cfg = dict(max_iters=1)  # mine\n"))
     text = config.read_text()

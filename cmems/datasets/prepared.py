@@ -199,7 +199,23 @@ class PreparedDataset:
         ordered = [(case, index) for _, case, index in sorted(found, key=lambda f: -f[0])]
         return ordered[:limit]
 
-    def _map(self, name):
+    def verify(self, cases):
+        """Compare the volumes of validation or test cases with their checksums; what is read later is not again.
+
+        Raises:
+            InputError: Naming each that is damaged.
+        """
+        problems = []
+        for case in cases:
+            for kind in ("image", "label") if self.case(case)["labelled"] else ("image",):
+                try:
+                    self._verify(f"volumes/{case}_{kind}.npy")
+                except InputError as error:
+                    problems += error.problems
+        if problems:
+            raise InputError(problems)
+
+    def _verify(self, name):
         path, said = self.root / name, self.manifest["files"].get(name, {})
         if name not in self._verified and "sha256" in said:
             if file_sha256(path) != said["sha256"]:
@@ -207,6 +223,10 @@ class PreparedDataset:
                     f"{path}: damaged or replaced: its content is not what {MANIFEST} says; prepare it again"
                 )
             self._verified.add(name)
+
+    def _map(self, name):
+        self._verify(name)
+        path = self.root / name
         try:
             return np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ class VolumeDataset(Dataset):
         split (str): ``val``, ``test``, or ``valtest``, both.
 
     Raises:
-        InputError: The split holds no volume, or is ``train``.
+        InputError: The split holds no volume, or is ``train``; or volumes are damaged.
     """
 
     def __init__(self, data_root, split):
@@ -40,6 +40,7 @@ class VolumeDataset(Dataset):
                 f"{data_root}: split '{split}' holds no case; prepare again with --{option} CASE, of scans with whole "
                 "masks"
             )
+        self.prepared.verify(self.cases)  # here, not at the first validation: that is an hour away
 
     def __len__(self):
         return len(self.cases)
