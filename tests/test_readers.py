@@ -153,7 +153,19 @@ def test_rounded_affines_and_other_units_are_the_same_place(tmp_path):
 def test_the_qform_places_labels_where_only_that_agrees(tmp_path):
     save(IMAGE, tmp_path / "images/a.nii", qform=1, srow_x=(3, 0, 0, 50))
     save(LABEL, tmp_path / "labels/a.nii")
-    assert np.array_equal(read(tmp_path)[1].voxels, LABEL.transpose(2, 1, 0))
+    label = read(tmp_path)[1]
+    assert np.array_equal(label.voxels, LABEL.transpose(2, 1, 0))
+    assert "sform and qform disagree on whether the labels lie on the scan; they are taken to (one" in notes(label)
+
+
+def test_labels_that_one_of_their_headers_puts_elsewhere_are_said(tmp_path):
+    for mm, said in ((100, True), (0, False)):
+        save(IMAGE, tmp_path / "images/a.nii", qform=1)
+        save(LABEL, tmp_path / "labels/a.nii", qform=1, srow_x=(1.5, 0, 0, A[0, 3] + mm))
+        label = read(tmp_path)[1]
+        assert np.array_equal(label.voxels, LABEL.transpose(2, 1, 0))
+        assert ("lie on the scan; they are taken to (one says up to 100 mm away)" in notes(label)) == said
+        assert bool(label.notes) == said
 
 
 # What a header says

@@ -15,6 +15,7 @@ _ODD_SIZE = "voxels below 0.01 mm or above 100 mm; the header's unit may be wron
 _SFORM = "the sform is unusable; the qform is taken"
 _CONFLICT = "sform and qform give the axes different directions; the sform is taken"
 _ACROSS = "the pixels are longer than the slices are apart: slices run across the thick axis"
+_APART = "sform and qform disagree on whether the labels lie on the scan; they are taken to"
 _CROP = "the labels cover a part of the scan; around it is background"
 
 
@@ -126,6 +127,9 @@ def lay_on(label, image, label_path, image_path):
                 step[:3, 3] += step[:3, :3] @ start
                 if (placed := _place(voxels, image.voxels.shape, step)) is not None:
                     notes = () if whole else ((_CROP, f"{label.voxels.shape} of {image.voxels.shape}"),)
+                    if scan is not image.frames[0] or frame is not label.frames[0]:
+                        moved = image.frames[0] @ np.linalg.inv(scan) @ frame
+                        notes += ((_APART, f"one says up to {_away(moved, label.frames[0], label):.3g} mm away"),)
                     return label._replace(
                         voxels=placed, spacing=image.spacing, affine=image.affine, notes=label.notes + notes
                     )
@@ -137,12 +141,16 @@ def lay_on(label, image, label_path, image_path):
         )
     if not image.frames or not label.frames:
         return label
-    corners = _corners(image.voxels.shape[::-1])
-    away = np.abs((image.frames[0] - label.frames[0]) @ corners)[:3].max()
+    away = _away(image.frames[0], label.frames[0], image)
     raise InputError(
         f"{label_path}: expected the place of {image_path.name}, but its header puts the corners up to {away:.3g} mm "
         f"away (affine axes {axes(label.frames[0])}, the scan's {axes(image.frames[0])})"
     )
+
+
+def _away(affine, other, volume):
+    """Return how far apart two affines put the corners of a volume, mm."""
+    return np.abs((affine - other) @ _corners(volume.voxels.shape[::-1]))[:3].max()
 
 
 def turned(volume, codes):
