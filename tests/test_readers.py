@@ -476,6 +476,29 @@ def test_what_scaling_leaves_is_looked_at(tmp_path):
         make(tmp_path, tmp_path / "out", layout="transunet")
 
 
+@pytest.mark.parametrize(
+    ("share", "value", "said"),
+    [
+        (0.0, 0, ""), (0.006, 32767, "in a small part of [0, 1]', '0.001"),
+        (0.02, 32767, "in a small part"), (0.01, 1e6, "in a small part"), (0.08, -5000, "in a small part"),
+    ],
+)  # fmt: skip
+def test_voxels_far_off_that_set_the_scale_are_said(share, value, said):
+    random = np.random.default_rng(0)
+    voxels = random.integers(0, 500, (6, 40, 40)).astype(np.float32)
+    voxels[random.random(voxels.shape) < share] = value
+    found = scaling_notes(voxels, scale_intensity(voxels, "mr")[0], "mr")
+    assert len(found) == bool(said)
+    assert said in str(found)
+
+
+def test_a_mask_in_the_place_of_a_scan_is_said(tmp_path):
+    save(LABEL, tmp_path / "images/a.nii")
+    save(LABEL, tmp_path / "labels/a.nii")
+    (said,) = make(tmp_path, tmp_path / "out").case("a")["notes"]
+    assert said == ["so few different values are a mask's rather than a scan's", "3, 0 to 2"]
+
+
 def test_a_scan_unlike_the_others_is_said(tmp_path):
     for k, name in enumerate("abcde"):
         save(IMAGE + k, tmp_path / f"images/{name}.nii")

@@ -7,6 +7,8 @@ from cmems.errors import InputError
 
 CT_WINDOW = (-125.0, 275.0)
 MR_PERCENTILE = 99.5
+# Scans have hundreds of values, and 80 % of their voxels span a quarter of [0, 1] and more.
+_MASK, _NARROW = 16, 0.1
 INTENSITY = {
     "mr": f"per volume: clipped to [minimum, {MR_PERCENTILE}th percentile], scaled to [0, 1]",
     "ct": "clipped to [-125, 275] HU, scaled to [0, 1]",
@@ -67,6 +69,20 @@ def _precision(voxels):
     return np.float64 if coarse else np.float32
 
 
+def _bulk(counts):
+    """Return the 10th and the 90th percentile of what is not of the commonest value, as background is.
+
+    Args:
+        counts (np.ndarray): ``(65536,)``, of the values by their bits as float16: of numbers that are not negative
+            these have their order.
+    """
+    counts = counts.copy()
+    counts[counts.argmax()] = 0
+    ranks = np.cumsum(counts)
+    found = np.searchsorted(ranks, [0.1 * ranks[-1], 0.9 * ranks[-1]]).astype(np.uint16)
+    return found.view(np.float16).tolist()
+
+
 def scaling_notes(voxels, scaled, modality):
     """Return what a user should know of what scaling left of a volume, as pairs of a sentence and its details.
 
@@ -78,10 +94,18 @@ def scaling_notes(voxels, scaled, modality):
     notes, low, high = [], float(voxels.min()), float(voxels.max())
     counts = sum(np.bincount(z.astype(np.float16).ravel().view(np.uint16), minlength=1 << 16) for z in scaled)
     levels = int((counts > 0).sum())
-    if levels < 64 and (had := len(np.unique(voxels))) > 2 * levels:
-        notes.append(("scaling leaves few grey levels", f"{levels} of {had}, from voxels of {low:g} to {high:g}"))
+    if levels < 64:
+        had = len(np.unique(voxels))
+        if had > 2 * levels:
+            notes.append(("scaling leaves few grey levels", f"{levels} of {had}, from voxels of {low:g} to {high:g}"))
+        elif had < _MASK:
+            notes.append(("so few different values are a mask's rather than a scan's", f"{had}, {low:g} to {high:g}"))
     if counts.max() > 0.99 * scaled.size:
         notes.append(("more than 99 % of the voxels have one value", f"voxels of {low:g} to {high:g}"))
+    first, last = _bulk(counts)
+    if last - first < _NARROW and levels >= _MASK:
+        detail = f"{first:.2g} to {last:.2g}, from voxels of {low:g} to {high:g}"
+        notes.append(("scaling leaves most of the scan in a small part of [0, 1]", detail))
     flat = [z for z, plane in enumerate(scaled) if plane.min() == plane.max()]
     if flat:
         notes.append((FLAT, f"{len(flat)} of {len(scaled)}, the first {flat[0]}"))
