@@ -21,6 +21,7 @@ from conftest import write_acdc
 
 from cmems.cli import main
 from cmems.datasets.intensity import scale_intensity
+from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import _interrupt_held, _start_worker, check, prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData, need_every_label
@@ -100,6 +101,20 @@ def test_training_slices_are_the_volumes_resized(raw_acdc, prepared_acdc):
     np.testing.assert_allclose(data.train_images()[row], resize_images(image, (32, 32))[0], atol=1e-3)
     label = torch.from_numpy(np.asarray(nib.load(str(path).replace(".nii", "_gt.nii")).dataobj).transpose(2, 1, 0))
     assert np.array_equal(data.train_labels()[row], resize_labels(label[1:2].contiguous(), (32, 32))[0])
+
+
+def test_a_scan_whose_pixels_are_of_quite_another_size_is_said(prepared_acdc, tmp_path):
+    known = Preparation.of(PreparedDataset(prepared_acdc))
+    assert known.pixels == (1.5, 1.5)
+    older = {key: value for key, value in known.plain().items() if key != "pixels"}
+    voxels = np.random.default_rng(0).integers(0, 500, (20, 20, 3)).astype(np.int16)
+    for mm, said in ((1.5, False), (0.5, False), (5, False), (15, True), (0.15, True)):
+        nifti(tmp_path / "a.nii.gz", voxels, (mm, mm, 8.0))
+        for how in (known, Preparation.read(known.plain(), "a model"), Preparation.read(older, "an older model")):
+            notes = dict(how.ready(how.read_scan(tmp_path / "a.nii.gz"), tmp_path / "a.nii.gz").notes)
+            assert ([f"{mm:g} mm, theirs 1.5 mm"] == list(notes.values())) == (said and how.pixels is not None)
+    with pytest.raises(InputError, match=r"a model: pixels: expected two positive numbers of mm, got \[2, 1\]"):
+        Preparation.read(dict(known.plain(), pixels=[2, 1]), "a model")
 
 
 def test_the_manifest_tells_sources_counts_and_ranges(raw_acdc, prepared_acdc):

@@ -160,7 +160,8 @@ def _affine(axes, spacing):
 
 def segmenter_key(networks, settings, preparation):
     """Return 16 hexadecimal digits that are others for other weights, settings or preparation."""
-    digest = hashlib.sha256(json.dumps([settings, preparation.plain()], sort_keys=True, default=str).encode())
+    known = preparation._replace(pixels=None).plain()  # they make no mask another
+    digest = hashlib.sha256(json.dumps([settings, known], sort_keys=True, default=str).encode())
     for net in networks:
         for name, values in sorted(net.state_dict().items()):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())

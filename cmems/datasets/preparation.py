@@ -15,6 +15,7 @@ from cmems.errors import InputError
 from cmems.resize import Frame
 
 _DECIDING = ("classes", "intensity", "size", "pixel")  # what networks do not know otherwise
+_UNLIKE = "pixels of quite another size than the prepared cases'; the header's unit may be wrong"
 _GRID = 1 << 14  # pixels that a slice may have a side once it was resampled
 
 
@@ -30,6 +31,7 @@ class Preparation(NamedTuple):
         orientations: Those that the scans' files had.
         channel: Which channel of volumes of four axes is read; None: they have three.
         fill_nan: Whether NaN is read as the volume's smallest value.
+        pixels: The smallest and the largest side of a pixel of the scans, mm; None: not known.
     """
 
     name: str
@@ -40,12 +42,16 @@ class Preparation(NamedTuple):
     orientations: tuple[str, ...] = ()
     channel: int | None = None
     fill_nan: bool = False
+    pixels: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, data):
         """Return that of a :class:`PreparedDataset`, of which the manifest is enough."""
-        known = sorted({case["orientation"] for case in data.manifest["cases"].values()})
-        return cls.read(dict(data.manifest, orientations=known), data.root)
+        cases = data.manifest["cases"].values()
+        known = sorted({case["orientation"] for case in cases})
+        sides = [side for case in cases for side in case["spacing"][1:]]
+        pixels = [min(sides), max(sides)] if sides else None
+        return cls.read(dict(data.manifest, orientations=known, pixels=pixels), data.root)
 
     @classmethod
     def read(cls, content, where):
@@ -70,6 +76,7 @@ class Preparation(NamedTuple):
             orientations=tuple(content["orientations"]),
             channel=how.get("channel"),
             fill_nan=bool(how.get("fill_nan")),
+            pixels=tuple(content["pixels"]) if content.get("pixels") else None,
         )
 
     def plain(self):
@@ -83,6 +90,7 @@ class Preparation(NamedTuple):
             axes=self.axes,
             orientations=list(self.orientations),
             reading=dict(channel=self.channel, fill_nan=self.fill_nan),
+            **({} if self.pixels is None else dict(pixels=list(self.pixels))),
         )
 
     def text(self):
@@ -150,6 +158,10 @@ class Preparation(NamedTuple):
         grid = self.frame.grid(volume.voxels.shape[1:], volume.spacing[1:])
         if max(grid) > _GRID:
             raise InputError(f"{path}: slices of {grid[0]} x {grid[1]} pixels of {self.frame.pixel:g} mm are too large")
+        sides = volume.spacing[1:]
+        if self.pixels and (min(sides) < self.pixels[0] / 4 or max(sides) > 4 * self.pixels[1]):
+            here, there = (" to ".join(dict.fromkeys(f"{v:.3g}" for v in each)) for each in (sides, self.pixels))
+            notes.append((_UNLIKE, f"{here} mm, theirs {there} mm"))
         voxels, _ = scale_intensity(volume.voxels, self.modality)
         notes += scaling_notes(volume.voxels, voxels, self.modality)
         if turn:

@@ -313,6 +313,7 @@ AXES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}")
 _OPTIONAL = {  # of a manifest, and of a case
     "pixel": (lambda v: v is None or _numbers([v], 1) and v > 0, "a positive number of mm"),
     "axes": (lambda v: v is None or isinstance(v, str) and AXES.fullmatch(v), "axes as LPS"),
+    "pixels": (lambda v: v is None or _numbers(v, 2) and 0 < v[0] <= v[1], "two positive numbers of mm"),
     "reading": (
         lambda v: isinstance(v, dict) and (v.get("channel") is None or _whole(v["channel"], 0)),
         "an object with channel and fill_nan",
