@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+_SMALLEST, _LARGEST = 8, 1 << 13  # pixels of the longer side of a slice that was resampled
+
 
 def resize_images(images, size):
     """Resize slices bilinearly, averaging over the source pixels when shrinking (no aliasing, no overshoot).
@@ -55,6 +57,16 @@ class Frame(NamedTuple):
         if self.pixel is None:
             return self.size, self.size
         return tuple(max(1, round(n * mm / self.pixel)) for n, mm in zip(shape, spacing, strict=True))
+
+    def problem(self, shape, spacing):
+        """Return what is wrong with slices of ``shape`` once resampled, too large or too small, or None."""
+        grid = self.grid(shape, spacing)
+        if _SMALLEST <= max(grid) <= _LARGEST:
+            return None
+        return (
+            f"slices of {shape[0]} x {shape[1]} voxels of {spacing[0]:.4g} x {spacing[1]:.4g} mm become {grid[0]} x "
+            f"{grid[1]} pixels of {self.pixel:g} mm; expected {_SMALLEST} to {_LARGEST}"
+        )
 
     def images(self, images, spacing):
         """Bring ``(N, H, W)`` floating-point slices into the square: ``(N, S, S)``."""

@@ -315,16 +315,37 @@ def test_a_wrong_choice_is_told_before_anything_is_prepared(words, message, cli,
 @pytest.mark.parametrize(
     ("slices", "message"),
     [
-        (["p1:0"], "exemplar case=p1 slice=0 of DATA: expected a labelled slice, but of this case only 1 is painted"),
-        (["p2:1"], "expected a labelled slice, but this case has no label"),
+        (["p1:0"], "--exemplar p1:0: expected a labelled slice, but of this case only 1 is painted"),
+        (["p2:1"], "--exemplar p2:1: expected a labelled slice, but this case has no label"),
         (["p1:1", "p1:1"], "--exemplar p1:1: named twice"),
+        (["p1:99"], "--exemplar p1:99: expected a slice of 0 to 2"),
+        (["zz:0"], "; there are p1, p2, p3, …"),
+        (["p4:1"], "--exemplar p4:1: p4 is in split 'val'; expected a training case"),
     ],
 )
-def test_a_slice_that_training_would_refuse_is_refused_beside_the_data(slices, message, cli, own):
-    done = prepare(cli, own, "--exemplar", *slices)
+def test_a_slice_that_training_would_refuse_is_refused_before_anything_is_converted(slices, message, cli, own):
+    assert prepare(cli, own).code == 0
+    manifest = Path("DATA/manifest.json").read_bytes()
+    done = prepare(cli, own, "--exemplar", *slices, "--val", "p4", "--overwrite")
     assert done.code == 2
     assert message in done.err
-    assert not Path("DATA/config.py").exists()
+    assert Path("DATA/manifest.json").read_bytes() == manifest
+    assert not Path("DATA/.partial").exists()
+
+
+def test_an_exemplar_that_lacks_a_class_is_refused_before_anything_is_converted(cli, own, raw_acdc):
+    paint(own, raw_acdc, without=[3])
+    done = prepare(cli, own, "--exemplar", "p1:1")
+    assert done.err == "error: --exemplar p1:1: expected every class, got none of LV\n"
+    assert not Path("DATA/.partial").exists()
+
+
+@pytest.mark.parametrize(("spacing", "pixels"), [("1e-9", "60000000000"), ("0.001", "60000"), ("1e9", "1")])
+def test_an_absurd_pixel_is_refused_in_one_line(spacing, pixels, cli, own):
+    done = cli("prepare", "nifti", own, "DATA", "--classes", "RV,Myo,LV", "--spacing", spacing, "--crop", "16")
+    assert done.code == 2
+    assert f"of 1.5 x 1.5 mm become {pixels} x {pixels} pixels of {float(spacing):g} mm; expected 8 to" in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_slices_of_one_value_are_told_and_cannot_be_the_exemplar(cli, own):

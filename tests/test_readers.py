@@ -906,6 +906,17 @@ def test_memory_is_asked_for_the_voxels_as_they_are_and_as_they_are_scaled(tmp_p
 def test_labels_are_a_number_other_than_0_for_each_class(numbers, tmp_path):
     with pytest.raises(InputError, match=r"--labels: expected 2 different numbers other than 0, got"):
         reader(tmp_path, labels=numbers)
+    with pytest.raises(InputError, match=r"--labels: expected numbers that masks hold, .*, got 100000000000000000000"):
+        reader(tmp_path, labels=[1, 10**20])
+
+
+def test_what_nobody_painted_is_not_among_the_labels_that_are_out_of_range(tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[..., 1] = LABEL[..., 1] * 10
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(mask, tmp_path / "labels/a.nii")
+    with pytest.raises(InputError, match=r"expected labels 0 to 2, got 10, 20; --labels .*, here perhaps 10,20$"):
+        make(tmp_path, tmp_path / "out")
 
 
 def test_a_part_cut_out_less_than_a_millimetre_into_the_scan_is_found():

@@ -109,7 +109,7 @@ def run(args):
     exemplars = parse_exemplars(args.exemplar)
     with counting("preparing") as progress:
         size = next(each for each in (args.crop, args.size, 224) if each is not None)
-        data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing)
+        data = prepare(reader, args.out, size, args.workers, progress, args.overwrite, args.spacing, exemplars)
     show(data)
     assumed = args.layout in ("nifti", "folder") and args.modality is None
     hint = ", assumed (--modality ct is for CT in HU)" * assumed

@@ -1,5 +1,6 @@
 """Names of cases, which become names of files."""
 
+import difflib
 import re
 import unicodedata
 
@@ -10,6 +11,13 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 def composed(name):
     """Return a name in Unicode's composed form, so that names which look alike are one, whichever system wrote them."""
     return unicodedata.normalize("NFC", name)
+
+
+def near(name, names):
+    """Return, for a message, those of ``names`` that a wrong one may mean, or else some that there are."""
+    if found := difflib.get_close_matches(name, names, n=3, cutoff=0.3):
+        return f"near: {', '.join(found)}"
+    return f"there are {', '.join(sorted(names)[:3]) or 'none'}{', …' * (len(names) > 3)}"
 
 
 def name_problem(name):

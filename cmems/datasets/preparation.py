@@ -16,7 +16,6 @@ from cmems.resize import Frame
 
 _DECIDING = ("classes", "intensity", "size", "pixel")  # what networks do not know otherwise
 _UNLIKE = "pixels of quite another size than the prepared cases'; the header's unit may be wrong"
-_GRID = 1 << 14  # pixels that a slice may have a side once it was resampled
 
 
 class Preparation(NamedTuple):
@@ -155,9 +154,8 @@ class Preparation(NamedTuple):
         stored, orientation, turn, notes = known_axes(volume), axes(volume.affine), None, list(volume.notes)
         if self.axes and stored and self.axes != stored:
             volume, turn = turned(volume, self.axes), (self.axes, stored)
-        grid = self.frame.grid(volume.voxels.shape[1:], volume.spacing[1:])
-        if max(grid) > _GRID:
-            raise InputError(f"{path}: slices of {grid[0]} x {grid[1]} pixels of {self.frame.pixel:g} mm are too large")
+        if problem := self.frame.problem(volume.voxels.shape[1:], volume.spacing[1:]):
+            raise InputError(f"{path}: {problem}")
         sides = volume.spacing[1:]
         if self.pixels and (min(sides) < self.pixels[0] / 4 or max(sides) > 4 * self.pixels[1]):
             here, there = (" to ".join(dict.fromkeys(f"{v:.3g}" for v in each)) for each in (sides, self.pixels))

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from cmems.datasets.intensity import INTENSITY, image_problems, scale_intensity, scaling_notes
+from cmems.datasets.names import composed, near
 from cmems.datasets.prepared import FORMAT, MANIFEST, VERSION, PreparedDataset, file_sha256, is_text, manifest_sha256
 from cmems.datasets.readers.geometry import spacing_notes
 from cmems.errors import InputError
@@ -35,7 +36,7 @@ PREPARATION = 2  # raised when the same scans and settings give other arrays
 WHOLE = ".whole"
 
 
-def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False, pixel=None):
+def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False, pixel=None, exemplars=()):
     """Write a prepared data set.
 
     Args:
@@ -47,6 +48,7 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False,
         overwrite (bool): Replace a data set that was prepared otherwise.
         pixel (float | None): Resample training slices to pixels of this side, mm, and cut out their middle, ``size``
             pixels square. Default: squeeze whole slices to the square.
+        exemplars (Sequence[dict]): ``case`` and ``slice`` of labelled slices, which are looked at before all else.
 
     Returns:
         PreparedDataset: What was written, or was there already from the same files and settings.
@@ -67,10 +69,10 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False,
         raise InputError(f"{out}: expected an empty or a new folder, but it holds other files")
     cases = reader.cases()
     with folder_lock(out, "preparing data", LOCK):
-        return _prepare(reader, cases, out, Frame(size, pixel), workers, progress, overwrite)
+        return _prepare(reader, cases, out, Frame(size, pixel), workers, progress, overwrite, exemplars)
 
 
-def _prepare(reader, cases, out, frame, workers, progress, overwrite):
+def _prepare(reader, cases, out, frame, workers, progress, overwrite, exemplars):
     orientations = reader.settle_axes(cases)
     settings = dict(reader.settings(), frame=list(frame), preparation=PREPARATION)
     fingerprint = _digest(dict(settings, cases=[[c.name, c.split, _stamps(c)] for c in cases]))
@@ -78,6 +80,7 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite):
         if PreparedDataset(out, arrays=False).manifest.get("fingerprint") != fingerprint:
             raise InputError(f"{out}: already holds another prepared data set; --overwrite replaces it")
         return PreparedDataset(out)
+    _look_ahead(reader, cases, frame, exemplars)
     parts = out / ".partial"
     _keep_parts(parts, _digest(settings))
     entries = _convert_all(reader, cases, parts, frame, workers, progress)
@@ -108,6 +111,53 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite):
     _replace(out, whole)
     shutil.rmtree(parts)
     return PreparedDataset(out)
+
+
+def _look_ahead(reader, cases, frame, exemplars):
+    """Refuse pixels and exemplars that cannot be, by the first scan and by the exemplars', before all are converted."""
+    known, problems, held = {case.name: case for case in cases}, [], set()
+    for each in exemplars:
+        case = known.get(composed(each["case"]))
+        where = f"--exemplar {each['case']}:{each['slice']}"
+        if case is None:
+            problems.append(f"{where}: no such case in {reader.root}; {near(each['case'], known)}")
+        elif case.split != "train":
+            problems.append(f"{where}: {case.name} is in split '{case.split}'; expected a training case")
+        elif problem := _exemplar_problem(reader, case, each["slice"], frame, held):
+            problems.append(f"{where}: {problem}")
+    missing = [name for k, name in enumerate(reader.classes, 1) if k not in held]
+    if exemplars and missing and not problems and None not in held:
+        named = " ".join(f"{each['case']}:{each['slice']}" for each in exemplars)
+        problems.append(f"--exemplar {named}: expected every class, got none of {', '.join(missing)}")
+    if problems:
+        raise InputError(problems)
+    if frame.pixel is None:
+        return
+    try:
+        image, _ = reader.read(cases[0])
+    except InputError:  # converting it will say so, beside what is wrong with the others
+        return
+    if problem := frame.problem(image.voxels.shape[1:], image.spacing[1:]):
+        raise InputError(f"--spacing {frame.pixel:g}: {cases[0].images[0]}: {problem}")
+
+
+def _exemplar_problem(reader, case, index, frame, held):
+    """Return why a slice cannot be an exemplar, or None; add its labels to ``held``, and None where it is not read."""
+    try:
+        image, label = reader.read(case)
+    except InputError:  # as above
+        held.add(None)
+        return None
+    if index >= len(image.voxels):
+        return f"expected a slice of 0 to {len(image.voxels) - 1}"
+    if label is None:
+        return "expected a labelled slice, but this case has no label"
+    painted = np.flatnonzero((label.voxels != UNKNOWN).any(axis=(1, 2)))
+    if index not in painted:
+        return f"expected a labelled slice, but of this case only {', '.join(map(str, painted))} is painted"
+    plane = torch.from_numpy(np.ascontiguousarray(label.voxels[index : index + 1]).astype(np.uint8))
+    held.update(frame.labels(plane, image.spacing[1:]).unique().tolist())
+    return None
 
 
 def _check_classes(classes):
@@ -224,6 +274,8 @@ def _convert(reader, case, parts, frame):
         return None, error.problems
     problems = image_problems(case.images[0], image, reader.modality)
     problems += [] if label is None else _label_problems(case, label, image, len(reader.classes))
+    if problem := frame.problem(image.voxels.shape[1:], image.spacing[1:]):
+        problems.append(f"{case.images[0]}: {problem}")
     if problems:
         return None, problems
     scaled, bounds = scale_intensity(image.voxels, reader.modality)
@@ -295,6 +347,9 @@ def _label_problems(case, label, image, classes):
     if voxels.shape != image.voxels.shape:
         return [f"{where}: expected shape {image.voxels.shape} of {case.images[0].name}, got {voxels.shape}"]
     values = np.unique(voxels)
+    painted = np.unique(voxels[(voxels != UNKNOWN).any(axis=(1, 2))])
+    if (painted > 0).any():  # of slices that nobody painted 255 is the reader's
+        values = painted
     odd = values[(values < 0) | (values > classes)]
     # 255 beside other labels marks voxels that nobody annotated; alone it is a mask of 0 and 255.
     if len(odd) and not (odd.tolist() == [UNKNOWN] and (values > 0).sum() > 1):

@@ -1,6 +1,5 @@
 """A prepared data set on disk, as ``cmems prepare`` writes it."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmems.datasets.names import composed, name_problem
+from cmems.datasets.names import composed, name_problem, near
 from cmems.errors import InputError, warn_once
 from cmems.files import need_file
 from cmems.labels import UNKNOWN
@@ -131,8 +130,7 @@ class PreparedDataset:
             raise InputError(f"{self.root}: case: expected a name, got {name!r}")
         name = name if name in self.manifest["cases"] else composed(name)
         if name not in self.manifest["cases"]:
-            near = difflib.get_close_matches(name, self.manifest["cases"], n=3, cutoff=0.3)
-            raise InputError(f"{self.root}: no case {name!r}; near: {', '.join(near) or 'none'}")
+            raise InputError(f"{self.root}: no case {name!r}; {near(name, self.manifest['cases'])}")
         return self.manifest["cases"][name]
 
     def train_images(self):

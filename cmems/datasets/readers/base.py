@@ -1,6 +1,5 @@
 """What every reader offers: the cases of a raw folder, and their voxels."""
 
-import difflib
 import json
 import re
 from collections import Counter
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmems.datasets.names import name_problem
+from cmems.datasets.names import name_problem, near
 from cmems.datasets.prepared import file_sha256
 from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
 from cmems.datasets.readers.geometry import known_axes, lay_on, turned
@@ -119,10 +118,7 @@ class Reader:
             for name in names:
                 hits = matches(name, splits)
                 if not hits:
-                    near = difflib.get_close_matches(name, splits, n=3, cutoff=0.3)
-                    problems.append(
-                        f"{option}{split} {name}: no such case in {self.root}; near: {', '.join(near) or 'none'}"
-                    )
+                    problems.append(f"{option}{split} {name}: no such case in {self.root}; {near(name, splits)}")
                 for hit in hits:
                     if hit in taken:
                         problems.append(f"{option}{split} {name}: case {hit} is named in {taken[hit]} already")

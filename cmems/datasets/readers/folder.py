@@ -93,6 +93,8 @@ class NiftiFolderReader(NiftiReader):
             raise InputError(f"--modality: expected mr or ct, got {modality!r}")
         if labels is not None and (len(labels) != len(classes) or len({0, *labels}) <= len(labels)):
             raise InputError(f"--labels: expected {len(classes)} different numbers other than 0, got {labels}")
+        if odd := [number for number in labels or () if abs(number) >= 1 << 31]:
+            raise InputError(f"--labels: expected numbers that masks hold, below 2147483648, got {odd[0]}")
         if channel is not None and channel < 0:
             raise InputError(f"--channel: expected 0 or more, got {channel}")
         if unpainted not in UNPAINTED:
