@@ -113,8 +113,8 @@ def shift(*mm):
         (LABEL, shift(100, 0, 0), "up to 100 mm away"),
         (LABEL, shift(0, 0, 4), "up to 4 mm away"),  # half a slice
         (LABEL, shift(3, 0, 0), "up to 3 mm away"),  # two whole voxels
-        (LABEL, A @ np.diag([-1, 1, 1, 1]), "mm away"),  # mirrored about the origin: beside the scan
-        (LABEL, A @ np.diag([1.1, 1, 1, 1]), "mm away"),
+        (LABEL, A @ np.diag([-1, 1, 1, 1]), "up to 57 mm away"),  # mirrored about the origin: beside the scan
+        (LABEL, A @ np.diag([1.1, 1, 1, 1]), r"up to 2\.85 mm away"),
         (
             LABEL[:-1],
             A,
@@ -391,6 +391,14 @@ H5 = {
     "absurd": (dict(image=dict(shape=(1 << 20, 1 << 20), dtype="f8", chunks=(64, 64))), "truncated: shape"),
     "other key": (dict(picture=np.zeros((4, 4))), "expected the key 'image', got picture"),
 }
+
+
+def test_slices_that_do_not_tell_their_spacing_have_one_millimetre(tmp_path):
+    for k in range(2):
+        h5(tmp_path / f"data/slices/patient001_frame01_slice_{k}.h5", image=np.eye(4), label=np.eye(4, dtype=np.uint8))
+    make_ = READERS.get("ssl4mis")
+    assert make_(tmp_path).read(make_(tmp_path).cases()[0])[0].spacing == (1, 1, 1)
+    assert make_(tmp_path, spacing=(8, 2, 1)).read(make_(tmp_path).cases()[0])[0].spacing == (8, 2, 1)
 
 
 @pytest.mark.parametrize("kind", H5)

@@ -88,7 +88,8 @@ def changed(node):
         return f"{before.__name__} left out" if before is ast.USub else None
     if isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
         before = node.value
-        node.value = not before if isinstance(before, bool) else before + 1
+        # One more is nothing to what only has to be large.
+        node.value = not before if isinstance(before, bool) else before + 1 if abs(before) < 1000 else -before
         return f"{before} to {node.value}"
     if isinstance(node, ast.IfExp):
         node.body, node.orelse = node.orelse, node.body
