@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from prettytable import PrettyTable
 from scipy.stats import spearmanr
 
@@ -45,6 +46,7 @@ def main():
     parser.add_argument("--splits", nargs="+", default=["val", "train"])
     parser.add_argument("--limit", type=int, help="so many volumes of each split")
     parser.add_argument("--out", help="write the rows there, a CSV file")
+    parser.add_argument("--plot", help="draw the volumes' risk-coverage curves there, a PNG file")
     args = parser.parse_args()
     cfg = load_config(args.config)
     data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
@@ -52,6 +54,7 @@ def main():
     model, other = load(cfg, args.checkpoint), None
     if args.other:
         other = load(load_config(args.other[0]), args.other[1])
+    drawn = {}
     for split in args.splits:
         cases = [c for c in data.cases(split) if c != exemplar and data.case(c)["labelled"]][: args.limit]
         rows = [row for case in cases for row in measured(model, other, data, case)]
@@ -60,9 +63,11 @@ def main():
             middle = np.median([row["ml"] for row in mine])
             for row in mine:
                 row["usual"] = -abs(math.log(max(row["ml"], 0.1) / middle))
-        report(split, len(cases), rows, data.classes)
+        drawn[split] = report(split, len(cases), rows, data.classes)
         if args.out:
             save(Path(args.out).with_stem(f"{Path(args.out).stem}_{split}"), rows)
+    if args.plot:
+        plot(args.plot, drawn)
 
 
 def load(cfg, checkpoint):
@@ -105,14 +110,14 @@ def measured(model, other, data, case):
 
 
 def report(split, count, rows, classes):
-    """Print correlation and area for every score, by class and for volumes (means over classes)."""
+    """Print correlation and area for every score, by class and for volumes (means over classes); return the volumes."""
     groups = {c: [r for r in rows if r["class"] == c] for c in classes}
     groups["volume"] = [mean_row([r for r in rows if r["scan"] == s]) for s in dict.fromkeys(r["scan"] for r in rows)]
     means = ", ".join(f"{name} {np.mean([r['dsc'] for r in group]):.3f}" for name, group in groups.items())
     print(f"{split}: {count} volumes; DSC {means}")
     table = PrettyTable(["Spearman with the true DSC", *groups, "risk-coverage area", "gained"])
     for name, key in SCORES.items():
-        if key not in rows[0]:
+        if not told(rows, key):
             continue
         found = [spearmanr(trusted(group, key), [r["dsc"] for r in group]).statistic for group in groups.values()]
         volumes = groups["volume"]
@@ -124,6 +129,29 @@ def report(split, count, rows, classes):
     table.add_row(["true order", *[""] * len(groups), f"{best:.3f}", "100 %"])
     table.align = "r"
     print(table, flush=True)
+    return groups["volume"]
+
+
+def told(rows, key):
+    """Tell whether a score says anything: of one view, views' agreement does not."""
+    return key in rows[0] and any(not math.isnan(row[key]) for row in rows)
+
+
+def plot(path, drawn):
+    """Draw what is wrong with the masks that are kept, for every share of the volumes that is."""
+    figure = Figure(figsize=(4.2 * len(drawn), 3.4), layout="constrained")
+    for axes, (split, volumes) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
+        risk = 1 - np.array([r["dsc"] for r in volumes])
+        share = np.arange(1, len(risk) + 1) / len(risk)
+        axes.axhline(risk.mean(), color="0.6", label="random order")
+        for name, key in SCORES.items():
+            if key in ("agreement", "softmax", "ml") and key in volumes[0]:
+                axes.plot(share, kept_risk(trusted(volumes, key), risk), label=name)
+        axes.plot(share, kept_risk(-risk, risk), "k:", label="true order")
+        axes.set(title=f"{split}, {len(risk)} volumes", xlabel="share of the masks kept", ylim=(0, None))
+    figure.axes[0].set_ylabel("their mean 1 - DSC")
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def mean_row(rows):
@@ -138,12 +166,17 @@ def trusted(rows, key):
 
 
 def area_under(trust, risk):
-    """Return the mean, over coverages, of the mean risk of the most trusted; of equals, each has their mean."""
+    """Return the mean of :func:`kept_risk` over coverages."""
+    return float(kept_risk(trust, risk).mean())
+
+
+def kept_risk(trust, risk):
+    """Return the mean risk of the n most trusted, for every n from 1; of equals, each has their mean."""
     order = np.argsort(-trust, kind="stable")
     risk, trust = risk[order].astype(float), trust[order]
     for value in np.unique(trust):  # ties: any order of them is as good
         risk[trust == value] = risk[trust == value].mean()
-    return float((np.cumsum(risk) / np.arange(1, len(risk) + 1)).mean())
+    return np.cumsum(risk) / np.arange(1, len(risk) + 1)
 
 
 def save(path, rows):

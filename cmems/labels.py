@@ -1,3 +1,32 @@
-"""What labels mean that name no class."""
+"""What labels mean that name no class, and which there are."""
+
+from numbers import Integral
+
+from cmems.errors import InputError
 
 UNKNOWN = 255  # in uint8 labels: a pixel or voxel that nobody annotated, or of which a model is not sure
+
+
+def check_labels(part, num_classes, where):
+    """Refuse labels that there are not, in a component's settings and in those of its parts.
+
+    Args:
+        part: Any whose ``of_labels`` names its attributes that are a label, several, or None; parts are attributes of
+            it, or in lists, that have ``of_labels`` too.
+        num_classes (int): K, background included: labels are 1 to K - 1.
+        where (str): Its key in the config; for the message.
+
+    Raises:
+        InputError: Naming component and setting.
+    """
+    for key in getattr(part, "of_labels", ()):
+        named = getattr(part, key, None)
+        for label in named if isinstance(named, (list, tuple, dict)) else [named]:
+            if label is not None and not (isinstance(label, Integral) and 1 <= label < num_classes):
+                raise InputError(
+                    f"{where}: {type(part).__name__}: {key}: expected labels, 1 to {num_classes - 1}, got {label!r}"
+                )
+    for value in getattr(part, "__dict__", {}).values():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if hasattr(each, "of_labels"):
+                check_labels(each, num_classes, where)

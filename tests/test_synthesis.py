@@ -27,6 +27,7 @@ from cmems.datasets.synthesis import (
 from cmems.datasets.synthesis.geometric import centroid, mean_distance
 from cmems.errors import InputError
 from cmems.geometry import warp_labels, warp_outlines
+from cmems.labels import check_labels
 from cmems.seeding import Stream, keyed_stream
 
 STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
@@ -527,6 +528,21 @@ def test_omega_turns_each_exemplar_by_its_own_angle_besides():
     _, made = paste(exemplars[:1], labels[:1], torch.zeros(2, 1, SIZE, SIZE), Stream(0), turns=turns[1:])
     _, other = copies(exemplars[:1], labels[:1], which * 0, Stream(0), turns=turns[1:])
     assert torch.equal(made, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(geometric=[STILL, dict(type="RadialShape", classes=(1, 4))]), "RadialShape: classes: .* 1 to 3, got 4"),
+        (dict(geometric=[STILL, dict(type="WallShape", cavity=3, wall=0)]), "WallShape: wall: .* 1 to 3, got 0"),
+        (dict(organs=[dict(type="Trabeculae", classes=("LV",), wall=2)]), "Trabeculae: classes: .*, got 'LV'"),
+        (dict(drop={9: 0.5}), "ExemplarPaste: drop: .*, got 9"),
+        (dict(outlines=(1, 2, 3), apart=dict(type="OrganJitter", classes=(7,))), "OrganJitter: classes: .*, got 7"),
+    ],
+)
+def test_labels_that_there_are_not_are_refused_in_every_part_of_omega(settings, message):
+    with pytest.raises(InputError, match=f"^synthesizer: {message}$"):
+        check_labels(ExemplarPaste(**{"geometric": STILL, "intensity": SAME, **settings}), 4, "synthesizer")
 
 
 @pytest.mark.parametrize(

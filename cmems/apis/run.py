@@ -88,6 +88,7 @@ def train(
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them")
     cfg = load_config(config, cfg_options, (*TRAINS, *fitted))
+    resume, cfg.resume = resume or bool(cfg.get("resume")) and not overwrite, False
     cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
     _check_work_dir(cfg)

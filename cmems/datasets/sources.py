@@ -11,7 +11,7 @@ from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
 from cmems.errors import InputError
-from cmems.labels import UNKNOWN
+from cmems.labels import UNKNOWN, check_labels
 from cmems.registry import DATASETS, ORIENTATIONS, PROPAGATIONS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
 
@@ -224,6 +224,7 @@ class ExemplarSource(_Source):
         super().__init__(data, batch_size)
         _need_exemplar(self)
         self.copies = copies and SYNTHESIZERS.build(copies)
+        check_labels(self.copies, data.prepared.num_classes, f"train_dataloader: {type(self).__name__}: copies")
         self.partial = _partly_known(data)
 
     def drawn(self, draws):
@@ -262,6 +263,8 @@ class SyntheticSource(_Source):
         super().__init__(data, batch_size)
         _need_exemplar(self)
         self.synthesizer = SYNTHESIZERS.build(synthesizer)
+        where = f"train_dataloader: {type(self).__name__}: synthesizer"
+        check_labels(self.synthesizer, data.prepared.num_classes, where)
         self.partial = getattr(self.synthesizer, "partial", False) or _partly_known(data)
         self.per_background = per_background
         self.backgrounds = None if levels is None else data.near_exemplars(levels).to(data.device)

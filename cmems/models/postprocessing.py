@@ -6,7 +6,6 @@ the networks as they are.
 """
 
 import math
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -179,18 +178,6 @@ class SmoothSlices(PostProcessor):
         weight[1:] += self.neighbor
         weight[:-1] += self.neighbor
         return total / weight
-
-
-def check_labels(step, num_classes):
-    """Raise InputError where a step of the clean-up names labels that networks of ``num_classes`` do not give."""
-    for key in getattr(step, "of_labels", ()):
-        named = getattr(step, key, None)
-        for label in named if isinstance(named, (list, tuple)) else [named]:
-            if label is not None and not (isinstance(label, Integral) and 1 <= label < num_classes):
-                raise InputError(
-                    f"model.prediction.clean: {type(step).__name__}: {key}: expected labels, 1 to {num_classes - 1}, "
-                    f"got {label!r}"
-                )
 
 
 def _present(labels, classes):

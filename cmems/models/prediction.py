@@ -5,9 +5,8 @@ import torch
 
 from cmems import ops
 from cmems.errors import InputError
-from cmems.labels import UNKNOWN
+from cmems.labels import UNKNOWN, check_labels
 from cmems.models.doubt import Doubt, entropy, mean_softmax, overlaps
-from cmems.models.postprocessing import check_labels
 from cmems.precision import computes_bfloat16
 from cmems.registry import POST_PROCESSORS
 
@@ -50,7 +49,7 @@ class Prediction:
     def check(self, num_classes):
         """Raise InputError where the clean-up is of labels that networks of ``num_classes`` (None: any) do not give."""
         for step in self.clean if num_classes else ():
-            check_labels(step, num_classes)
+            check_labels(step, num_classes, "model.prediction.clean")
 
     def names(self, num_networks):
         """Name the label maps of each volume, in their order."""

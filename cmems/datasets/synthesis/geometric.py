@@ -87,6 +87,8 @@ class RadialShape(Perturbation):
         classes (sequence[int]): Labels to draw from; those that an exemplar lacks are passed over.
     """
 
+    of_labels = ("classes",)
+
     def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
         self.exponent, self.reach, self.spread, self.probability = exponent, reach, spread, probability
         self.classes = tuple(classes)
@@ -143,6 +145,8 @@ class WallShape(Perturbation):
         rim (float): Width of the cavity's rim that is moved and not stretched, as a share of the image's side; at most
             three fifths of a and a'.
     """
+
+    of_labels = ("cavity", "wall")
 
     angles, steps = 96, 96  # of the polar grid on which a and b are measured
 
@@ -219,6 +223,8 @@ class OrganJitter(Perturbation):
         shift (float): Shift along each axis, uniform in ± this share of the image's side.
     """
 
+    of_labels = ("classes",)
+
     def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
         self.classes = tuple(classes)
         self.degrees, self.scale, self.shift = degrees, scale, shift
@@ -261,6 +267,8 @@ class GeometricChain:
     Args:
         parts (dict | list[dict]): Their configs.
     """
+
+    of_labels = ()
 
     def __init__(self, parts):
         first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]

@@ -91,6 +91,8 @@ class PaintClasses(OrganLook):
             median absolute deviations, uniform.
     """
 
+    of_labels = ("classes",)
+
     def __init__(self, classes, probability=0.6, share=(0.5, 1.0), texture=(0.0, 0.7)):
         self.classes, self.probability, self.share, self.texture = tuple(classes), probability, share, texture
         check_draws(self, shares=["share"], ranges=["texture"], probabilities=["probability"])
@@ -133,6 +135,8 @@ class Trabeculae(OrganLook):
         border (float): Largest addition to the noise, in its standard deviations, at outlines; uniform from 0.
         cells (tuple[int, int]): Cells of the coarse and of the fine noise across the image.
     """
+
+    of_labels = ("classes", "wall")
 
     def __init__(self, classes, wall, probability=0.7, amount=(0.0, 0.5), depth=(0.3, 1.0), border=1.5, cells=(12, 28)):
         self.classes, self.wall, self.probability = tuple(classes), wall, probability

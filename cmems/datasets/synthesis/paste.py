@@ -40,6 +40,8 @@ class ExemplarPaste:
             (:func:`cmems.geometry.warp_outlines`). Default: every label is sampled at the nearest pixel.
     """
 
+    of_labels = ("outlines", "drop")
+
     def __init__(
         self,
         geometric,
@@ -133,6 +135,8 @@ class WarpedExemplar:
         plain (float): Share of the copies that stay as they are.
         outlines (sequence[int]): As in :class:`ExemplarPaste`.
     """
+
+    of_labels = ("outlines",)
 
     def __init__(self, geometric, intensity, organs=(), plain=0.25, outlines=()):
         self.geometric, self.intensity = GeometricChain(geometric), SYNTHESIZERS.build(intensity)
