@@ -265,6 +265,13 @@ def test_a_class_that_the_only_mask_lacks_is_named(cli, own, raw_acdc):
     assert "no training case is labelled: paint one slice" in prepare(cli, own, "--overwrite").out
 
 
+def test_a_split_that_leaves_nothing_to_train_on_is_told(cli, own):
+    done = prepare(cli, own, "--val", "p1,p2,p3,p4")
+    assert done.code == 0, done.err
+    assert "no case is left to train on: --val, --test or --splits name them all" in done.out
+    assert "paint one slice" not in done.out
+
+
 def test_the_anatomy_is_a_flag_each(cli, own):
     assert prepare(cli, own, "--upright", "--radial", "Myo,LV", "--one-piece").code == 0
     config = load_config("DATA")

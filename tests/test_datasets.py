@@ -173,6 +173,12 @@ def test_ssl4mis_and_wsl4mis_slices_come_back_in_order(tmp_path, folders):
     both = run_prepare("ssl4mis", raw, tmp_path / "both", spacing=(10, 1.5, 1.5))  # slices train, volumes are measured
     assert np.array_equal(both.train_labels(), data.train_labels())
     assert np.array_equal(both.volume("patient002_frame01")["label"], label[::-1])
+    for z in (3, 10, 11):  # the last are no gap
+        (slices / f"patient003_frame01_slice_{z}.h5").unlink()
+    gap = run_prepare("ssl4mis", raw, tmp_path / "gap").case("patient003_frame01")
+    said = ["numbers of slices are missing; those around them count as neighbours", "without 3"]
+    assert said in gap["notes"]
+    assert [note for note in both.case("patient003_frame01")["notes"] if note[0] == said[0]] == []
 
 
 def test_transunets_npz_slices_and_h5_volumes_are_read_as_they_are(tmp_path):

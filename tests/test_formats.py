@@ -669,6 +669,28 @@ def test_scans_and_masks_in_folders_below_are_named_and_what_cmems_wrote_there_i
     assert problems[0] == f"{tmp_path}/labels/b.nii.gz: expected a file, got a link that leads to none"
 
 
+def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path, capsys):
+    for file in ("imagesTr/a_0000", "labelsTr/a", "imagesTs/b_0000", "labelsTs/b", "masks/old/a", "c", ".hidden/d"):
+        nii(tmp_path / f"{file}.nii.gz", LABEL if "l" in file else IMAGE)
+    png(tmp_path / "look/a.png", IMAGE[..., 0])
+    assert list(folder(tmp_path).find()[0][0][:2]) == ["a", "train"]
+    said = "c.nii.gz, imagesTs, labelsTs, masks: passed over; scans are read from imagesTr, masks from labelsTr"
+    assert capsys.readouterr().err == f"warning: {tmp_path}: {said}\n"
+
+
+@pytest.mark.parametrize("ending", ["txt", "xml"])
+def test_a_mask_that_a_text_ending_hides_is_named(ending, tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    (tmp_path / f"labels/a.nii.gz.{ending}").write_text("of the mask beside it")
+    assert folder(tmp_path).find()[1] == []
+    (tmp_path / "labels/a.nii.gz").rename(tmp_path / f"labels/a.nii.gz.{ending}")
+    (problem,) = folder(tmp_path).find()[1]
+    assert problem.startswith(
+        f"{tmp_path}/labels/a.nii.gz.{ending}: called as NIfTI, NRRD, PNG or DICOM, but for its end"
+    )
+
+
 def test_slices_of_any_ending_and_in_folders_that_are_linked_are_found(tmp_path):
     dicom(tmp_path / "elsewhere", IMAGE, names="IM{:04d}.MR")
     (tmp_path / "scans/p").mkdir(parents=True)

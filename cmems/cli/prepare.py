@@ -142,6 +142,9 @@ def start(data, exemplars, anatomy, replace):
     """Write the config that trains a data set, and say on which slice, or what is wanting for that."""
     from cmems.apis.starter import find_exemplar, write_config
 
+    if not data.cases("train"):
+        print("  no case is left to train on: --val, --test or --splits name them all")
+        return
     if not any(data.case(case)["labelled"] for case in data.cases("train")):
         print("  no training case is labelled: paint one slice of every class, and prepare again with --overwrite")
         return

@@ -172,7 +172,11 @@ def listed(paths, pattern, kind):
     found, problems = {}, []
     for path in paths:
         name = path.name
-        if name.startswith(".") or path.suffix.lower() in ASIDE or name == "Thumbs.db":
+        if name.startswith(".") or name == "Thumbs.db":
+            continue
+        if path.suffix.lower() in ASIDE:
+            if pattern.search(path.stem) and not path.with_suffix("").exists():  # else it tells of that one
+                problems.append(f"{path}: called as {kind}, but for its ending; rename it, or move it elsewhere")
             continue
         if not path.exists():
             problems.append(f"{path}: expected a file, got a link that leads to none")

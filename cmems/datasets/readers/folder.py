@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from cmems.datasets.readers.base import NiftiReader, whole_labels
+from cmems.datasets.readers.files import PICTURE, SCAN, files_below
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import plain_name, read_label_names
 from cmems.datasets.readers.scans import (
@@ -115,6 +116,7 @@ class NiftiFolderReader(NiftiReader):
         """Return a case per image."""
         images, labels = self._folders()
         scans, problems = scan_files(images)
+        self._say_aside(images, labels, scans)
         if images == labels:  # beside the scans: segmentations, and what carries the name of another file
             masks = {scan_stem(path): path for path in _segmentations(images)}
             masks |= {name: path for name, path in scans.items() if _owner(name, scans)}
@@ -156,6 +158,22 @@ class NiftiFolderReader(NiftiReader):
             except InputError as error:
                 problems += error.problems
         return rows, problems
+
+    def _say_aside(self, images, labels, scans):
+        """Say which files beside the folders that are read look like scans, or which folders hold such."""
+        if images == self.root / ".":  # below it they are problems
+            return
+        beside = [path for path in self.root.iterdir() if path.is_file() and not path.name.startswith(".")]
+        below = files_below(self.root, [images.resolve(), labels.resolve()])
+        pictures = any(PICTURE.search(path.name) for path in scans.values())  # else those are screenshots
+        found = {
+            path.relative_to(self.root).parts[0]: None
+            for path in (*beside, *below)
+            if SCAN.search(path.name) and (pictures or not PICTURE.search(path.name))
+        }
+        if found:
+            some = ", ".join(sorted(found)[:4]) + ", …" * (len(found) > 4)
+            warn_once(f"{self.root}: {some}: passed over; scans are read from {images.name}, masks from {labels.name}")
 
     def _folders(self):
         """Return the folder of the scans and that of the masks."""

@@ -15,6 +15,8 @@ from cmems.datasets.readers.synapse import SynapseReader
 from cmems.errors import InputError
 from cmems.registry import READERS
 
+_LOST = "numbers of slices are missing; those around them count as neighbours"
+
 
 class _SliceReader(Reader):
     """Training cases stacked from slice files, the others read whole; spacing is not in the files.
@@ -52,7 +54,10 @@ class _SliceReader(Reader):
                     f"{path}: expected {key} shape {parts[0].shape}, as in {paths[0].name}, got {part.shape}"
                 )
         voxels = parts[0] if len(parts) == 1 and parts[0].ndim == 3 else np.stack(parts)
-        return Volume(voxels, self.spacing, np.diag([*self.spacing[::-1], 1.0]))
+        numbers = [int(re.search(r"(\d+)\.\w+$", path.name)[1]) for path in paths if len(paths) > 1]
+        lost = sorted(set(range(min(numbers, default=0), max(numbers, default=0))) - set(numbers))
+        notes = ((_LOST, f"without {', '.join(map(str, lost[:5]))}{', …' * (len(lost) > 5)}"),) if lost else ()
+        return Volume(voxels, self.spacing, np.diag([*self.spacing[::-1], 1.0]), notes=notes)
 
 
 @READERS.register_module(name="ssl4mis")
