@@ -589,7 +589,7 @@ def faults():
     torch.zeros(20_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 torch.zeros(40_000_000)  # freed, it holds what follows wherever small allocations fall
-print(min(faults() for _ in range(6)))  # the system may take idle pages by itself
+print(min(faults() for _ in range(20)))  # the system may take idle pages by itself
 """
     kept, returned = (run("-c", code, mode).stdout.strip() for mode in ("keep", "return"))
     if kept == "no glibc":
