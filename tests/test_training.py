@@ -575,7 +575,7 @@ def test_the_kernels_are_a_switch_and_the_log_tells_its_state(tiny_config, tmp_p
     assert f"compiled kernels: {ops.why_not() or 'on'}" in said["on"]
     first, second = (weights(tmp_path / name / "last.pth") for name in ("on", "off"))
     for key in first:  # Adam's first steps are of the size of the rate, whatever the gradient's
-        assert (first[key].float() - second[key].float()).abs().max() < 2e-2, key
+        torch.testing.assert_close(first[key].float(), second[key].float(), atol=2e-2, rtol=2e-2)
 
 
 def test_kept_memory_is_not_taken_from_the_system_again():
