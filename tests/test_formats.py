@@ -13,7 +13,9 @@ from PIL import Image
 
 from cmems.apis import predict
 from cmems.apis.pick import pick
+from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import prepare
+from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import read_label_names
 from cmems.datasets.readers.scans import (
@@ -807,8 +809,12 @@ def test_masks_of_images_are_images_of_their_size(untrained, tmp_path):
             assert set(np.unique(np.asarray(mask))) <= {0, 1, 2, 3}
     (tmp_path / "raw/images/c.png").unlink()
     png(tmp_path / "masks/b.png", np.full((10, 12), 2, np.uint8))  # mended by hand
-    again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
-    assert (again.kept, again.mended) == (["a"], ["b"])
+    again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"), pictures=True)
+    assert (again.kept, again.mended) == ([], ["b"])
+    assert (tmp_path / "masks/pictures/a.png").is_file()
+    path = tmp_path / "raw/images/a.png"
+    ready = Preparation.of(PreparedDataset(tmp_path / "data")).ready(read_scan(path), path)
+    assert ready.content["affine"] is None  # so that it is drawn as it lies, without letters for the patient's sides
 
 
 def test_an_encoded_stack_is_read_back(tmp_path):

@@ -245,6 +245,10 @@ def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
     found = predict(segmenter, None, scans, "masks")
     assert (found.kept, found.mended) == ([], ["a", "patient003_frame02"])  # of damage it cannot tell
     assert not voxels(edited).any()
+    (tmp_path / "masks/trust.csv").unlink()  # of whom no row tells, by the prediction
+    found = predict(segmenter, None, scans, "masks")
+    assert (found.kept, sorted(found.mended)) == ([], ["a", "patient003_frame02"])
+    assert not voxels(edited).any()
     for path in (edited, tmp_path / "masks/patient003_frame02.nii.gz"):
         path.unlink()
     assert predict(model, None, scans, "masks", views=1).kept == []

@@ -39,6 +39,7 @@ from cmems.visualization.colors import class_colors, label_tables
 from cmems.visualization.panels import check_pictures, panel, write_png
 
 PICTURES = "pictures"
+MENDED = "the mask is not as it was predicted, and stays as it is; remove it to have it predicted anew"
 _CHANNELS = (
     "the model was prepared without --channel: keep one channel of each scan, or train on what "
     "cmems prepare --channel N makes"
@@ -152,7 +153,7 @@ def predict(
         check_pictures("--pictures", (out / PICTURES / f"{name}.png" for name in paths))
     out.mkdir(parents=True, exist_ok=True)
     marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
-    rows, kept, mended = _kept(out, segmenter, marks, wanted)
+    rows, kept, mended, unsure = _kept(out, segmenter, marks, wanted)
     written, odd, notes = {name: wanted(name)[-1] for name in (*kept, *mended)}, {}, {}
     writing, ahead = [], deque()
     names = (name for name in paths if name not in written)
@@ -193,7 +194,7 @@ def predict(
                     drawn = _drawn(scan, models, segmenter.classes) if pictures else None
                     maps = _maps(files, segmenter.labels(models), models, doubt, drawn)
                     rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
-                    job = paths[scan.name], scan, maps, *rest
+                    job = paths[scan.name], scan, maps, mended if scan.name in unsure else None, *rest
                     writing.append((scan.name, pool.submit(_write, *job)))
                 for name, _ in batch:
                     done += 1
@@ -251,13 +252,13 @@ def _files(paths, out, networks, doubt_maps, probabilities, pictures):
 
 
 def _kept(out, segmenter, marks, wanted):
-    """Return the rows of trust of the scans whose files this very model wrote already; these scans; and those whose
-    masks somebody changed or painted since.
+    """Return the rows of trust of the scans whose files this very model wrote already; these scans; those whose masks
+    somebody changed or painted since; and those of which no row tells, as whoever wrote them was killed.
     """
     known = {}
     for row in chain(*map(read_trust, [out / "trust.csv", *out.glob(part_name("*", "*"))])):
         known.setdefault((row["scan"], row["made_by"]), {})[row["class"]] = row
-    rows, kept, mended = [], [], []
+    rows, kept, mended, unsure = [], [], [], set()
     for name, mark in marks.items():
         files = wanted(name)
         there = known.get((name, description_of(files[-1])), {})
@@ -266,7 +267,9 @@ def _kept(out, segmenter, marks, wanted):
         elif there.keys() == set(segmenter.classes) and all(description_of(path) == mark for path in files):
             kept.append(name)
             rows += there.values()
-    return rows, kept, mended
+        elif not there and description_of(files[-1]) == mark:
+            unsure.add(name)
+    return rows, kept, mended, unsure
 
 
 def _is_mended(mask, rows):
@@ -434,13 +437,16 @@ def _maps(files, mask, models, doubt, drawn=None):
     return dict(zip(files, maps, strict=True))
 
 
-def _write(path, scan, maps, *rest):
+def _write(path, scan, maps, mended, *rest):
     """Write maps with their scan's header; return the rows of trust, of which ``rest`` is.
 
     Args:
         path (Path): The scan's file.
         scan (Ready): The scan.
-        maps (dict[Path, np.ndarray]): Voxels by the file they go to, as :func:`nifti_like` takes them.
+        maps (dict[Path, np.ndarray]): Voxels by the file they go to, as :func:`nifti_like` takes them; the last are the
+            mask.
+        mended (list[str] | None): Gets the scan's name where the mask that is there is another, and then it stays: of
+            this model and scan, by its header, it was edited. None: nothing of that kind is there.
         *rest: See :func:`trust_rows`.
     """
     for file, voxels in maps.items():
@@ -448,6 +454,9 @@ def _write(path, scan, maps, *rest):
             write_png(file, voxels, rest[-1])
             continue
         content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1], class_colors(len(rest[1])))
+        if mended is not None and file == list(maps)[-1] and file.read_bytes() != content:
+            mended.append(scan.name)
+            continue
         with whole_file(file) as part:
             part.write_bytes(content)
     return trust_rows(*rest, digest(content))  # of the mask, which is the last

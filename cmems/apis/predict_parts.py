@@ -4,7 +4,7 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from cmems.apis.predict import Masks, SomeUnusable, find_scans
+from cmems.apis.predict import MENDED, Masks, SomeUnusable, find_scans
 from cmems.apis.trust import part_name, read_trust, tells, trust_file
 from cmems.datasets.readers.scans import mask_file
 from cmems.errors import InputError, warn_once
@@ -52,9 +52,11 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
     with trust_file(out, rows):
         pass
     for line in warnings:
-        warn_once(line)
-    paths = {row["scan"]: mask_file(out, row["scan"]) for row in rows}
-    masks = Masks(paths, segmenter.classes, segmenter.whose, {}, {}, rows)
+        if not line.startswith(MENDED):  # of all parts together, by who prints the masks
+            warn_once(line)
+    paths = {name: path for name in names if (path := mask_file(out, name))}
+    mended = sorted(set(paths) - {row["scan"] for row in rows})
+    masks = Masks(paths, segmenter.classes, segmenter.whose, {}, {}, rows, mended=mended)
     if problems:
         raise SomeUnusable(list(dict.fromkeys(problems)), masks)
     for path in [*logs.glob("*_of_*.txt"), *out.glob(part_name("*", "*"))]:

@@ -84,7 +84,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 class Command(argparse.ArgumentParser):
-    """A parser that says with its own usage what it does not know, and which option is near."""
+    """A parser that says with its own usage what it does not know, and which option is near; none is cut short."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args=None, namespace=None):
         """Parse; end where something is not known."""

@@ -129,11 +129,11 @@ def tried(act, *args, **options):
 
 def say_masks(out, masks, part):
     """Print which masks there are, and the most doubtful of them."""
+    from cmems.apis.predict import MENDED
     from cmems.apis.trust import by_doubt, part_name, trust_table
 
     odd = {name: [("its axes lie as those of no prepared case", where)] for name, where in masks.turned.items()}
-    by_hand = "the mask is not as it was predicted, and stays as it is; remove it to have it predicted anew"
-    for line in chain(said(odd), said(masks.notes), said({name: [(by_hand, None)] for name in masks.mended})):
+    for line in chain(said(odd), said(masks.notes), said({name: [(MENDED, None)] for name in masks.mended})):
         print(f"warning: {line}", file=sys.stderr)
     if not masks.paths:
         if part != (1, 1):
