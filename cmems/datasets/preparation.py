@@ -164,7 +164,8 @@ class Preparation(NamedTuple):
         notes += scaling_notes(volume.voxels, voxels, self.modality)
         if turn:
             notes.append((f"turned to {self.axes} as the prepared cases, and the mask back", f"stored as {stored}"))
-        content = dict(image=voxels.astype(np.float16), spacing=volume.spacing, affine=volume.affine, frame=self.frame)
+        affine = volume.affine if stored else None  # one that only stands in tells nobody's right from left
+        content = dict(image=voxels.astype(np.float16), spacing=volume.spacing, affine=affine, frame=self.frame)
         if self.axes and not stored:
             notes.append((f"its header tells no axes; taken as {self.axes}, as the prepared cases lie", None))
         odd = orientation if stored and not turn and orientation not in self.orientations else None
