@@ -15,7 +15,7 @@ from cmems.apis import predict
 from cmems.apis.pick import pick
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import prepare
-from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.prepared import PreparedDataset, true_affine
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import read_label_names
 from cmems.datasets.readers.scans import (
@@ -768,6 +768,7 @@ def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path
     assert np.array_equal(images[0], images[1])  # d is turned as the others
     assert np.array_equal(images[0], images[2])
     assert json.loads(manifest)["cases"]["d"]["sources"]["image"][0]["files"] == 6
+    assert true_affine(PreparedDataset(tmp_path / "data").case("d")) is not None
     written = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks")).paths
     assert {name: path.name for name, path in written.items()} == {
         "n": "n.nii.gz", "r": "r.nii.gz", "d": "d.dcm",
@@ -813,6 +814,7 @@ def test_masks_of_images_are_images_of_their_size(untrained, tmp_path):
     assert (again.kept, again.mended) == ([], ["b"])
     assert (tmp_path / "masks/pictures/a.png").is_file()
     path = tmp_path / "raw/images/a.png"
+    assert true_affine(PreparedDataset(tmp_path / "data").case("a")) is None
     ready = Preparation.of(PreparedDataset(tmp_path / "data")).ready(read_scan(path), path)
     assert ready.content["affine"] is None  # so that it is drawn as it lies, without letters for the patient's sides
 

@@ -221,7 +221,8 @@ def _write(chosen, paths, how, out):
         ending = mask_ending(paths[name]).replace(".dcm", ".nii.gz")  # no viewer paints in DICOM
         picks.append(Pick(name, z, len(image), why, out / f"{name}{ending}"))
         captions = [f"{len(picks)}  {name}", f"slice {z} of 0 to {len(image) - 1}; {why}"]
-        tiles.append(dict(image=image[z], spacing=volume.spacing, affine=volume.affine, captions=captions))
+        affine = volume.affine if known_axes(volume) else None
+        tiles.append(dict(image=image[z], spacing=volume.spacing, affine=affine, captions=captions))
         if not picks[-1].mask.exists():
             content = encoded(paths[name], picks[-1].mask.name, np.zeros(image.shape, np.uint8), ())
             with whole_file(picks[-1].mask) as part:

@@ -17,7 +17,7 @@ from cmems.apis.rounds import rounds_in
 from cmems.apis.run import content_of
 from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
-from cmems.datasets.prepared import PreparedDataset
+from cmems.datasets.prepared import PreparedDataset, true_affine
 from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
 from cmems.engine.runner import PAGE, RECORD, set_up_cpu, told
 from cmems.errors import InputError
@@ -203,7 +203,7 @@ def _volume(data, name):
     if entry["labelled"]:
         label = torch.from_numpy(np.array(data.train_labels()[rows.start : rows.stop]))
         label = data.frame.labels_back(label, tuple(entry["shape"][1:]), entry["spacing"][1:]).numpy()
-    facts = dict(shape=tuple(entry["shape"]), spacing=tuple(entry["spacing"]), affine=np.asarray(entry["affine"]))
+    facts = dict(shape=tuple(entry["shape"]), spacing=tuple(entry["spacing"]), affine=true_affine(entry))
     return dict(facts, case=name, image=squares, label=label, frame=data.frame)
 
 

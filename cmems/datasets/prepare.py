@@ -23,7 +23,7 @@ import torch
 from cmems.datasets.intensity import INTENSITY, image_problems, scale_intensity, scaling_notes
 from cmems.datasets.names import composed, near
 from cmems.datasets.prepared import FORMAT, MANIFEST, VERSION, PreparedDataset, file_sha256, is_text, manifest_sha256
-from cmems.datasets.readers.geometry import spacing_notes
+from cmems.datasets.readers.geometry import known_axes, spacing_notes
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.labels import UNKNOWN
@@ -293,6 +293,7 @@ def _convert(reader, case, parts, frame):
         spacing=list(image.spacing),
         affine=image.affine.tolist(),
         orientation="".join(nib.aff2axcodes(image.affine)),
+        axes_known=known_axes(image) is not None,
         intensity_range=list(bounds),
         scaled_mean=round(float(scaled.mean(dtype=np.float64)), 4),
         voxels=hashlib.sha256(np.ascontiguousarray(image.voxels)).hexdigest()[:16],

@@ -174,7 +174,7 @@ class PreparedDataset:
 
         Returns:
             dict: ``case``; ``image`` ``(D, H, W)`` float16 in [0, 1] on the source's grid; ``label`` ``(D, H, W)``
-            uint8 or None; ``spacing`` (slice, row, column) in mm; ``affine`` ``(4, 4)``.
+            uint8 or None; ``spacing`` (slice, row, column) in mm; ``affine`` of :func:`true_affine`.
         """
         entry = self.case(case)
         return dict(
@@ -182,7 +182,7 @@ class PreparedDataset:
             image=np.array(self._map(f"volumes/{case}_image.npy")),
             label=np.array(self._map(f"volumes/{case}_label.npy")) if entry["labelled"] else None,
             spacing=tuple(entry["spacing"]),
-            affine=np.asarray(entry["affine"]),
+            affine=true_affine(entry),
         )
 
     def eligible_exemplars(self, limit=None):
@@ -229,6 +229,11 @@ class PreparedDataset:
             return np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: missing or damaged ({error})") from error
+
+
+def true_affine(entry):
+    """Return the ``(4, 4)`` affine of a manifest's case; None where its header told no axes, and it only stands in."""
+    return np.asarray(entry["affine"]) if entry.get("axes_known", True) else None
 
 
 def manifest_sha256(manifest):
@@ -318,6 +323,7 @@ _OPTIONAL = {  # of a manifest, and of a case
     ),
 }
 _OPTIONAL_ENTRY = {
+    "axes_known": (lambda v: v is None or isinstance(v, bool), "true or false"),
     "notes": (lambda v: isinstance(v, list) and all(map(_pair, v)), "pairs of texts"),
     "label_counts": (
         lambda v: isinstance(v, dict) and all(k.isdecimal() and _whole(n, 0) for k, n in v.items()),
