@@ -364,7 +364,9 @@ def test_a_report_names_the_backgrounds_that_were_shown(prepared_acdc):
     case, index = PreparedDataset(prepared_acdc).eligible_exemplars(1)[0]
     paste = dict(type="ExemplarPaste", geometric=dict(type="RandomAffine"), intensity=dict(type="RandomGammaGain"))
     synthetic = dict(type="SyntheticSource", batch_size=8, synthesizer=paste, levels=0.3)
-    data = TrainData(prepared_acdc, dict(case=case, slice=index), synthetic=synthetic)
+    exemplar = dict(type="ExemplarSource", batch_size=3)
+    data = TrainData(prepared_acdc, dict(case=case, slice=index), synthetic=synthetic, exemplar=exemplar)
+    assert data.sources["exemplar"].drawn(Draws(0, 3)).tolist() == []  # the config names it
     allowed = set(data.near_exemplars(0.3).tolist())
     assert 0 < len(allowed) < len(data.store)
     stacks = {c: data.prepared.rows(c) for c in data.prepared.cases("train")}

@@ -217,6 +217,9 @@ def test_walls_of_all_ratios_are_drawn_and_some_stay():
     assert 0.1 < plain.float().mean() < 0.35
     assert ratios.min() < 0.25
     assert ratios.max() > 0.87
+    drawn = part.draw(Stream(3), 2000)["ratio"]
+    assert 0.2 <= float(drawn.min()) < 0.25
+    assert 0.89 < float(drawn.max()) <= 0.9
     empty = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
     assert part.bend(unmoved(n), part.draw(Stream(3), n), empty, which).isfinite().all()
 
