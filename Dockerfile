@@ -7,7 +7,7 @@ COPY . .
 # URL: PyTorch's index of CPU builds, as its install page names it; without it pip takes the build for GPUs, gigabytes larger.
 ARG TORCH_INDEX
 RUN pip install --no-cache-dir -c constraints.txt torch ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
-    && pip install --no-cache-dir -c constraints.txt "setuptools<81" \
+    && pip install --no-cache-dir -c constraints.txt "setuptools>=70.1,<81" \
     && pip install --no-cache-dir --no-build-isolation -c constraints.txt .
 ENV HOME=/tmp
 WORKDIR /data

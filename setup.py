@@ -46,7 +46,7 @@ setup(
         "pillow>=10",
         "rich>=13",
         "filelock>=3.12",
-        "setuptools<81",
+        "setuptools>=70.1,<81",
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=7", "ruff>=0.9", "MedPy>=0.5.2", "hypothesis>=6.100"]

@@ -149,7 +149,7 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert "e.mha: not NIfTI, NRRD, PNG or DICOM by its name" in done.stderr
     assert "f_link.nii.gz: expected a file, got a link that leads to none" in done.stderr
     assert "more/g.nii.gz: in a folder below" in done.stderr
-    assert done.stderr.startswith("error: 7 problems")
+    assert "\nerror: 7 problems" in f"\n{done.stderr}"
     assert "Traceback" not in done.stderr
     drawn = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "masks" / "pictures").iterdir()}
     assert sorted(drawn) == ["patient003_frame01.png", "patient003_frame02.png"]

@@ -509,7 +509,7 @@ def test_the_command_prints_the_message_without_a_traceback(tiny_config, tmp_pat
         "tools/train.py", tiny_config(), "--work-dir", tmp_path / "w", "--cfg-options", "model.backbone.type=Unet"
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: backbone 'Unet' is not registered")
+    assert done.stderr.splitlines()[-1].startswith("error: backbone 'Unet' is not registered")
     assert "Traceback" not in done.stderr + done.stdout
 
 
