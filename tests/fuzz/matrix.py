@@ -1,9 +1,10 @@
 """Run the tests where CMEMS may be installed: every Python, oldest and newest torch and numpy, the fork of MMEngine.
 
-python tests/fuzz/matrix.py [tests …] [--cells NAME …]
+python tests/fuzz/matrix.py [tests …] [--cells NAME …] [--keep]
 
-Each cell has a virtual environment of its own in ``$XDG_CACHE_HOME/cmems/matrix``, made once; the table says what it
-found there, and why a cell was not run.
+Each cell has a virtual environment of its own in ``$XDG_CACHE_HOME/cmems/matrix``, some 6 GB where torch brings CUDA,
+so that it is removed after its tests unless --keep is given; the table says what it found there, and why a cell was not
+run.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", help="as for pytest; default all")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--keep", action="store_true", help="keep the environments, for the next run")
     args = parser.parse_args()
     os.chdir(REPO)  # setup.py reads files beside it
     table, failed = PrettyTable(["cell", "torch", "numpy", "MMEngine", "tests"], align="l"), False
@@ -85,24 +87,14 @@ def main():
             continue
         versions = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True).stdout.split()
         env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-        command = [
-            python,
-            "-m",
-            "pytest",
-            "-q",
-            "-n",
-            "2",
-            "--dist",
-            "worksteal",
-            "-p",
-            "no:cacheprovider",
-            *args.tests,
-        ]
-        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+        command = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"]
+        done = subprocess.run([*command, *args.tests], cwd=REPO, env=env, capture_output=True, text=True)
         (CACHE / f"{cell}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
         lines = (done.stdout.strip() or done.stderr.strip() or "nothing said").splitlines()
         table.add_row([cell, *(versions + [""] * 3)[:3], lines[-1]])
         failed |= done.returncode != 0
+        if not args.keep:
+            shutil.rmtree(CACHE / cell)
         print(f"{cell}: {lines[-1]} ({CACHE / cell}.txt)", file=sys.stderr)
     print(table)
     sys.exit(failed)
