@@ -2,7 +2,8 @@
 
 import errno
 import os
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cmems.errors import InputError
@@ -78,3 +79,17 @@ def whole_file(path):
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder, seconds=60):
+    """Remove what killed processes had begun to write by :func:`whole_file` in a folder and those in it.
+
+    Args:
+        folder (str | Path): Perhaps shared by machines, so that which processes live is not known.
+        seconds (float): How long nothing was written to a file that goes.
+    """
+    folder = Path(folder)
+    for part in (*folder.glob(".*.*[0-9].part"), *folder.glob("*/.*.*[0-9].part")):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > seconds and part.is_file():
+                part.unlink()

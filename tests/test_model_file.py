@@ -1,6 +1,8 @@
 """One file that predicts without its data set, in Python and on the command line, and goes on after an interruption."""
 
 import json
+import math
+import os
 import shutil
 import sys
 
@@ -12,9 +14,10 @@ from conftest import REPO, TINY
 from scipy import ndimage
 
 import cmems
-from cmems.apis import predict, publish, train
+from cmems.apis import pick, predict, publish, train
 from cmems.apis import test as run_test
 from cmems.apis.model_file import _networks, model_of_config, read_model
+from cmems.apis.trust import read_trust
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
 from cmems.errors import InputError
@@ -245,10 +248,20 @@ def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
     found = predict(segmenter, None, scans, "masks")
     assert (found.kept, found.mended) == ([], ["a", "patient003_frame02"])  # of damage it cannot tell
     assert not voxels(edited).any()
+    rows = [row for row in read_trust(tmp_path / "masks/trust.csv") if row["scan"] in found.mended]
+    assert [(row["note"], row["components"]) for row in rows] == [("by hand", None)] * 6
+    assert all(math.isnan(row["ml"]) for row in rows)
+    assert [p.scan for p in pick(str(scans), "more", 3, after="masks")] == ["patient003_frame01"]
+    parts = [tmp_path / "masks" / f".{name}.nii.gz.123.part" for name in "ab"]
+    for part in parts:
+        part.write_bytes(b"of a killed process")
+    os.utime(parts[0], (0, 0))
     (tmp_path / "masks/trust.csv").unlink()  # of whom no row tells, by the prediction
     found = predict(segmenter, None, scans, "masks")
     assert (found.kept, sorted(found.mended)) == ([], ["a", "patient003_frame02"])
     assert not voxels(edited).any()
+    assert [part.exists() for part in parts] == [False, True]  # the other may be being written
+    parts[1].unlink()
     for path in (edited, tmp_path / "masks/patient003_frame02.nii.gz"):
         path.unlink()
     assert predict(model, None, scans, "masks", views=1).kept == []
@@ -277,6 +290,16 @@ def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, m
     assert (tmp_path / "masks/trust.csv").read_text() == (tmp_path / "whole/trust.csv").read_text()
     for name, path in whole.paths.items():
         assert (tmp_path / "masks" / f"{name}.nii.gz").read_bytes() == path.read_bytes()
+    os.replace(scans / "a.nii.gz", tmp_path / "aside")
+    (scans / "a.nii.gz").write_bytes(b"none")  # whose mask is of the scan that was there
+    edited = tmp_path / "masks/patient003_frame01.nii.gz"
+    before = nib.load(edited)
+    nib.save(nib.Nifti1Image(np.zeros_like(voxels(edited)), before.affine, before.header), edited)
+    code, said = cmems_predict("masks", "--jobs", "2")
+    assert "masks: 2 masks by network 1, cleaned up, 1 by hand" in said.out
+    assert "| patient003_frame01 | RV    |              – |           – |    – |     – | by hand" in said.out
+    assert said.err.count("stays as it is; remove it to have it predicted anew: patient003_frame01\n") == 1
+    os.replace(tmp_path / "aside", scans / "a.nii.gz")
     (scans / "b.nii.gz").unlink()
     code, said = cmems_predict("parts", "--part", "7/7")
     assert (code, said.out.splitlines()[-1]) == (0, "parts: no scan is left for part 7 of 7")

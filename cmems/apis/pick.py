@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmems.apis.places import spare_data_set
-from cmems.apis.trust import read_trust
+from cmems.apis.trust import BY_HAND, read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity
 from cmems.datasets.names import composed
@@ -179,9 +179,9 @@ def _doubtful(paths, masks, progress):
     rows = read_trust(masks / "trust.csv")
     if not rows:
         raise InputError(f"{masks / 'trust.csv'}: expected the table that cmems predict writes beside its masks")
-    names = list(dict.fromkeys(row["scan"] for row in rows))
+    names = list(dict.fromkeys(row["scan"] for row in rows if row["note"] != BY_HAND))
     strange = [name for name in names if name not in paths]
-    if len(strange) == len(names):
+    if names and len(strange) == len(names):
         raise InputError(f"{masks / 'trust.csv'}: is of other scans, as {strange[0]}")
     names = [name for name in names if name in paths]
     for done, name in enumerate(names, 1):

@@ -16,7 +16,7 @@ from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
 from cmems.apis.places import spare_data_set
 from cmems.apis.segmenter import Segmenter, best_device, segmenter_key
-from cmems.apis.trust import by_doubt, digest, part_name, read_trust, trust_file, trust_rows
+from cmems.apis.trust import BY_HAND, by_doubt, digest, part_name, read_trust, rows_by_hand, trust_file, trust_rows
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.files import file_parts, folders_in
@@ -34,7 +34,7 @@ from cmems.datasets.readers.scans import (
 )
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, memory_problem
-from cmems.files import whole_file
+from cmems.files import remove_parts, whole_file
 from cmems.visualization.colors import class_colors, label_tables
 from cmems.visualization.panels import check_pictures, panel, write_png
 
@@ -205,6 +205,7 @@ def predict(
     if parts == 1:  # which holds what theirs say
         for path in out.glob(part_name("*", "*")):
             path.unlink()
+        remove_parts(out)
     masks = Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept, mended)
     if problems:
         raise SomeUnusable(problems, masks)
@@ -252,8 +253,8 @@ def _files(paths, out, networks, doubt_maps, probabilities, pictures):
 
 
 def _kept(out, segmenter, marks, wanted):
-    """Return the rows of trust of the scans whose files this very model wrote already; these scans; those whose masks
-    somebody changed or painted since; and those of which no row tells, as whoever wrote them was killed.
+    """Return the rows of trust of what is left as it is; the scans whose files this very model wrote already; those
+    whose masks somebody changed or painted since; and those of which no row tells, as whoever wrote them was killed.
     """
     known = {}
     for row in chain(*map(read_trust, [out / "trust.csv", *out.glob(part_name("*", "*"))])):
@@ -261,10 +262,13 @@ def _kept(out, segmenter, marks, wanted):
     rows, kept, mended, unsure = [], [], [], set()
     for name, mark in marks.items():
         files = wanted(name)
-        there = known.get((name, description_of(files[-1])), {})
+        there = known.get((name, description_of(files[-1]) or ""), {})
         if _is_mended(files[-1], there):
             mended.append(name)
-        elif there.keys() == set(segmenter.classes) and all(description_of(path) == mark for path in files):
+            rows += rows_by_hand(name, segmenter.classes, files[-1], there.values())
+            continue
+        there = {cls: row for cls, row in there.items() if row["note"] != BY_HAND}  # it is as it was written, again
+        if there.keys() == set(segmenter.classes) and all(description_of(path) == mark for path in files):
             kept.append(name)
             rows += there.values()
         elif not there and description_of(files[-1]) == mark:
@@ -459,4 +463,5 @@ def _write(path, scan, maps, mended, *rest):
             continue
         with whole_file(file) as part:
             part.write_bytes(content)
-    return trust_rows(*rest, digest(content))  # of the mask, which is the last
+    rows = trust_rows(*rest, digest(content))  # of the mask, which is the last
+    return rows_by_hand(scan.name, rest[1], file, rows) if mended and scan.name in mended else rows

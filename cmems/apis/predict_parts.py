@@ -5,9 +5,10 @@ from itertools import chain
 from pathlib import Path
 
 from cmems.apis.predict import MENDED, Masks, SomeUnusable, find_scans
-from cmems.apis.trust import part_name, read_trust, tells, trust_file
+from cmems.apis.trust import BY_HAND, part_name, read_trust, tells, trust_file
 from cmems.datasets.readers.scans import mask_file
 from cmems.errors import InputError, warn_once
+from cmems.files import remove_parts
 from cmems.launching import launch, run_command
 
 
@@ -54,8 +55,9 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
     for line in warnings:
         if not line.startswith(MENDED):  # of all parts together, by who prints the masks
             warn_once(line)
-    paths = {name: path for name in names if (path := mask_file(out, name))}
-    mended = sorted(set(paths) - {row["scan"] for row in rows})
+    mended = sorted({row["scan"] for row in rows if row["note"] == BY_HAND})
+    made = {row["scan"] for row in rows}
+    paths = {name: mask_file(out, name) for name in names if name in made}
     masks = Masks(paths, segmenter.classes, segmenter.whose, {}, {}, rows, mended=mended)
     if problems:
         raise SomeUnusable(list(dict.fromkeys(problems)), masks)
@@ -63,6 +65,7 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
         path.unlink()
     if not any(logs.iterdir()):
         logs.rmdir()
+    remove_parts(out)
     return masks
 
 

@@ -19,6 +19,7 @@ from cmems.visualization.tables import csv_cell, csv_text, model_label
 
 COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by", "mask")
 _NUMBERS = ("agreement", "views_agreement", "softmax", "ml")
+BY_HAND = "by hand"
 _HEADINGS = ("scan", "class", "networks agree", "views agree", "ml", "parts", "note")
 
 
@@ -76,17 +77,38 @@ def _note(found, voxels):
     return "" if voxels else "not found"
 
 
+def rows_by_hand(name, classes, path, rows=()):
+    """Return the rows of a mask that was changed since it was written, or that nothing here wrote.
+
+    Args:
+        name (str): Of the scan.
+        classes (sequence[str]): Foreground classes.
+        path (Path): The mask.
+        rows (iterable[dict]): Those of it as it was written, whose ``mask`` is kept: by it the change is seen again.
+
+    Returns:
+        list[dict]: By :data:`COLUMNS`, with the note :data:`BY_HAND`; NaN and None where nothing is known of the mask.
+    """
+    written = {row["class"]: row["mask"] for row in rows}
+    unknown = {**dict.fromkeys(_NUMBERS, math.nan), "components": None, "note": BY_HAND}
+    made_by = description_of(path) or ""
+    known = [{"scan": name, "class": cls, "made_by": made_by, "mask": written.get(cls, "")} for cls in classes]
+    return [{**row, **unknown} for row in known]
+
+
 def digest(content):
     """Return 16 hexadecimal digits by which the bytes of a mask's file are known."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def by_doubt(rows):
-    """Sort rows, the most doubtful first: what one network misses, what was not found, then the lowest agreement."""
+    """Sort rows, the most doubtful first: what one network misses, what was not found, then the lowest agreement;
+    in the end what is by hand.
+    """
 
     def key(row):
         known = [row[c] for c in ("agreement", "views_agreement") if not math.isnan(row[c])]
-        kind = 2 if not row["note"] else 1 if row["note"] == "not found" else 0
+        kind = {"not found": 1, "": 2, BY_HAND: 3}.get(row["note"], 0)
         return kind, known[0] if known else 1.0, row["scan"]
 
     return sorted(rows, key=key)
@@ -97,7 +119,8 @@ def trust_table(rows, limit=10):
     table = PrettyTable(_HEADINGS)
     for row in rows[:limit]:
         shares = [_dash(row[c]) if not row["note"] else "–" for c in ("agreement", "views_agreement")]
-        table.add_row([row["scan"], row["class"], *shares, f"{row['ml']:.1f}", row["components"], row["note"]])
+        known = ["–"] * 2 if row["note"] == BY_HAND else [f"{row['ml']:.1f}", row["components"]]
+        table.add_row([row["scan"], row["class"], *shares, *known, row["note"]])
     table.align = "r"
     for column in ("scan", "class", "note"):
         table.align[column] = "l"
@@ -159,7 +182,7 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
 def _cell(value):
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4f}"
-    return csv_cell(value)
+    return csv_cell("" if value is None else value)
 
 
 def tells(row, out):
@@ -168,9 +191,13 @@ def tells(row, out):
 
 
 def _mark(out, scan):
-    """Return what a scan's mask says of who made it; None where there is no mask."""
+    """Return what a scan's mask says of who made it, perhaps nothing; None where there is no mask."""
     path = mask_file(out, scan)
-    return path and description_of(path)
+    return path and (description_of(path) or "")
+
+
+def _count(cell):
+    return int(cell) if cell else None
 
 
 def read_trust(path):
@@ -181,7 +208,7 @@ def read_trust(path):
             reader = csv.DictReader(handle)
             if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):  # the last came later
                 return []
-            kinds = {**texts, **dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": int}
+            kinds = {**texts, **dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": _count}
             return [{c: kind(row.get(c) or "") for c, kind in kinds.items()} for row in reader]
     except (OSError, ValueError, TypeError):
         return []
