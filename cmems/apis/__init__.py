@@ -2,9 +2,10 @@
 
 from cmems.apis.config import load_config
 from cmems.apis.export import export
+from cmems.apis.labeling import label_training_scans
 from cmems.apis.model_file import publish
 from cmems.apis.pick import pick
-from cmems.apis.predict import label_training_scans, predict
+from cmems.apis.predict import predict
 from cmems.apis.rounds import train_rounds
 from cmems.apis.run import test, train
 from cmems.apis.segmenter import Segmenter

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 import cmems.registry as registries
+from cmems.apis.launcher import LAUNCHERS
 from cmems.apis.places import find_config
 from cmems.errors import InputError, warn_once
 
@@ -37,7 +38,6 @@ _PLAIN = {
 }
 _SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
              "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget")  # fmt: skip
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _CHOICES = dict(resume=(True, False), launcher=LAUNCHERS)
 _LOADER = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
 # What builders take for themselves, by the kind of what they build.

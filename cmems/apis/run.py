@@ -1,12 +1,10 @@
 """Training and testing a config."""
 
-import gc
 import hashlib
 import importlib.util
 import json
 import logging
 import math
-import os
 import tempfile
 import time
 from contextlib import contextmanager, suppress
@@ -16,9 +14,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
-from cmems import ops, processes
+from cmems import ops
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import LAUNCHERS, count_steps, load_config, run_settings
+from cmems.apis.config import count_steps, load_config, run_settings
+from cmems.apis.launcher import alone, check_launcher, leave_group, rank_of, together
 from cmems.apis.places import default_work_dir, module_folders, spare_data_set
 from cmems.apis.record import write_record
 from cmems.datasets.masks import masks_content
@@ -106,7 +105,7 @@ def train(
         raise InputError(
             f"--hours: expected one process, which times its steps, got --launcher {launcher}; give --steps"
         )
-    _check_launcher(launcher)
+    check_launcher(launcher)
     found = None
     if hours is not None:
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume, cfg_options)
@@ -114,7 +113,7 @@ def train(
     tests = _complete(cfg, seed, amp)
     masks = masks_content(data, cfg.train_dataloader)
     settings = run_settings(cfg, content_of(data), masks)
-    with _alone(cfg.work_dir, launcher), naming(cfg.work_dir), _together(cfg.work_dir):
+    with alone(cfg.work_dir, launcher), naming(cfg.work_dir), together(cfg.work_dir):
         resume = resume or not overwrite and _is_finished(cfg, settings)
         if resume:
             _find_checkpoint(cfg)
@@ -134,9 +133,9 @@ def train(
             with _recorded(runner, resume, dict(_known(config, cfg), data=_known_by(data), amp=amp)):
                 runner.train()
         except Stopped:
-            _leave_group(runner, launcher)
+            leave_group(runner, launcher)
             raise
-    _leave_group(runner, launcher)
+    leave_group(runner, launcher)
     return runner
 
 
@@ -230,14 +229,6 @@ def _known_by(data):
     return dict(name=data.name, root=str(data.root.resolve()), content=content_of(data))
 
 
-def _leave_group(runner, launcher):
-    """Leave the process group: one that outlives the interpreter may abort it, and the model's wrapper holds one."""
-    if launcher != "none":
-        runner.model = runner.model.module
-        gc.collect()
-        torch.distributed.destroy_process_group()
-
-
 def _track(cfg, tracker):
     """Add what writes curves for a tracker beside what writes them anyway."""
     if tracker not in TRACKERS:
@@ -290,57 +281,6 @@ def _check_validation(cfg, tell=say):
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     elif bare:
         tell(f"{where}: left out of the scores, having no label: {', '.join(bare[:5])}{' …' * (len(bare) > 5)}")
-
-
-@contextmanager
-def _together(work_dir):
-    """Say in one line that another process of the training ended."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not processes.lost(error):
-            raise
-        raise InputError(
-            f"training stopped: another of its processes ended, whose own message says why; --resume goes on from "
-            f"{work_dir}"
-        ) from error
-
-
-@contextmanager
-def _alone(work_dir, launcher):
-    """Keep the work directory to this run, and free of what a killed one was writing."""
-    if rank_of(launcher) != 0:
-        yield
-        return
-    with folder_lock(work_dir, "training"):
-        for part in Path(work_dir).glob(".*.pth.*.part"):
-            part.unlink(missing_ok=True)
-        yield
-
-
-# What tells a process of a training which it is, of how many, and where the others are; the first one, its rank.
-_TOLD_BY = dict(
-    pytorch=("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    slurm=("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
-    mpi=("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "MASTER_ADDR"),
-)
-_STARTERS = dict(pytorch="torchrun", slurm="srun", mpi="mpirun")
-
-
-def _check_launcher(launcher):
-    """Refuse a launcher that did not start this process."""
-    if launcher not in LAUNCHERS:
-        raise InputError(f"--launcher: expected one of {', '.join(LAUNCHERS)}, got {launcher!r}")
-    missing = [name for name in _TOLD_BY.get(launcher, ()) if name not in os.environ]
-    if missing and not torch.distributed.is_initialized():
-        raise InputError(
-            f"--launcher {launcher}: expected to be started by {_STARTERS[launcher]}, but {missing[0]} is not set"
-        )
-
-
-def rank_of(launcher):
-    """Return which of a training's processes this is, before they know each other."""
-    return int(os.environ.get(_TOLD_BY.get(launcher, ("",))[0], 0))
 
 
 def refuse_other_run(work_dir):
