@@ -61,12 +61,12 @@ def own(raw_acdc, tmp_path):
     return root
 
 
-def paint(root, raw_acdc, without=()):
-    whole = nib.load(raw_acdc / "training/patient001/patient001_frame01_gt.nii.gz")
+def paint(root, raw_acdc, without=(), patient=1):
+    whole = nib.load(raw_acdc / f"training/patient00{patient}/patient00{patient}_frame01_gt.nii.gz")
     mask = np.zeros(whole.shape, np.uint8)
     mask[..., 1] = np.asarray(whole.dataobj)[..., 1]
     mask[np.isin(mask, without)] = 0
-    nib.save(nib.Nifti1Image(mask, whole.affine), root / "labels/p1.nii.gz")
+    nib.save(nib.Nifti1Image(mask, whole.affine), root / f"labels/p{patient}.nii.gz")
 
 
 def prepare(cli, own, *more):
@@ -204,6 +204,27 @@ def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, 
     (work / "last.pth").write_bytes(b"damaged")
     assert cli("check", work / "last.pth").code == 2
     assert "every file is as its manifest says" in cli("check", "DATA").out
+
+
+def test_every_painted_slice_is_learned_from(cli, own, raw_acdc):
+    prepare(cli, own)
+    paint(own, raw_acdc, patient=2)
+    done = prepare(cli, own, "--overwrite")
+    assert "exemplars, every painted slice: p" in done.out
+    assert "the others are not learned from" not in done.out
+    loader = load_config("DATA").train_dataloader
+    assert {loader.exemplar_slice.case, *(each.case for each in loader.exemplar_slices)} == {"p1", "p2"}
+    assert cli("train", "DATA", "--steps", 1, *TINY).code == 0
+    done = prepare(cli, own, "--overwrite", "--exemplar", "p2:1")
+    assert "exemplar: p2 slice 1;" in done.out
+    assert "the others are not learned from; --exemplar CASE:SLICE" in done.out
+    for patient in (1, 2):  # of whole masks, one slice is the exemplar
+        name = f"training/patient00{patient}/patient00{patient}_frame01_gt.nii.gz"
+        shutil.copy(raw_acdc / name, own / f"labels/p{patient}.nii.gz")
+    done = prepare(cli, own, "--overwrite")
+    assert "exemplar: p" in done.out
+    assert "the others are not learned from" in done.out
+    assert isinstance(load_config("DATA").train_dataloader.exemplar_slice, dict)
 
 
 def test_the_lines_of_the_readme_lead_from_scans_to_masks_and_their_page(cli, own, raw_acdc):

@@ -82,8 +82,16 @@ def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_
         assert [(f.scan, f.slice) for f in again] == [(f.scan, f.slice) for f in found]
     with pytest.raises(InputError, match=r"trust\.csv: is of other scans, as b_1"):
         pick(str(masks / "doubt"), str(tmp_path / "out"), after=str(masks))
-    found = pick(str(scans), str(tmp_path / "out"), after=str(masks), patient="[a-z]", skip=["b_1"])
-    assert [f.scan for f in found] == ["a_1"]
+    for skip in ("b_1", "b"):
+        found = pick(str(scans), str(tmp_path / "out"), after=str(masks), patient="[a-z]", skip=[skip])
+        assert [f.scan for f in found] == ["a_1"]
+    for painted in (tmp_path / "out" / "b_1.nii.gz", tmp_path / "labels" / "b_1_seg.nii.gz"):
+        painted.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(mask, AFFINE), painted)
+        assert [f.scan for f in pick(str(scans), str(tmp_path / "out"), after=str(masks))] == ["a_1"]
+        painted.unlink()
+    (tmp_path / "labels" / "b_1.nii.gz").write_bytes(b"cut")
+    assert [f.scan for f in pick(str(scans), str(tmp_path / "out"), after=str(masks))] == ["b_1", "a_1"]
     with pytest.raises(InputError, match=r"trust\.csv: expected the table that cmems predict writes"):
         pick(str(scans), str(tmp_path / "out"), after=str(tmp_path))
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity
 from cmems.datasets.names import composed
 from cmems.datasets.readers.files import folders_in
+from cmems.datasets.readers.folder import owner_of
 from cmems.datasets.readers.geometry import known_axes, lay_on
 from cmems.datasets.readers.nifti import nifti_description, read_nifti
 from cmems.datasets.readers.scans import (
@@ -78,9 +80,10 @@ def pick(
         modality (str): ``mr`` or ``ct``: how intensities are scaled.
         patient (str | None): A regular expression; scans whose names begin with the same match are of one patient.
             Default: each scan is.
-        skip (sequence[str]): Scans whose patients are passed over, as those that are painted already.
+        skip (sequence[str]): Scans whose patients are passed over, or these patients.
         after (str | None): The folder of masks that :func:`cmems.apis.predict` wrote of the scans, with ``trust.csv``,
-            and ``doubt`` where maps were asked for.
+            and ``doubt`` where maps were asked for. Patients of whom a slice is painted, in a mask in ``out`` or in
+            the scans' ``labels``, are passed over.
         description (dict | None): Of ``DESCRIPTIONS``. Default: ``SmallSlice``.
         progress (callable | None): Called with (scans done, scans, name) after each scan.
         channel (int | None): Which channel to read, of files ``NAME_0000``, ``NAME_0001`` … or of volumes of four axes.
@@ -115,15 +118,17 @@ def pick(
         if f"{name}{mask_ending(path)}".casefold() == SHEET:
             raise InputError(f"{path}: its mask would be called as the sheet of slices, {SHEET}; rename the scan")
     person, skip = _patients(paths, patient), [composed(name) for name in skip]
-    unknown = [name for name in skip if name not in person]
+    unknown = [name for name in skip if name not in person and name not in person.values()]
     if unknown:
         raise InputError(f"--skip {unknown[0]}: no such scan in {scans}")
+    if after is not None:
+        skip += painted_scans(paths, scans, out)
     if after is None:
         found = _middle(paths, how, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
     else:
         found = _doubtful(paths, Path(after), progress)
     Path(out).mkdir(parents=True, exist_ok=True)
-    chosen, seen = [], {person[name] for name in skip}
+    chosen, seen = [], {person.get(name, name) for name in skip}
     for name, z, why in found:
         if len(chosen) < number and person[name] not in seen:
             seen.add(person[name])
@@ -132,6 +137,18 @@ def pick(
     if problems:
         raise InputError(problems)
     return picks
+
+
+def painted_scans(paths, scans, out):
+    """List scans of which a slice is painted, in ``out`` or in a folder of masks in that of the scans or beside it."""
+    scans, found = Path(scans).resolve(), []
+    for folder in {Path(out).resolve(), scans / "labels", *(scans.parent / name for name in ("labels", "labelsTr"))}:
+        masks = scan_files(folder, masks=True)[0] if folder.is_dir() else {}
+        for name, path in masks.items():
+            with suppress(InputError):  # whoever prepares the masks will hear of it
+                if (owner := name if name in paths else owner_of(name, paths)) and read_mask(path).voxels.any():
+                    found.append(owner)
+    return sorted(set(found))
 
 
 def same_beginning(names):

@@ -46,25 +46,33 @@ class Anatomy(NamedTuple):
             raise InputError(f"--wall {':'.join(self.wall)}: expected CAVITY:WALL, two classes")
 
 
-def find_exemplar(data):
-    """Choose the labelled slice to train on: one that holds every class, the least of them large.
+def find_exemplars(data):
+    """Choose the labelled slices to train on: those that were painted, in masks whose other slices are unknown, and hold
+    every class; of whole masks one alone, the least of whose classes is large.
 
     Args:
         data (PreparedDataset): With at least one labelled training case.
 
     Returns:
-        tuple[str, int, list[str]]: Case, slice and the classes that it lacks, which no slice has all of.
+        tuple[list[tuple[str, int]], list[str]]: Case and slice of each, and the classes that the only one lacks, which
+        no slice has all of.
     """
-    complete = data.eligible_exemplars(limit=1)
+    complete = data.eligible_exemplars()
+    painted = [(case, index) for case, index in complete if _has_unpainted(data.case(case))]
     if complete:
-        return (*complete[0], [])
+        return painted or complete[:1], []
     best, labels = (-1, None), data.train_labels()
     for case in data.cases("train"):
         for index, row in enumerate(data.rows(case)):
             held = np.setdiff1d(labels[row], [0, UNKNOWN])
             if len(held) > best[0]:
-                best = len(held), (case, index, [c for k, c in enumerate(data.classes, 1) if k not in held])
+                best = len(held), ([(case, index)], [c for k, c in enumerate(data.classes, 1) if k not in held])
     return best[1]
+
+
+def _has_unpainted(entry):
+    """Tell whether as much of a case of the manifest is unknown as a slice has voxels, or more."""
+    return entry["label_counts"].get(str(UNKNOWN), 0) >= entry["shape"][1] * entry["shape"][2]
 
 
 def parse_exemplars(texts):

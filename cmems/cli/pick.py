@@ -15,12 +15,17 @@ def add_arguments(parser):
         "--patient", metavar="REGEX", help="scans whose names begin with the same match are of one patient"
     )
     parser.add_argument("--skip", nargs="+", default=(), metavar="SCAN", help="pass over these scans' patients")
-    parser.add_argument("--after", metavar="MASKS", help="what cmems predict wrote of SCANS: the most doubtful first")
+    parser.add_argument(
+        "--after",
+        metavar="MASKS",
+        help="what cmems predict wrote of SCANS: the most doubtful first, of patients without a painted slice",
+    )
 
 
 def run(args):
     """Pick, and say what there is."""
-    from cmems.apis.pick import SHEET, pick, same_beginning
+    from cmems.apis.pick import SHEET, painted_scans, pick, same_beginning
+    from cmems.datasets.readers.scans import scan_files
     from cmems.visualization.progress import counting
 
     with counting("looking") as progress:
@@ -28,11 +33,13 @@ def run(args):
                      progress=progress, channel=args.channel)  # fmt: skip
     for found in picks:
         print(f"{found.scan} slice {found.slice} of 0 to {found.depth - 1}: {found.why}")
-    if args.patient is None and (alike := same_beginning([found.scan for found in picks])):
+    known = painted_scans(scan_files(args.scans)[0], args.scans, args.out) if args.after else []
+    if args.patient is None and (alike := same_beginning([*known, *(found.scan for found in picks)])):
         print(
             f"{' and '.join(alike)} may be of one patient: --patient '[^_]+' takes what is before the first _ for one"
         )
+    more = " … --overwrite, which takes every painted slice" if args.after else ""
     print(
         f"{args.out}/{SHEET} shows them; paint the one that shows every class best, in its mask in {args.out}; "
-        "next: put that mask into labels/ beside the folder of scans, and cmems prepare"
+        f"next: put that mask into labels/ beside the folder of scans, and cmems prepare{more}"
     )

@@ -140,7 +140,7 @@ def show(data):
 
 def start(data, exemplars, anatomy, replace):
     """Write the config that trains a data set, and say on which slice, or what is wanting for that."""
-    from cmems.apis.starter import find_exemplar, write_config
+    from cmems.apis.starter import find_exemplars, write_config
 
     if not data.cases("train"):
         print("  no case is left to train on: --val, --test or --splits name them all")
@@ -152,9 +152,11 @@ def start(data, exemplars, anatomy, replace):
     first = ", ".join(f"{c} slice {s}" for c, s in found[:3])
     hold = "slice holds" if len(found) == 1 else "slices hold"
     print(f"  {len(found)} training {hold} every class and can be the exemplar" + f", e.g. {first}" * bool(found))
-    if not exemplars:
-        case, index, missing = find_exemplar(data)
+    typed = bool(exemplars)
+    if not typed:
+        chosen, missing = find_exemplars(data)
         if missing:
+            case, index = chosen[0]
             print(
                 f"  no config is written: no slice holds every class. The fullest, {case} slice {index}, lacks "
                 f"{', '.join(missing)}: paint {'it' if len(missing) == 1 else 'them'} there, leave "
@@ -162,7 +164,7 @@ def start(data, exemplars, anatomy, replace):
                 "--exemplar CASE:SLICE CASE:SLICE"
             )
             return
-        exemplars = [dict(case=case, slice=index)]
+        exemplars = [dict(case=case, slice=index) for case, index in chosen]
     path, ours = write_config(data, exemplars, anatomy, replace)
     if not ours:
         print(f"{path}: kept, though it is not what these options make; remove it for another. cmems train {data.root}")
@@ -172,7 +174,10 @@ def start(data, exemplars, anatomy, replace):
     notes = data.case(exemplars[0]["case"]).get("notes", [])
     if any(sentence.startswith("orientations differ") for sentence, _ in notes):
         along = f"the last of the axes {data.manifest['axes']}, to which that scan was turned"
-    print(f"  exemplar: {named}; slices are counted from 0 along {along}")
+    several = "s, every painted slice" if len(exemplars) > 1 and not typed else ""
+    print(f"  exemplar{several}: {named}; slices are counted from 0 along {along}")
+    if len(found) > len(exemplars):
+        print("  the others are not learned from; --exemplar CASE:SLICE CASE:SLICE … names which slices are")
     print(f"{path}: a config that trains on it; next: cmems train {data.root}; in two rounds: cmems rounds {data.root}")
 
 

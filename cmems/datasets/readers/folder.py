@@ -119,7 +119,7 @@ class NiftiFolderReader(NiftiReader):
         self._say_aside(images, labels, scans)
         if images == labels:  # beside the scans: segmentations, and what carries the name of another file
             masks = {scan_stem(path): path for path in _segmentations(images)}
-            masks |= {name: path for name, path in scans.items() if _owner(name, scans)}
+            masks |= {name: path for name, path in scans.items() if owner_of(name, scans)}
             scans = {name: path for name, path in scans.items() if name not in masks or path != masks[name]}
         else:
             masks, more = scan_files(labels, masks=True) if labels.is_dir() else ({}, [])
@@ -127,11 +127,11 @@ class NiftiFolderReader(NiftiReader):
         labelled = {*masks, *(_SUFFIX.sub("", name) for name in masks)}
         scans, more = choose_channel(scans, self.channel, labelled, images.name == "imagesTr")
         problems += more
-        stray = [name for name in masks if name not in scans and not _owner(name, scans)]
+        stray = [name for name in masks if name not in scans and not owner_of(name, scans)]
         grids = _grids(scans) if 0 < len(stray) <= _STRAY else {}
         owned = {}
         for name, path in masks.items():
-            owner, fits = name if name in scans else _owner(name, scans), []
+            owner, fits = name if name in scans else owner_of(name, scans), []
             if not owner and grids:
                 try:
                     fits = _lies_on(path, scans, grids)
@@ -317,7 +317,7 @@ def _segmentations(folder, endings=()):
     return [p for p in files if p.name.lower().endswith((".seg.nrrd", *endings)) and p.name[0] != "." and p.is_file()]
 
 
-def _owner(name, scans):
+def owner_of(name, scans):
     """Return the scan whose name a mask carries before what viewers add, or None."""
     stem = _SUFFIX.sub("", name)
     return stem if stem != name and stem in scans else None
