@@ -468,7 +468,7 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
         compare_scores(tmp_path / "m", tmp_path / "n")
     shutil.copy(tmp_path / "n/metrics.csv", tmp_path / "renamed.csv")
     shown = tool(tmp_path / "m", tmp_path / "renamed.csv").stdout
-    assert shown.splitlines()[-1].startswith(f"{tmp_path / 'renamed.csv'}: the convention of DSC is not known")
+    assert shown.splitlines()[-2].startswith(f"{tmp_path / 'renamed.csv'}: the convention of DSC is not known")
     assert f"{tmp_path / 'm'}: the" not in shown
 
 
@@ -478,7 +478,7 @@ def test_the_table_of_two_runs_is_shown_and_kept(tmp_path):
         shown = tool(one, other, "--out", tmp_path / "pairs.csv")
         assert shown.returncode == 0
     assert "| DSC A    | 0.375 | 0.500 | +0.125 | +0.000 to +0.250 | 1 | 2 |" in shown.stdout
-    assert shown.stdout.endswith(f"{tmp_path / 'pairs.csv'}: the same, as CSV\n")
+    assert shown.stdout.endswith(f"{tmp_path / 'pairs.csv'}: the table as CSV, every figure in full\n")
     rows = list(csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines()))
     assert [float(row["difference"]) for row in rows] == [0.125, 0.125]
 

@@ -222,6 +222,11 @@ def test_a_segmentation_may_jut_out_of_the_scan_where_it_is_empty_but_not_lie_be
     nrrd(tmp_path / "labels/a.seg.nrrd", wide, affine, **segments("A", "B"))
     with pytest.raises(InputError, match=r"a\.seg\.nrrd: expected shape \(6, 10, 12\) of a\.nii\.gz"):
         read(tmp_path)
+    aside = AFFINE.copy()
+    aside[:3, 3] += AFFINE[:3, 1] * 0.35  # of voxels of 2 mm
+    nrrd(tmp_path / "labels/a.seg.nrrd", LABEL[2:-2, 2:-2], aside, **segments("A", "B"))
+    with pytest.raises(InputError, match=r"a\.seg\.nrrd: lies between the voxels of a\.nii\.gz, 0\.7 mm off its grid"):
+        read(tmp_path)
     fine = LABEL.repeat(2, 0)  # "oversampling" in Slicer
     nrrd(tmp_path / "labels/a.seg.nrrd", fine, AFFINE @ np.diag([0.5, 1, 1, 1]), **segments("A", "B"))
     with pytest.raises(InputError, match=r"voxels of 4 x 2 x 0\.75 mm beside 4 x 2 x 1\.5"):
@@ -792,7 +797,10 @@ def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path
     assert "d,A," in (tmp_path / "masks/trust.csv").read_text()
     again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
     assert sorted(again.kept) == ["d", "n", "r"]
-    picks = pick(str(tmp_path / "raw/images"), str(tmp_path / "p"), 3, after=str(tmp_path / "masks"))
+    words = str(tmp_path / "raw/images"), str(tmp_path / "p"), 3
+    assert {p.scan for p in pick(*words, after=str(tmp_path / "masks"))} == {"n", "r"}  # of d a slice is painted
+    (tmp_path / "raw/labels/d.seg.nrrd").unlink()
+    picks = pick(*words, after=str(tmp_path / "masks"))
     assert {p.scan: p.mask.name for p in picks} == {"n": "n.nii.gz", "r": "r.nii.gz", "d": "d.nii.gz"}
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -380,6 +381,32 @@ def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch,
     said = capsys.readouterr().out
     assert said.startswith("model.pth: network 2, cleaned up, on ")
     assert "masks: 1 mask by network 2, cleaned up; 1 RV, 2 Myo, 3 LV;" in said
+
+
+def test_a_segmenter_warns_of_what_predict_says(model, scans, monkeypatch, capsys):
+    segmenter = cmems.Segmenter(model, network=1, views=1)
+    whole = nib.load(scans / "patient003_frame01.nii.gz")
+    odd = nib.Nifti1Image(np.asarray(whole.dataobj), whole.affine @ np.diag([8, 8, 1, 1]))
+    nib.save(odd, scans / "odd.nii.gz")
+    array = np.asarray(whole.dataobj).T
+    for scan in ((scans / "odd.nii.gz",), (array, (8, 12, 12))):
+        with pytest.warns(UserWarning, match="pixels of quite another size than the prepared cases'.*12 mm"):
+            segmenter(*scan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segmenter(array, (8, 1.5, 1.5))
+    with pytest.raises(InputError, match="the model: expected the path of a file, got NoneType"):
+        cmems.Segmenter(None)
+    for words, message in (((model, "scans", "mask.nii.gz"), "mask.nii.gz: expected a folder, where masks are called"),
+                           ((str(scans), "scans", "m"), "expected a checkpoint behind a data set or a config"),
+                           (("x.py", "scans", "m"), "cmems predict x.py CHECKPOINT scans m")):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["cmems", "predict", *words])
+        with pytest.raises(SystemExit):
+            main()
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["cmems", "check", model])
+    main()
+    assert "model.pth: whole; a model file, " in capsys.readouterr().out
 
 
 def test_probabilities_and_label_names_lie_beside_the_masks(made, model, scans, tmp_path):

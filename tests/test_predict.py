@@ -61,7 +61,8 @@ def test_the_config_that_a_training_keeps_predicts_and_says_what_it_lacks(traine
     assert len(predict(str(kept), checkpoint, str(scans), str(tmp_path / "masks")).paths) == 2
     assert run_test(str(kept), checkpoint)
     with pytest.raises(
-        InputError, match=r"test_test/tiny\.py: train_dataloader\.data_root is not set; the config that"
+        InputError,
+        match=r"test_test/tiny\.py: train_dataloader\.data_root is not set; the config that.*--cfg-options data_root=",
     ):
         train(str(tmp_path / "w" / "test_test" / "tiny.py"))
     bare = tmp_path / "bare.py"

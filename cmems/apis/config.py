@@ -109,10 +109,10 @@ def load_config(path, options=None, needs=(), trains=True):
         warn_once(f"--cfg-options {', '.join(idle)}: read by training alone, which this is not")
     missing = [key for key in needs if value_at(config, key) is None]
     if missing:
-        raise InputError(
-            f"config {path}: {missing[0]} is not set; the config that a test leaves in its work "
-            "directory lacks what that had no use for: name the one it was made from"
-        )
+        advice = "the config that a test leaves in its work directory lacks what it had no use for: name that one's own"
+        if missing[0].endswith("data_root"):
+            advice = f"{advice}; where no data set was named, --cfg-options data_root=DATA names one"
+        raise InputError(f"config {path}: {missing[0]} is not set; {advice}")
     return config
 
 

@@ -15,6 +15,7 @@ from cmems.apis.segmenter import Segmenter
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction
+from cmems.precision import computes_bfloat16
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 _NEEDED = dict(onnx=("onnx", "onnxscript", "onnxruntime"))
@@ -40,7 +41,8 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
         begin (callable | None): Called once everything was checked, before what takes long.
 
     Returns:
-        dict: ``voxels`` compared and ``differing``; ``left_out``, the types of the clean-up's steps.
+        dict: ``voxels`` compared and ``differing``, both in float32; ``rounded``, whether the model itself predicts in
+        bfloat16 on this CPU; ``left_out``, the types of the clean-up's steps.
 
     Raises:
         InputError: The model is unusable; a library is not installed; torch cannot export its networks; or the labels
@@ -66,7 +68,8 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
     if form == "onnx" and not (script := out.with_name(_SCRIPT.name)).exists():
         with whole_file(script) as part:
             part.write_bytes(_SCRIPT.read_bytes())
-    return dict(voxels=voxels, differing=differing, left_out=left_out)
+    rounded = segmenter.prediction.bfloat16 and computes_bfloat16("cpu")
+    return dict(voxels=voxels, differing=differing, left_out=left_out, rounded=rounded)
 
 
 def _trace(graph):

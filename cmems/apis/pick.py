@@ -12,7 +12,7 @@ from cmems.apis.places import spare_data_set
 from cmems.apis.trust import BY_HAND, read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity
-from cmems.datasets.names import composed
+from cmems.datasets.names import SHEET, composed
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.folder import owner_of
 from cmems.datasets.readers.geometry import known_axes, lay_on
@@ -32,8 +32,6 @@ from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.registry import DESCRIPTIONS
 from cmems.visualization.panels import check_pictures, contact_sheet, write_png
-
-SHEET = "slices.png"
 
 
 class Pick(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from cmems.apis.places import spare_data_set
 from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import BY_HAND, by_doubt, digest, part_name, read_trust, rows_by_hand, trust_file, trust_rows
-from cmems.datasets.readers.files import file_parts, folders_in
+from cmems.datasets.readers.files import SCAN, file_parts, folders_in
 from cmems.datasets.readers.label_names import plain_name, read_label_names
 from cmems.datasets.readers.scans import (
     KINDS,
@@ -329,6 +329,8 @@ def find_scans(scans, out, channel=None):
     if not scans.exists() or not (found or problems):
         hint = folders_in(scans) if scans.is_dir() else ""
         raise InputError(f"{scans}: expected a scan or a folder of scans, {KINDS}{hint}")
+    if not out.is_dir() and (SCAN.search(out.name) or out.suffix == ".dcm"):
+        raise InputError(f"{out}: expected a folder, where masks are called as their scans, got the name of a file")
     if out.resolve() in (scans.resolve(), scans.resolve().parent if scans.is_file() else None):
         raise InputError(f"{out}: the masks would take the names of the scans; name another folder")
     spare_data_set(out, of="the masks")

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
+import warnings
 
 import numpy as np
 import torch
 
 from cmems.apis.model_file import model_of_config, read_model
+from cmems.datasets.preparation import ODD_AXES, UNTOLD
 from cmems.datasets.prepared import AXES
 from cmems.datasets.readers.nifti import Volume
 from cmems.engine.runner import set_up_cpu
-from cmems.errors import InputError
+from cmems.errors import InputError, said
 from cmems.models.prediction import Prediction
 from cmems.visualization.colors import class_colors
 
@@ -27,7 +29,7 @@ class Segmenter:
         labels = segmenter("scan.nii.gz")  # (D, H, W) uint8
         labels = segmenter(array, spacing=(8.0, 1.5, 1.5))
 
-    Both give what ``cmems predict`` writes, bit for bit on one machine.
+    Both give what ``cmems predict`` writes, bit for bit on one machine, and warn of what it says of a scan.
 
     Args:
         model (str): A file of ``cmems publish``; or, with ``checkpoint``, a config.
@@ -63,6 +65,8 @@ class Segmenter:
         keep_largest=False,
         device=None,
     ):
+        if not isinstance(model, (str, os.PathLike)):
+            raise InputError(f"the model: expected the path of a file, got {type(model).__name__}")
         if checkpoint is None and cfg_options:
             raise InputError("--cfg-options: a model file has no config; --views, --network and others change it")
         network, views = (int(n) if isinstance(n, np.integer) else n for n in (network, views))
@@ -109,8 +113,11 @@ class Segmenter:
         Raises:
             InputError: The scan is unusable.
         """
-        name = "the array" if isinstance(scan, np.ndarray) else scan
+        name, there = ("the array", axes) if isinstance(scan, np.ndarray) else (scan, True)
         ready = self.preparation.ready(self.volume(scan, spacing, axes), name)
+        notes = [note for note in ready.notes if there or not note[0].startswith(UNTOLD)]  # an array has no header
+        for line in said({str(name): notes + ([(ODD_AXES, ready.odd)] if ready.odd else [])}):
+            warnings.warn(line, stacklevel=2)
         return ready.back(self.segment([ready])[0])
 
     def volume(self, scan, spacing=None, axes=None):

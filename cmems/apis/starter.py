@@ -47,8 +47,8 @@ class Anatomy(NamedTuple):
 
 
 def find_exemplars(data):
-    """Choose the labelled slices to train on: those that were painted, in masks whose other slices are unknown, and hold
-    every class; of whole masks one alone, the least of whose classes is large.
+    """Choose the labelled slices to train on: those that hold every class and were painted, the other slices of their
+    masks being unknown; of whole masks one alone, the least of whose classes is large.
 
     Args:
         data (PreparedDataset): With at least one labelled training case.

@@ -35,10 +35,10 @@ def check_data(path):
     problems = check(path)
     if problems:
         raise InputError(problems)
-    print(f"{path}: every file is as its manifest says")
     cases = PreparedDataset(path, arrays=False).manifest["cases"]
     for line in said({name: case.get("notes", []) for name, case in cases.items()}):
         print(f"  warning: {line}")
+    print(f"{path}: every file is as its manifest says; next: cmems train {path}")
 
 
 def check_weights(paths):
@@ -54,6 +54,8 @@ def check_weights(paths):
             problems += error.problems
             continue
         count = sum(values.numel() for values in saved["state_dict"].values())
-        print(f"{path}: whole; step {saved['meta'].get('iter', 'unknown')}, {count:,} values")
+        meta = saved["meta"]
+        kind = f"step {meta['iter']}" if "iter" in meta else "a model file" if "model" in meta else "step unknown"
+        print(f"{path}: whole; {kind}, {count:,} values")
     if problems:
         raise InputError(problems)

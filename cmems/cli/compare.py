@@ -97,13 +97,17 @@ def compare_runs(args):
     print("\n".join([paired_table(rows, models), *notes]))
     if args.out:
         write_csv(args.out, rows, COLUMNS)
-        print(f"{args.out}: the same, as CSV")
+        print(f"{args.out}: the table as CSV, every figure in full")
+    else:
+        print(f"next: cmems compare {args.suite} {args.other} --out pairs.csv writes it as CSV")
 
 
 def say_report(report):
     """Print a report's tables and where its files are."""
     print(report["text"])
-    print("\n".join(f"  {path}" for path in report["files"]))
+    page = next(path for path in report["files"] if path.suffix == ".html")
+    print("\n".join(f"  {path}" for path in report["files"] if path != page))
+    print(f"{page}: all of it on one page; next: open it in a browser")
 
 
 def show(name, datasets, own=False):

@@ -1,5 +1,7 @@
 """``cmems evaluate``, also ``cmems test``."""
 
+from pathlib import Path
+
 from cmems.cli.common import add_config, cfg_options
 
 ABOUT = "Print the metric table of a checkpoint."
@@ -22,7 +24,9 @@ def add_arguments(parser):
 def run(args):
     """Test."""
     from cmems.apis import test
+    from cmems.engine.runner import RECORD
 
+    folder = Path(args.checkpoint).parent
     test(
         args.config,
         args.checkpoint,
@@ -33,3 +37,5 @@ def run(args):
         args.work_dir,
         cfg_options(args),
     )
+    if (folder / RECORD).is_file():
+        print(f"next: cmems report {folder}")

@@ -5,6 +5,7 @@ import functools
 import signal
 import sys
 from itertools import chain
+from pathlib import Path
 
 from cmems.cli.common import add_config, add_launcher, cfg_options, slurm_parameters
 from cmems.errors import InputError, said
@@ -98,6 +99,11 @@ def run(args):
     parameters = slurm_parameters(args)
     model, checkpoint, scans, out = args.config, args.checkpoint, args.scans, args.out
     if out is None:
+        if Path(model).is_dir() or model.endswith(".py") or "::" in model:
+            raise InputError(
+                f"{model}: expected a checkpoint behind a data set or a config: "
+                f"cmems predict {model} CHECKPOINT {checkpoint} {scans}"
+            )
         checkpoint, scans, out = None, checkpoint, scans
     segmenter = segmenter_of(args, model, checkpoint)
     print(f"{segmenter.name}: {segmenter.whose}, on {device_name(segmenter.device.type)}", flush=True)
@@ -131,8 +137,9 @@ def say_masks(out, masks, part):
     """Print which masks there are, and the most doubtful of them."""
     from cmems.apis.predict import MENDED
     from cmems.apis.trust import by_doubt, part_name, trust_table
+    from cmems.datasets.preparation import ODD_AXES
 
-    odd = {name: [("its axes lie as those of no prepared case", where)] for name, where in masks.turned.items()}
+    odd = {name: [(ODD_AXES, where)] for name, where in masks.turned.items()}
     for line in chain(said(odd), said(masks.notes), said({name: [(MENDED, None)] for name in masks.mended})):
         print(f"warning: {line}", file=sys.stderr)
     if not masks.paths:

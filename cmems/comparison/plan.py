@@ -1,6 +1,7 @@
 """What a suite's runs are: the config of each, and the folder that it is known by."""
 
 import copy
+import difflib
 import hashlib
 import json
 import pprint
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from cmems.apis.budget import check_steps
 from cmems.apis.config import load_config, set_options
-from cmems.apis.places import find_config, module_content, module_folders, own_modules
+from cmems.apis.places import find_config, known_configs, module_content, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.masks import masks_content
@@ -36,9 +37,7 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
         InputError: Configs are missing (all are listed), or one is wrong; or something is named twice.
     """
     _check_asked(steps, seeds, exemplars, datasets)
-    missing = missing_configs(suite, datasets)
-    if missing:
-        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
+    _need_configs(suite, datasets)
     plan, bases = [], {}
     for dataset in datasets:
         for row in suite.rows:
@@ -69,8 +68,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
         InputError: A config is missing or wrong, nothing of the data can be measured, or no row is left.
     """
     _check_asked(steps, seeds, exemplars)
-    if missing := missing_configs(suite, [TEMPLATE]):
-        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}")
+    _need_configs(suite, [TEMPLATE])
     path, own = find_config(data), load_config(data)
     prepared = PreparedDataset(own.train_dataloader.data_root)
     name = prepared.root.resolve().name
@@ -134,6 +132,14 @@ def _moved(config, own, num_classes):
     if modules := own_modules(config):
         options["custom_imports"] = dict(imports=[*own_modules(own), *modules])
     return options
+
+
+def _need_configs(suite, datasets):
+    if missing := missing_configs(suite, datasets):
+        name = re.sub(r"^(cmems::|configs/)|\.py$", "", missing[0])
+        near = difflib.get_close_matches(name, known_configs(), n=1, cutoff=0.8)
+        meant = f"; did you mean cmems::{near[0]}?" if near else ""
+        raise InputError(f"suite {suite.name}: {len(missing)} config(s) missing: {', '.join(missing)}{meant}")
 
 
 def missing_configs(suite, datasets):

@@ -8,6 +8,9 @@ import unicodedata
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
+SHEET = "slices.png"  # what `cmems pick` draws beside empty masks
+
+
 def composed(name):
     """Return a name in Unicode's composed form, so that names which look alike are one, whichever system wrote them."""
     return unicodedata.normalize("NFC", name)

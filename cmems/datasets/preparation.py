@@ -15,6 +15,8 @@ from cmems.errors import InputError
 from cmems.resize import Frame
 
 _DECIDING = ("classes", "intensity", "size", "pixel")  # what networks do not know otherwise
+ODD_AXES = "its axes lie as those of no prepared case"
+UNTOLD = "its header tells no axes"
 _UNLIKE = "pixels of quite another size than the prepared cases'; the header's unit may be wrong"
 
 
@@ -167,7 +169,7 @@ class Preparation(NamedTuple):
         affine = volume.affine if stored else None  # one that only stands in tells nobody's right from left
         content = dict(image=voxels.astype(np.float16), spacing=volume.spacing, affine=affine, frame=self.frame)
         if self.axes and not stored:
-            notes.append((f"its header tells no axes; taken as {self.axes}, as the prepared cases lie", None))
+            notes.append((f"{UNTOLD}; taken as {self.axes}, as the prepared cases lie", None))
         odd = orientation if stored and not turn and orientation not in self.orientations else None
         return Ready(scan_stem(path), content, turn, odd, notes)
 

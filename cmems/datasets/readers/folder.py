@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from cmems.datasets.names import SHEET
 from cmems.datasets.readers.base import NiftiReader, whole_labels
 from cmems.datasets.readers.files import PICTURE, SCAN, files_below
 from cmems.datasets.readers.geometry import lay_on
@@ -123,6 +124,8 @@ class NiftiFolderReader(NiftiReader):
             scans = {name: path for name, path in scans.items() if name not in masks or path != masks[name]}
         else:
             masks, more = scan_files(labels, masks=True) if labels.is_dir() else ({}, [])
+            if SHEET not in (path.name for path in scans.values()):  # of `cmems pick`, which wrote the masks there
+                masks = {name: path for name, path in masks.items() if path.name != SHEET}
             problems = more + problems
         labelled = {*masks, *(_SUFFIX.sub("", name) for name in masks)}
         scans, more = choose_channel(scans, self.channel, labelled, images.name == "imagesTr")

@@ -134,6 +134,11 @@ def lay_on(label, image, label_path, image_path):
                         voxels=placed, spacing=image.spacing, affine=image.affine, notes=label.notes + notes
                     )
     if not same:
+        if between := _off_grid(label, image):
+            raise InputError(
+                f"{label_path}: lies between the voxels of {image_path.name}, {between:.2g} mm off its grid; resample "
+                "it to the scan's grid"
+            )
         sizes = f", voxels of {_sizes(label.spacing)} mm beside {_sizes(image.spacing)}"
         raise InputError(
             f"{label_path}: expected shape {image.voxels.shape} of {image_path.name}, got {label.voxels.shape}"
@@ -146,6 +151,17 @@ def lay_on(label, image, label_path, image_path):
         f"{label_path}: expected the place of {image_path.name}, but its header puts the corners up to {away:.3g} mm "
         f"away (affine axes {axes(label.frames[0])}, the scan's {axes(image.frames[0])})"
     )
+
+
+def _off_grid(label, image):
+    """Return how far, in mm, labels of the scan's axes and voxel sizes lie beside its voxels; of others 0."""
+    if not (label.frames and image.frames):
+        return 0.0
+    step = np.linalg.inv(image.frames[0]) @ label.frames[0]
+    if np.abs(np.abs(step[:3, :3]).max(axis=0) - 1).max() > 1e-3 or np.abs(step[:3, :3]).sum() > 3.003:
+        return 0.0
+    aside = step[:3, 3] - np.rint(step[:3, 3])
+    return float(np.linalg.norm(aside * np.asarray(image.spacing)[::-1])) if np.abs(aside).max() > _TOLERANCE else 0.0
 
 
 def _away(affine, other, volume):

@@ -86,7 +86,9 @@ def write_page(
     if room < 0:
         raise InputError(f"{path}: expected a page of at most {megabytes:g} MB, but its tables and curves take more")
     data["cases"], thinned = _fitting(shown, room, dsc, places)
-    sections["notes"] = written(tag("ul", *(tag("li", note) for note in [*notes, *left, *thinned])))
+    told = tag("ul", *(tag("li", note) for note in [*notes, *left, *thinned]))
+    div = tag("div", told, class_="notes", role="note", aria_label="What to know of this page")
+    sections["notes"] = written(div) if [*notes, *left, *thinned] else ""
     sections["data"] = json.dumps(_known(data), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
     with whole_file(path) as part:
         part.write_text(re.sub(r"\{\{(\w+)\}\}", lambda found: sections[found[1]], template), encoding="utf-8")
