@@ -73,13 +73,19 @@ def prepare(cli, own, *more):
     return cli("prepare", "nifti", own, "DATA", "--classes", "RV,Myo,LV", "--size", 32, "--workers", 1, *more)
 
 
-def test_an_option_that_is_none_is_said_by_its_command(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["cmems", "prepare", "nifti", "raw", "out", "--exemplr", "x"])
-    with pytest.raises(SystemExit):
-        main()
-    said = capsys.readouterr().err
-    assert said.startswith("usage: cmems prepare")
-    assert said.endswith("error: unrecognized arguments: --exemplr x; did you mean --exemplar?\n")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("prepare", "nifti", "raw", "out", "--exemplr", "x"), "--exemplr x; did you mean --exemplar?"),
+        (("predict", "m.pth", "S", "M", "--qq"), "--qq"),
+        (("check", "DATA", "zzz"), "zzz"),
+    ],
+)
+def test_an_option_that_is_none_is_said_by_its_command(words, said, cli):
+    done = cli(*words)
+    assert done.code == 2
+    assert done.err.startswith(f"usage: cmems {words[0]}")
+    assert done.err.endswith(f"error: unrecognized arguments: {said}\n")
 
 
 def test_every_help_has_an_example_and_imports_nothing_heavy():
@@ -336,6 +342,8 @@ def test_a_wall_is_of_every_thickness_and_painted(cli, own):
         (("--sizes", "large"), "--sizes large: expected SMALLEST:LARGEST, e.g. 0.5:1.25"),
         (("--sizes", "1.2:0.5"), "--sizes 1.2:0.5: expected SMALLEST:LARGEST between 0.1 and 10"),
         (("--exemplar", "p1"), "--exemplar p1: expected CASE:SLICE"),
+        (("--val", ","), "argument --val: expected names, comma-separated, got ','"),
+        (("--radial", ","), "argument --radial: expected names, comma-separated, got ','"),
     ],
 )
 def test_a_wrong_choice_is_told_before_anything_is_prepared(words, message, cli, own):

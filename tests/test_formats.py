@@ -388,6 +388,7 @@ def test_names_that_itk_snap_gives_by_itself_are_classes_where_a_mask_uses_them(
         "[1]",
         '{"a": [1]}',
         '{"a": true}',
+        '{"a": 1, "a": 2}',
         "1,a\n1,b\n",
         "1,a\n2,A\n",
         "1,a_b\n2,a b\n",

@@ -566,10 +566,26 @@ def test_255_beside_labels_means_not_annotated_and_alone_is_refused(tmp_path):
     mask[..., 1] = LABEL[..., 1]
     save(IMAGE, tmp_path / "images/a.nii")
     save(mask, tmp_path / "labels/a.nii")
-    assert make(tmp_path, tmp_path / "out").eligible_exemplars() == [("a", 1)]
+    data = make(tmp_path, tmp_path / "out")
+    assert data.eligible_exemplars() == [("a", 1)]
+    (said,) = data.case("a")["notes"]
+    assert said == ["voxels marked 255 are unknown, neither learned from nor measured on", "1,800 of 2,160"]
     save((LABEL > 0) * np.uint8(255), tmp_path / "labels/a.nii")
     with pytest.raises(InputError, match="expected labels 0 to 2, got 255; --labels"):
         make(tmp_path, tmp_path / "other")
+
+
+def test_a_label_or_a_class_that_one_case_lacks_is_said(tmp_path):
+    for k, name in enumerate("abcdef"):
+        save(IMAGE + k, tmp_path / f"images/{name}.nii")
+        if name not in "cf":
+            save(np.where(LABEL == 2, 0, LABEL) if name == "b" else LABEL, tmp_path / f"labels/{name}.nii")
+    cases = make(tmp_path, tmp_path / "out", val=["e", "f"]).manifest["cases"]  # of these just one has a label
+    notes = {name: case["notes"] for name, case in cases.items() if case["notes"]}
+    assert notes == {
+        "b": [["its label lacks a class that most cases' have", "B"]],
+        "c": [["no label, while most cases of the split have one", "train"]],
+    }
 
 
 def test_a_validation_mask_of_one_slice_is_said(tmp_path):
@@ -625,12 +641,19 @@ def three(tmp_path):
         ({"training": [{"image": 3}]}, "train: expected a list of case names, got 3"),
         ([{"train": ["a"]}, {"train": ["b"]}], "2 folds; choose with --fold 0 to 1"),
         ("a", "expected the keys train, val, test; got str"),
+        ('{"train": ["a"], "val": ["b"], "train": ["c"]}', r"lists \('train' stands there twice\)"),
     ],
 )
 def test_splits_that_are_not_understood_are_refused(content, message, tmp_path):
-    (tmp_path / "s.json").write_text(json.dumps(content))
+    (tmp_path / "s.json").write_text(content if str(content)[:2] == '{"' else json.dumps(content))
     with pytest.raises(InputError, match=message):
         reader(three(tmp_path), splits=tmp_path / "s.json").cases()
+
+
+def test_no_case_is_named_beside_none(tmp_path):
+    with pytest.raises(InputError, match="--val: expected cases, or none alone, got none,b"):
+        reader(three(tmp_path), val=["none", "b"]).cases()
+    assert {case.split for case in reader(three(tmp_path), val=["none"]).cases()} == {"train"}
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class Command(argparse.ArgumentParser):
         if strange:
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(strange[0], known, n=1)
-            self.error(f"unrecognized arguments: {' '.join(strange)}" + f"; did you mean {near[0]}?" * len(near))
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
         return namespace, strange
 
 

@@ -1,6 +1,7 @@
 """``cmems prepare``."""
 
 import inspect
+from argparse import ArgumentTypeError
 
 from cmems.errors import InputError, said
 from cmems.labels import UNKNOWN
@@ -215,4 +216,7 @@ def _sizes(text):
 
 
 def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ArgumentTypeError(f"expected names, comma-separated, got {text!r}")
+    return names

@@ -1,4 +1,4 @@
-"""Names of cases, which become names of files."""
+"""Names of cases, which become names of files, and of what JSON files list."""
 
 import difflib
 import re
@@ -21,6 +21,19 @@ def near(name, names):
     if found := difflib.get_close_matches(name, names, n=3, cutoff=0.3):
         return f"near: {', '.join(found)}"
     return f"there are {', '.join(sorted(names)[:3]) or 'none'}{', …' * (len(names) > 3)}"
+
+
+def each_once(pairs):
+    """Return the object of JSON's pairs, for ``json.loads``, which by itself takes the last of a name's values.
+
+    Raises:
+        ValueError: A name stands there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in found if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def name_problem(name):

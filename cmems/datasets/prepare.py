@@ -86,6 +86,7 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite, exemplars)
     entries = _convert_all(reader, cases, parts, frame, workers, progress)
     _note_strangers(entries)
     _note_copies(entries)
+    _note_missing(entries, reader.classes)
     whole = parts / WHOLE
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
@@ -341,6 +342,24 @@ def _note_copies(entries):
             splits = entries[other]["split"], entry["split"]
             apart = "" if splits[0] == splits[1] else f", which is in {splits[0]}, this in {splits[1]}"
             entry["notes"].append(["the same voxels as another case's", f"{other}{apart}"])
+
+
+def _note_missing(entries, classes):
+    """Note the cases without a label, and the whole labels without a class, where most have it: it may be forgotten."""
+    for split in Counter(entry["split"] for entry in entries.values()):
+        there = [entry for entry in entries.values() if entry["split"] == split]
+        bare = [entry for entry in there if not entry["labelled"]]
+        for entry in bare if 2 * len(bare) < len(there) else ():
+            entry["notes"].append(["no label, while most cases of the split have one", split])
+    whole = [entry for entry in entries.values() if entry["labelled"] and str(UNKNOWN) not in entry["label_counts"]]
+    common = [
+        (str(k), name)
+        for k, name in enumerate(classes, 1)
+        if 2 * sum(entry["label_counts"].get(str(k), 0) > 0 for entry in whole) > len(whole)
+    ]
+    for entry in whole:
+        if lacks := [name for k, name in common if not entry["label_counts"].get(k)]:
+            entry["notes"].append(["its label lacks a class that most cases' have", ", ".join(lacks)])
 
 
 def _label_problems(case, label, image, classes):

@@ -8,15 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmems.datasets.names import name_problem, near
+from cmems.datasets.names import each_once, name_problem, near
 from cmems.datasets.prepared import file_sha256
 from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
 from cmems.datasets.readers.geometry import known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import nifti_grid, read_nifti
 from cmems.errors import InputError
 from cmems.files import need_file
+from cmems.labels import UNKNOWN
 
 SPLITS = ("train", "val", "test")
+_MARKED = "voxels marked 255 are unknown, neither learned from nor measured on"
 
 
 class Case(NamedTuple):
@@ -100,6 +102,11 @@ class Reader:
         if self.split_file is not None:
             splits = self._assign(dict.fromkeys(splits), self.split_file, "--splits ", problems)
         named = {s: n for s, n in (("val", self.val), ("test", self.test)) if n is not None}
+        problems += [
+            f"--{split}: expected cases, or none alone, got {','.join(names)}"
+            for split, names in named.items()
+            if "none" in names and len(names) > 1
+        ]
         # A split that is named anew gives its cases back to training.
         splits = {name: "train" if split in named else split for name, split in splits.items()}
         named = {s: [n for n in names if n != "none"] for s, names in named.items()}
@@ -164,6 +171,8 @@ class Reader:
             raise InputError(problems)
         if label is not None:
             label = whole_labels(case.labels[0], lay_on(label, image, case.labels[0], case.images[0]))
+            if count := int((label.voxels == UNKNOWN).sum()):
+                label = label._replace(notes=(*label.notes, (_MARKED, f"{count:,} of {label.voxels.size:,}")))
         stored = known_axes(image)
         if self.axes and stored and stored != self.axes:
             note = (f"orientations differ; turned to {self.axes}", f"stored as {stored}")
@@ -241,7 +250,7 @@ def _read_splits(path, fold):
     where = f"--splits {path}"
     need_file(path)
     try:
-        splits = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        splits = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: expected a JSON file of train, val and test lists ({error})") from error
     if isinstance(splits, list):  # nnU-Net's splits_final.json

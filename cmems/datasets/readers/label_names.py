@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+from cmems.datasets.names import each_once
 from cmems.datasets.readers.files import reading
 from cmems.errors import InputError
 
@@ -57,7 +58,7 @@ def plain_name(name):
 
 
 def _from_json(text):
-    held = json.loads(text)
+    held = json.loads(text, object_pairs_hook=each_once)
     held = held.get("labels", held)
     if all(isinstance(value, str) for value in held.values()):
         return [(int(key), value) for key, value in held.items()]
