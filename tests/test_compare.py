@@ -415,7 +415,15 @@ def test_scores_of_weights_that_are_no_more_and_against_other_masks_are_refused(
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", '{"header": {"classes": ["A"]}, "summary": {}, "conventions": {}}', '{"header": []}']
+    "content",
+    [
+        "{}",
+        '{"header": {"classes": ["A"]}, "summary": {}, "conventions": {}}',
+        '{"header": []}',
+        '{"header": {"classes": []}, "summary": {}, "conventions": {"DSC": 1}}',
+        '{"header": {"classes": []}, "summary": {"DSC": {"network_1": {"mean": {"mean": "x"}}}}, "conventions": '
+        '{"DSC": {"metric": "DSC", "preset": "nan"}}}',
+    ],
 )
 def test_a_report_names_the_scores_that_are_none(content, tmp_path):
     path = tmp_path / "run/test_val/metrics.json"

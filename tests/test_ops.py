@@ -277,6 +277,11 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, fresh, tmp_path):
     assert "unknown option" in ops.why_not()
 
 
+def test_flags_that_are_none_are_told(monkeypatch, fresh):
+    monkeypatch.setenv("CMEMS_CXXFLAGS", "'x")
+    assert ops.why_not() == "CMEMS_CXXFLAGS: expected flags as a shell takes them (No closing quotation)"
+
+
 @pytest.fixture
 def compiled(monkeypatch, fresh, tmp_path):
     """Compile by copying the library that is there, into a cache of the test's own; return it and the calls."""

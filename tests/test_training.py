@@ -25,10 +25,12 @@ from cmems.apis import budget, load_config, train, train_rounds
 from cmems.apis import test as run_test
 from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.config import Texts, check_components, count_steps
+from cmems.apis.record import read_record, write_record
 from cmems.apis.run import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.graph import StepGraph
+from cmems.engine.runner import RECORD
 from cmems.errors import InputError, warn_once
 from cmems.registry import METRICS, READERS
 
@@ -409,6 +411,13 @@ def test_a_launcher_that_did_not_start_the_process_is_refused(tiny_config, tmp_p
     for launcher, message in wanted.items():
         with pytest.raises(InputError, match=message):
             train(tiny_config(), str(tmp_path / "w"), launcher=launcher)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    for name in ("RANK", "MASTER_PORT"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "x")
+            with pytest.raises(InputError, match=f"--launcher pytorch: {name}: expected a whole number, got 'x'"):
+                train(tiny_config(), str(tmp_path / "w"), launcher="pytorch")
     assert not (tmp_path / "w").exists()
 
 
@@ -722,9 +731,27 @@ def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypat
     assert fit_to_hours(config, 0.05, tmp_path)["steps"] > found["steps"]
     with pytest.raises(InputError, match="too little"):
         fit_to_hours(config, 0.001, tmp_path)
-    (tmp_path / "budget.json").write_text('{"steps": 10}')
-    with pytest.raises(InputError, match=r"budget\.json: damaged; expected what --hours wrote there \(KeyError"):
-        fit_to_hours(config, 0.05, tmp_path, resume=True)
+    other = json.dumps(dict(found, steps=-1))
+    for text, why in (('{"steps": 10}', "KeyError"), (other, "ValueError"), ("[" * 9999, "RecursionError")):
+        (tmp_path / "budget.json").write_text(text)
+        with pytest.raises(InputError, match=rf"budget\.json: damaged; expected what --hours wrote there \({why}"):
+            fit_to_hours(config, 0.05, tmp_path, resume=True)
+
+
+ODD_RECORDS = [
+    "[" * 9999,
+    '{"seconds": null, "started": 3}',
+    '{"seconds": "x"}',
+    '{"seconds": 1e999, "steps": {}, "data": 1, "modules": "m", "config": []}',
+]
+
+
+@pytest.mark.parametrize("text", ODD_RECORDS, ids=range(len(ODD_RECORDS)))
+def test_a_record_that_is_none_ends_no_training(text, tmp_path):
+    (tmp_path / RECORD).write_text(text)
+    assert read_record(tmp_path) == {}
+    write_record(tmp_path, time.time() - 1, True, goes_on=True)
+    assert read_record(tmp_path)["seconds"] >= 1
 
 
 def test_a_budget_in_hours_ends_with_the_run_that_it_was_found_for(tiny_config, tmp_path):

@@ -96,7 +96,9 @@ def fit_to_hours(cfg, hours, work_dir, resume=False, options=None):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             found = {key: kind(found[key]) for key, kind in _FOUND.items()}
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            if not all(0 <= value < math.inf for value in found.values()) or not found["steps"]:
+                raise ValueError("expected numbers of more than 0")
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: damaged; expected what --hours wrote there ({error!r})") from error
         fit_to_steps(cfg, found["steps"], options)
         if found["hours"] != hours:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _TOLD_BY = dict(
     slurm=("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
     mpi=("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "MASTER_ADDR"),
 )
+_NUMBER = re.compile("(RANK|SIZE|PORT|PROCID|NTASKS)$")
 _STARTERS = dict(pytorch="torchrun", slurm="srun", mpi="mpirun")
 
 
@@ -56,11 +58,22 @@ def check_launcher(launcher):
         raise InputError(
             f"--launcher {launcher}: expected to be started by {_STARTERS[launcher]}, but {missing[0]} is not set"
         )
+    for name in (*_TOLD_BY.get(launcher, ()), "MASTER_PORT"):
+        if _NUMBER.search(name) and name in os.environ:
+            _number(launcher, name)
 
 
 def rank_of(launcher):
     """Return which of a training's processes this is, before they know each other."""
-    return int(os.environ.get(_TOLD_BY.get(launcher, ("",))[0], 0))
+    return _number(launcher, _TOLD_BY.get(launcher, ("",))[0])
+
+
+def _number(launcher, name):
+    """Return a number that whoever started this process told it; 0 where none was."""
+    text = os.environ.get(name, "0")
+    if not text.isdecimal():
+        raise InputError(f"--launcher {launcher}: {name}: expected a whole number, got {text!r}")
+    return int(text)
 
 
 def leave_group(runner, launcher):

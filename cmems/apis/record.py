@@ -17,6 +17,9 @@ from cmems.engine.runner import RECORD
 from cmems.files import whole_file
 from cmems.precision import computes_bfloat16
 
+# What is read back of run.json.
+_TEXTS = ("config", "config_copy", "started", "device", "cmems", "commit")
+_NUMBERS = ("seconds", "steps", "of", "seed")
 _LIBRARIES = ("torch", "mmengine", "mmcv", "mmcv-lite", "numpy", "scipy", "nibabel", "h5py")
 
 
@@ -66,12 +69,23 @@ def commit():
 
 
 def read_record(folder):
-    """Return what a run's folder says of it, empty where it says nothing."""
+    """Return what a run's folder says of it, empty where it says nothing; fields that no training writes so are out."""
     try:
         found = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {key: value for key, value in found.items() if _is_known(key, value)} if isinstance(found, dict) else {}
+
+
+def _is_known(key, value):
+    """Tell whether a field of ``run.json`` is of its kind; of those that nothing reads back any is."""
+    if key in _TEXTS:
+        return isinstance(value, str) or (key == "commit" and value is None)
+    if key in _NUMBERS:
+        return type(value) in (int, float) and 0 <= value < 1 << 53
+    if key == "modules":
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, {"finished": bool, "data": dict}.get(key, object))
 
 
 def write_record(folder, began, finished, goes_on, **facts):

@@ -302,7 +302,7 @@ def _is_finished(cfg, settings):
         meta = read_checkpoint(path)["meta"]
         made = of_training(json.loads(meta.get("settings", "null")))
         return meta.get("iter") == cfg.train_cfg.max_iters and made == of_training(settings)
-    except (InputError, AttributeError, TypeError, ValueError):
+    except (InputError, AttributeError, TypeError, ValueError, RecursionError):
         return False
 
 

@@ -54,11 +54,12 @@ def _read(run):
         for metric, models in content["summary"].items():
             model = "ensemble" if "ensemble" in models else "network_1"
             unknown = {c for c in ("mean", *classes) if lost(content["conventions"][metric], models[model], c)}
-            values[metric] = {c: None if c in unknown else models[model][c]["mean"] for c in ("mean", *classes)}
-            misses = {c: models[model][c]["missed"] for c in classes}
-            volumes = sum(models[model][c]["volumes"] for c in classes)
+            means = {c: models[model][c]["mean"] for c in ("mean", *classes)}
+            values[metric] = {c: None if c in unknown or v is None else float(v) for c, v in means.items()}
+            misses = {c: int(models[model][c]["missed"]) for c in classes}
+            volumes = sum(int(models[model][c]["volumes"]) for c in classes)
         unit = content["conventions"].get("HD95", {}).get("unit")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
     if not values:
         raise InputError(f"{path}: holds no metric; run `cmems evaluate` again")

@@ -145,8 +145,11 @@ def read_scores(path, models=_MODELS):
 def read_metrics(path):
     """Return the content of a ``metrics.json``; raises InputError where it is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        if not all(isinstance(each, dict) for each in content["conventions"].values()):
+            raise TypeError("conventions: expected an object for each metric")
+        return content
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
 
 

@@ -436,7 +436,7 @@ def _finished(parts, case, frame):
         same = done["frame"] == list(frame) and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
         for kind in ("image", "label") if done["entry"]["labelled"] else ("image",):
             _part(parts, case, kind)
-    except (OSError, ValueError, LookupError, TypeError, InputError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, InputError):
         return None
     return done["entry"] if same else None
 

@@ -336,6 +336,6 @@ class LastBestCheckpointHook(Hook):
                 raise InputError(f"it was chosen by another validation: {'; '.join(odd)}")
             known = dict(metric=str(best["metric"]), score=float(best["score"]), step=int(best["step"]))
             return dict(known, measured=measured)
-        except (InputError, KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, TypeError, ValueError, RecursionError) as error:
             runner.logger.warning(f"{BEST} is chosen anew from here on: {error}")
             return None

@@ -109,7 +109,11 @@ def load():
     if compiler is None:
         return None, "no C++ compiler (g++ or clang++) on the PATH"
     try:
-        return _load(compiler), None
+        more = shlex.split(os.environ.get("CMEMS_CXXFLAGS", ""))
+    except ValueError as error:
+        return None, f"CMEMS_CXXFLAGS: expected flags as a shell takes them ({error})"
+    try:
+        return _load(compiler, (*_FLAGS, *more)), None
     except subprocess.TimeoutExpired:
         return None, f"{compiler} was still at it after {_SECONDS} s"
     except subprocess.CalledProcessError as error:
@@ -119,12 +123,11 @@ def load():
         return None, f"{compiler}: {error}"
 
 
-def _load(compiler):
+def _load(compiler, flags):
     """Return the library: the cache's, or else a new one, which the cache gets.
 
     Its name holds a hash of its bytes: a damaged one would kill the process that loads it.
     """
-    flags = (*_FLAGS, *shlex.split(os.environ.get("CMEMS_CXXFLAGS", "")))
     texts = [path.read_bytes() for path in (*SOURCES, *sorted(SOURCES[0].parent.glob("*.h")))]
     rest = "\n".join([torch.__version__, *flags, _processor()])
     key = _hash(b"\n".join([*texts, _run(compiler, "--version"), rest.encode()]))
