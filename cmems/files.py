@@ -1,12 +1,15 @@
 """Files that are whole or not there."""
 
 import errno
+import hashlib
 import os
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cmems.errors import InputError
+
+NAME_BYTES = 255  # of a file's name, on nearly every system
 
 
 def need_file(path):
@@ -68,7 +71,7 @@ def whole_file(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
     try:
         with naming(path):
             if path.is_dir():
@@ -79,6 +82,12 @@ def whole_file(path):
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _short(name):
+    """Return a name to which more can be added; a long one gives its end alone, which tells formats apart."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= 100 else hashlib.sha256(raw).hexdigest()[:16] + name[-20:]
 
 
 def remove_parts(folder, seconds=60):

@@ -18,6 +18,7 @@ import cmems
 from cmems.apis import pick, predict, publish, train
 from cmems.apis import test as run_test
 from cmems.apis.model_file import _networks, model_of_config, read_model
+from cmems.apis.predict import SomeUnusable
 from cmems.apis.trust import read_trust
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
@@ -268,6 +269,49 @@ def test_an_interrupted_prediction_goes_on(model, scans, tmp_path):
     assert predict(model, None, scans, "masks", views=1).kept == []
     assert predict(model, None, scans, "masks", views=1, probabilities=True).kept == []
     assert len(predict(model, None, scans, "masks", views=1, probabilities=True).kept) == 3
+
+
+def test_maps_of_the_mask_before_go_with_it_and_what_is_not_ours_stays(model, scans, tmp_path):
+    out, maps = tmp_path / "masks", dict(doubt_maps=True, probabilities=True, pictures=True)
+    first, *rest = sorted(path.name[:-7] for path in scans.iterdir())
+    predict(model, None, scans, out, **maps)
+    names = [f"doubt/{first}_entropy.nii.gz", f"doubt/{first}_disagreement.nii.gz", f"probabilities/{first}.nii.gz"]
+    names = [out / name for name in (*names, f"pictures/{first}.png")]
+    own = out / f"doubt/{rest[0]}_entropy.nii.gz"
+    shutil.copy(scans / f"{first}.nii.gz", own)  # somebody's
+    (out / f"{first}.nii.gz").unlink()
+    predict(model, None, scans, out)  # by the same model, of the same scan
+    assert all(name.is_file() for name in names)
+    shutil.copy(scans / f"{rest[0]}.nii.gz", scans / f"{first}.nii.gz")  # another scan of that name
+    predict(model, None, scans, out, pictures=True)
+    assert [name.is_file() for name in names] == [False, False, False, True]
+    predict(model, None, scans, out, network=1, views=1)
+    left = [path for folder in ("doubt", "probabilities", "pictures") for path in (out / folder).iterdir()]
+    assert left == [own]
+
+
+def test_a_name_too_long_for_its_files_ends_no_other_scan(model, scans, tmp_path):
+    long = shutil.copy(scans / "patient003_frame01.nii.gz", scans / f"{'x' * 240}.nii.gz")
+    assert len(predict(model, None, scans, tmp_path / "masks").paths) == 3
+    with pytest.raises(SomeUnusable, match=r"x\.nii\.gz: its files' names would take 260 bytes, of 255 that") as caught:
+        predict(model, None, scans, tmp_path / "masks", doubt_maps=True, network="ensemble")
+    assert len(caught.value.masks.paths) == 2
+    assert len(list((tmp_path / "masks/doubt").iterdir())) == 4
+    assert predict(model, None, long, tmp_path / "masks", network=1).paths  # to which no such map belongs
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("patient003_frame01.nii.gz", "file"), ("trust.csv", "file"), ("labels_itksnap.txt", "file"), ("doubt", "folder")],
+)
+def test_what_cannot_be_written_over_is_told_before_anything_is_segmented(name, expected, model, scans, tmp_path):
+    out = tmp_path / "masks"
+    (out / name if expected == "file" else out).mkdir(parents=True)
+    if expected == "folder":
+        (out / name).write_text("mine")
+    with pytest.raises(InputError, match=f"^{out / name}: expected a {expected}, got a "):
+        predict(model, None, scans, out, doubt_maps=True)
+    assert [path.name for path in out.iterdir()] == [name]
 
 
 def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, monkeypatch, capsys, in_this_process):

@@ -26,7 +26,7 @@ from cmems.datasets.readers.scans import (
     scan_stem,
 )
 from cmems.errors import InputError, memory_problem
-from cmems.files import remove_parts, whole_file
+from cmems.files import NAME_BYTES, remove_parts, whole_file
 from cmems.visualization.colors import class_colors, label_tables
 from cmems.visualization.panels import check_pictures, panel, write_png
 
@@ -123,8 +123,8 @@ def predict(
 
     Raises:
         InputError: Something in the model, the config or the data is wrong, or there is no scan; masks of their names
-            are there, painted by hand perhaps, in a folder without any of ours, or others of other classes; or a
-            picture is not ours.
+            are there, painted by hand perhaps, in a folder without any of ours, or others of other classes; a picture
+            is not ours; or a folder is where a file must be, or a file where a folder must.
         SomeUnusable: Some scans are, after the others' masks were written.
     """
     out, segmenter = Path(out), model
@@ -138,9 +138,15 @@ def predict(
         raise InputError(f"{', '.join(idle)}: expected none beside a Segmenter, which was made with its own")
     paths, problems = find_scans(Path(scans), out, segmenter.preparation.channel)
     number, parts = part
+    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities, pictures)
+    anything = _files(paths, out, 2, True, True, True)
+    long = {name: problem for name, path in paths.items() if (problem := _long_name(name, path, wanted(name)))}
+    problems += long.values()
+    paths = {name: path for name, path in paths.items() if name not in long}
     _spare_others(out, [out / (name + mask_ending(path)) for name, path in paths.items()], segmenter.classes)
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
-    wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities, pictures)
+    tables = [out / name for name in ("trust.csv", part_name(*part), *label_tables(segmenter.classes))]
+    _check_targets([*tables, *chain(*map(wanted, paths))])
     if pictures:
         check_pictures("--pictures", (out / PICTURES / f"{name}.png" for name in paths))
     out.mkdir(parents=True, exist_ok=True)
@@ -186,7 +192,8 @@ def predict(
                     drawn = _drawn(scan, models, segmenter.classes) if pictures else None
                     maps = _maps(files, segmenter.labels(models), models, doubt, drawn)
                     rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
-                    job = paths[scan.name], scan, maps, mended if scan.name in unsure else None, *rest
+                    idle = [file for file in anything(scan.name) if file not in files]
+                    job = paths[scan.name], scan, maps, idle, mended if scan.name in unsure else None, *rest
                     writing.append((scan.name, pool.submit(_write, *job)))
                 for name, _ in batch:
                     done += 1
@@ -242,6 +249,24 @@ def _files(paths, out, networks, doubt_maps, probabilities, pictures):
         return [*found, *shares, *drawn, Path(out, name + mask_ending(paths[name]))]
 
     return wanted
+
+
+def _long_name(name, path, files):
+    """Return why a scan's files cannot be called after it, or None."""
+    names = [f"{name}.nii.gz", *(file.name for file in files)]  # the first is what masks are looked for by
+    longest = max(len(os.fsencode(each)) for each in names)
+    if longest <= NAME_BYTES:
+        return None
+    return f"{path}: its files' names would take {longest} bytes, of {NAME_BYTES} that a name may have; rename the scan"
+
+
+def _check_targets(files):
+    """Find what files cannot be written over or into, before the work that fills them."""
+    folders = [f"{path}: expected a folder, got a file" for path in dict.fromkeys(file.parent for file in files)
+               if path.exists() and not path.is_dir()]  # fmt: skip
+    problems = folders + [f"{file}: expected a file, got a folder" for file in dict.fromkeys(files) if file.is_dir()]
+    if problems:
+        raise InputError(problems)
 
 
 def _kept(out, segmenter, marks, wanted):
@@ -363,7 +388,7 @@ def _maps(files, mask, models, doubt, drawn=None):
     return dict(zip(files, maps, strict=True))
 
 
-def _write(path, scan, maps, mended, *rest):
+def _write(path, scan, maps, idle, mended, *rest):
     """Write maps with their scan's header; return the rows of trust, of which ``rest`` is.
 
     Args:
@@ -371,6 +396,7 @@ def _write(path, scan, maps, mended, *rest):
         scan (Ready): The scan.
         maps (dict[Path, np.ndarray]): Voxels by the file they go to, as :func:`nifti_like` takes them; the last are the
             mask.
+        idle (list[Path]): Maps that are not asked for; those of another model's mask, or another scan's, go with it.
         mended (list[str] | None): Gets the scan's name where the mask that is there is another, and then it stays: of
             this model and scan, by its header, it was edited. None: nothing of that kind is there.
         *rest: See :func:`trust_rows`.
@@ -380,10 +406,20 @@ def _write(path, scan, maps, mended, *rest):
             write_png(file, voxels, rest[-1])
             continue
         content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1], class_colors(len(rest[1])))
-        if mended is not None and file == list(maps)[-1] and file.read_bytes() != content:
-            mended.append(scan.name)
-            continue
+        if file == list(maps)[-1]:
+            if mended is not None and file.read_bytes() != content:
+                mended.append(scan.name)
+                continue
+            _remove_old(idle, rest[-1])
         with whole_file(file) as part:
             part.write_bytes(content)
     rows = trust_rows(*rest, digest(content))  # of the mask, which is the last
     return rows_by_hand(scan.name, rest[1], file, rows) if mended and scan.name in mended else rows
+
+
+def _remove_old(files, mark):
+    """Remove files that say that they are ours, and of another model or scan than ``mark`` says."""
+    for file in filter(os.path.isfile, files):  # which says no of a name too long to be there
+        said = description_of(file) or ""
+        if said.startswith("cmems ") and said != mark:
+            file.unlink()
