@@ -282,6 +282,20 @@ def test_predictions_come_back_on_the_volumes_own_grid(tiny_config, tmp_path, ca
     assert "network_2/HD95_Myo" in metrics
 
 
+def test_scans_of_the_training_that_are_tested_on_are_named(tiny_config, raw_acdc, tmp_path, capsys):
+    config, last = tiny_config(), str(tmp_path / "w" / "last.pth")
+    train(config, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
+    prepare(READERS.get("acdc")(raw_acdc, test=["patient001"]), tmp_path / "other", size=32, workers=1)
+    capsys.readouterr()
+    run_test(config, last)
+    assert "the training saw" not in "".join(capsys.readouterr())
+    run_test(config, last, cfg_options={"test_dataloader.dataset.data_root": str(tmp_path / "other")})
+    said = (
+        "split 'test': the training saw these scans, which flatters the scores: patient001_frame01, patient001_frame02"
+    )
+    assert "".join(capsys.readouterr()).count(f"warning: {tmp_path / 'other'}: {said}\n") == 1
+
+
 @pytest.mark.parametrize("validates", [True, False])
 def test_prediction_normalises_by_the_statistics_of_unlabelled_slices(validates, tiny_config, prepared_acdc, tmp_path):
     extra = 'model["prediction"] = dict(bfloat16=False)\n'

@@ -128,7 +128,7 @@ def train(
             runner.cfg[key] = part
         runner.dump_config()
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
-        runner.preparation = Preparation.of(data).text()
+        runner.preparation, runner.trained_on = Preparation.of(data).text(), list(_scans(data, "train").values())
         try:
             with _recorded(runner, resume, dict(_known(config, cfg), data=_known_by(data), amp=amp)):
                 runner.train()
@@ -372,6 +372,8 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     cases = data.cases(split)
     if cases and not any(data.case(case)["labelled"] for case in cases):
         raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")
+    if seen := trained_on(data, split, saved["meta"]):
+        say(f"warning: {data.root}: split '{split}': {seen}")
     if show_dir:
         check_pictures("--show-dir", (Path(show_dir, f"{case}.png") for case in cases))
     for folder in filter(None, (out, show_dir)):  # what cannot be written to is told now, not after the test
@@ -388,6 +390,26 @@ def content_of(data):
     """Return what a prepared data set's content is known by: equal for equal slices, volumes, classes and splits."""
     parts = {k: data.manifest[k] for k in ("files", "splits", "classes", "size")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def trained_on(data, split, meta):
+    """Return a sentence that names the cases of a split whose scans a checkpoint was trained on; None without any.
+
+    Args:
+        data (PreparedDataset): Perhaps another than that of the training.
+        split (str): As :meth:`PreparedDataset.cases` takes it.
+        meta (dict): Of the checkpoint; of one that does not tell, nothing is known.
+    """
+    known = meta.get("trained_on")
+    seen = [case for case, voxels in _scans(data, split).items() if isinstance(known, list) and voxels in known]
+    if not seen:
+        return None
+    return f"the training saw these scans, which flatters the scores: {', '.join(seen[:5])}{' …' * (len(seen) > 5)}"
+
+
+def _scans(data, split):
+    """Return by what the voxels of a split's scans are known, by case; older manifests do not tell."""
+    return {case: each for case in data.cases(split) if isinstance(each := data.case(case).get("voxels"), str)}
 
 
 def build_runner(cfg):

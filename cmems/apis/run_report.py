@@ -14,7 +14,7 @@ from cmems.apis.model_file import load_learner
 from cmems.apis.places import BESIDE
 from cmems.apis.record import read_record
 from cmems.apis.rounds import rounds_in
-from cmems.apis.run import content_of
+from cmems.apis.run import content_of, trained_on
 from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset, true_affine
@@ -107,7 +107,7 @@ def report_run(
     groups = _chosen(order, dice, cases)
     shown = {heading: [_look(model, data, name) for name in group] for heading, group in groups.items() if group}
     histories = {title: read_history(each) for title, each in runs.items()}
-    notes = _notes(path, last, split, data, record, measured, len(names), model.num_networks)
+    notes = _notes(path, last, split, data, record, meta, measured, len(names), model.num_networks)
     left = write_page(
         target,
         title=Path(folder).resolve().name,
@@ -256,7 +256,7 @@ def _facts(record, config, data, split, measured, count, path, meta):
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
-def _notes(path, run, split, data, record, measured, count, networks):
+def _notes(path, run, split, data, record, meta, measured, count, networks):
     notes = []
     if path.name == BEST and split in ("val", "valtest"):
         notes.append(f"{BEST} was chosen by the scores on validation: on this split they flatter it")
@@ -271,6 +271,8 @@ def _notes(path, run, split, data, record, measured, count, networks):
         notes.append("no case of this split has a reference: cases are ordered by doubt, and no DSC is known")
     elif measured < count:
         notes.append(f"{count - measured} of {count} cases have no reference: they are not in the scores")
+    if split != "train" and (seen := trained_on(data, split, meta)):
+        notes.append(seen)
     if networks == 1:
         notes.append("one network: there is no other to agree with")
     trained = (record.get("data") or {}).get("content")

@@ -117,10 +117,12 @@ class SegmentationRunner(Runner):
         settings (dict | None): What the run is made of, in plain values; kept in checkpoints, and compared with where
             a run goes on. None: not compared.
         preparation (str | None): How the data was prepared, as JSON; kept in checkpoints, to be published with them.
+        trained_on (list[str] | None): By what the voxels of the training scans are known, as manifests tell it; kept in
+            checkpoints, so that a test notices a scan that was trained on.
         starts_over (bool): Remove what an earlier run left in the work directory, right before the first step.
     """
 
-    settings, preparation, starts_over = None, None, False
+    settings, preparation, trained_on, starts_over = None, None, None, False
     _began = set()  # the timestamps of this process's runs
 
     def setup_env(self, env_cfg):
@@ -229,7 +231,7 @@ class SegmentationRunner(Runner):
             guard.check()
         kwargs.setdefault("save_param_scheduler", self.param_schedulers is not None)
         meta = dict(meta or {}, settings=json.dumps(self.settings), world_size=self.world_size, steps=self.max_iters)
-        meta["preparation"] = self.preparation
+        meta.update(preparation=self.preparation, trained_on=self.trained_on)
         if hasattr(self.optim_wrapper, "optimizer"):
             meta["optimizer"] = type(self.optim_wrapper.optimizer).__name__
         path = Path(out_dir, filename)
