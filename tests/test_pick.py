@@ -16,6 +16,13 @@ from cmems.registry import DESCRIPTIONS
 AFFINE = np.diag([-2.0, -2.0, 8.0, 1.0])
 
 
+def paint(found):
+    image = nib.load(found.mask)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[10:12, 10:12, found.slice] = 1
+    nib.save(nib.Nifti1Image(voxels, image.affine), found.mask)
+
+
 @pytest.fixture
 def scans(tmp_path):
     """Four patients' scans of 5 slices: a disc that lies in the middle on slice 2 of b alone; c is stored otherwise."""
@@ -47,13 +54,34 @@ def test_the_slice_in_the_middle_comes_first_and_each_patient_once(scans, tmp_pa
 
 def test_what_was_painted_or_drawn_elsewhere_is_left_alone(scans, tmp_path):
     found = pick(str(scans), str(tmp_path / "out"), 1)[0]
-    found.mask.write_bytes(b"painted")
+    paint(found)
+    painted = found.mask.read_bytes()
     pick(str(scans), str(tmp_path / "out"), 1)
-    assert found.mask.read_bytes() == b"painted"
+    assert found.mask.read_bytes() == painted
     (tmp_path / "out" / SHEET).write_bytes(b"a photograph")
     with pytest.raises(InputError, match=f"{SHEET} is there and was not drawn by cmems"):
         pick(str(scans), str(tmp_path / "out"), 1)
     assert (tmp_path / "out" / SHEET).read_bytes() == b"a photograph"
+
+
+def test_an_empty_mask_on_the_grid_of_a_scan_before_is_made_anew_and_a_painted_one_named(scans, tmp_path):
+    first, other = (pick(str(scans), str(tmp_path / name), 1)[0] for name in ("empty", "painted"))
+    paint(other)
+    painted, path = other.mask.read_bytes(), scans / first.mask.name
+    for away in (np.diag([1, 1, 2, 1]), np.diag([2, 2, 2, 1])):  # of another shape, then elsewhere
+        voxels = np.repeat(np.asarray(nib.load(path).dataobj), away[0, 0], 0)
+        nib.save(nib.Nifti1Image(voxels, AFFINE @ away), path)
+        (again,) = pick(str(path.parent), str(tmp_path / "empty"), 1, skip=sorted({"a_1", "a_2", "d_1", "c_1"}))
+        assert nib.load(again.mask).shape == nib.load(path).shape
+        assert np.array_equal(nib.load(again.mask).affine, nib.load(path).affine)
+        with pytest.raises(InputError, match=r"painted/b_1\.nii\.gz: expected "):
+            pick(str(path.parent), str(tmp_path / "painted"), 1, skip=["a_1", "a_2", "d_1", "c_1"])
+    assert other.mask.read_bytes() == painted
+
+
+def test_what_scaling_leaves_is_noted(scans, tmp_path):
+    found = pick(str(scans), str(tmp_path / "out"), modality="ct")
+    assert all("CT without a voxel below 0 HU, where air" in str(each.notes) for each in found)
 
 
 def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_networks_differ(scans, tmp_path):
@@ -108,11 +136,13 @@ def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):
         (dict(patient="["), "--patient .*: expected a regular expression"),
         (dict(patient="x"), "--patient x: does not match the beginning of a_1"),
         (dict(skip=["z"]), "--skip z: no such scan"),
+        (dict(skip=["a_1", "b_1", "d_1", "c_1"], patient="[a-z]"), "scans: every scan is passed over, as --skip names it; not"),
         (dict(modality="MR"), "--modality: expected mr or ct, got 'MR'"),
         (dict(channel=-1), "--channel: expected 0 or more, got -1"),
     ]:
         with pytest.raises(InputError, match=message):
             pick(str(scans), out, **options)
+    assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="the masks would take the names of the scans"):
         pick(str(scans), str(scans))
     (scans / "z.nii.gz").write_bytes(b"cut")

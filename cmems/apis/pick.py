@@ -11,7 +11,7 @@ import numpy as np
 from cmems.apis.places import spare_data_set
 from cmems.apis.trust import BY_HAND, read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
-from cmems.datasets.intensity import image_problems, scale_intensity
+from cmems.datasets.intensity import image_problems, scale_intensity, scaling_notes
 from cmems.datasets.names import SHEET, composed
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.folder import owner_of
@@ -43,6 +43,7 @@ class Pick(NamedTuple):
         depth: Slices of the scan.
         why: In words.
         mask: The file to paint in, empty, on the scan's grid.
+        notes: What a user should know of the scan, as pairs of a sentence and its details.
     """
 
     scan: str
@@ -50,6 +51,7 @@ class Pick(NamedTuple):
     depth: int
     why: str
     mask: Path
+    notes: list = []
 
 
 def pick(
@@ -73,7 +75,7 @@ def pick(
     Args:
         scans (str): A folder of scans.
         out (str): Folder of ``slices.png`` and ``<scan>.nii.gz``, of images ``.png``; a mask that is there already is
-            left as it is.
+            left as it is, but for an empty one on another grid than the scan's, which is replaced.
         number (int): How many.
         modality (str): ``mr`` or ``ct``: how intensities are scaled.
         patient (str | None): A regular expression; scans whose names begin with the same match are of one patient.
@@ -90,8 +92,8 @@ def pick(
         list[Pick]: The best first.
 
     Raises:
-        InputError: Something asked for is wrong or there is no scan; or some scans are unusable, after the picks from
-            the others were written.
+        InputError: Something asked for is wrong or there is no scan to pick from; or some scans are unusable, or
+            painted masks are not on their scans' grids, after the picks from the others were written.
     """
     if not isinstance(number, int) or number < 1:
         raise InputError(f"--number: expected an integer of 1 or more, got {number!r}")
@@ -125,13 +127,18 @@ def pick(
         found = _middle(paths, how, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
     else:
         found = _doubtful(paths, Path(after), progress)
-    Path(out).mkdir(parents=True, exist_ok=True)
     chosen, seen = [], {person.get(name, name) for name in skip}
+    if skip and seen >= set(person.values()):
+        reason = "--skip names it, or a slice of its patient is painted" if after is not None else "--skip names it"
+        raise InputError(f"{scans}: every scan is passed over, as {reason}; nothing is left to pick from")
     for name, z, why in found:
         if len(chosen) < number and person[name] not in seen:
             seen.add(person[name])
             chosen.append((name, z, why))
-    picks = _write(chosen, paths, how, Path(out))
+    if not chosen:
+        raise InputError(problems or [f"{after}: no scan that it tells of is left to pick from"])
+    Path(out).mkdir(parents=True, exist_ok=True)
+    picks = _write(chosen, paths, how, Path(out), problems)
     if problems:
         raise InputError(problems)
     return picks
@@ -176,7 +183,7 @@ def _middle(paths, how, describe, problems, progress):
     described, stored = {}, {}
     for done, (name, path) in enumerate(paths.items(), 1):
         try:
-            volume, image = _read(path, *how)
+            volume, image, _ = _read(path, *how)
         except InputError as error:
             problems += error.problems
         else:
@@ -226,22 +233,40 @@ def _read(path, modality, channel):
     volume = read_scan(path, channel)
     if problems := image_problems(path, volume, modality):
         raise InputError(problems)
-    return volume, scale_intensity(volume.voxels, modality)[0]
+    image, _ = scale_intensity(volume.voxels, modality)
+    return volume, image, [*volume.notes, *scaling_notes(volume.voxels, image, modality)]
 
 
-def _write(chosen, paths, how, out):
+def _write(chosen, paths, how, out, problems):
     picks, tiles = [], []
     for name, z, why in chosen:
-        volume, image = _read(paths[name], *how)
+        volume, image, notes = _read(paths[name], *how)
         ending = mask_ending(paths[name]).replace(".dcm", ".nii.gz")  # no viewer paints in DICOM
-        picks.append(Pick(name, z, len(image), why, out / f"{name}{ending}"))
+        picks.append(Pick(name, z, len(image), why, out / f"{name}{ending}", notes))
         captions = [f"{len(picks)}  {name}", f"slice {z} of 0 to {len(image) - 1}; {why}"]
         affine = volume.affine if known_axes(volume) else None
         tiles.append(dict(image=image[z], spacing=volume.spacing, affine=affine, captions=captions))
-        if not picks[-1].mask.exists():
+        try:
+            fits = picks[-1].mask.exists() and _fits(picks[-1].mask, paths[name])
+        except InputError as error:
+            problems += error.problems
+            continue
+        if not fits:
             content = encoded(paths[name], picks[-1].mask.name, np.zeros(image.shape, np.uint8), ())
             with whole_file(picks[-1].mask) as part:
                 part.write_bytes(content)
     if tiles:
         write_png(out / SHEET, contact_sheet(tiles))
     return picks
+
+
+def _fits(mask, scan):
+    """Tell whether a mask that is there lies on its scan's grid; raise InputError where it does not and is painted."""
+    there, grid = read_mask(mask), read_grid(scan)
+    try:
+        same = lay_on(there, grid, mask, scan).voxels.shape == there.voxels.shape
+    except InputError:
+        if there.voxels.any():
+            raise
+        return False
+    return same or bool(there.voxels.any())

@@ -1,5 +1,9 @@
 """``cmems pick``."""
 
+import sys
+
+from cmems.errors import said
+
 ABOUT = "Show slices worth painting, and write an empty mask for each."
 EXAMPLE = "cmems pick SCANS MASKS --number 10"
 
@@ -31,6 +35,8 @@ def run(args):
     with counting("looking") as progress:
         picks = pick(args.scans, args.out, args.number, args.modality, args.patient, args.skip, args.after,
                      progress=progress, channel=args.channel)  # fmt: skip
+    for line in said({found.scan: found.notes for found in picks}):
+        print(f"warning: {line}", file=sys.stderr)
     for found in picks:
         print(f"{found.scan} slice {found.slice} of 0 to {found.depth - 1}: {found.why}")
     known = painted_scans(scan_files(args.scans)[0], args.scans, args.out) if args.after else []
