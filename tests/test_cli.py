@@ -411,6 +411,28 @@ def test_an_empty_word_does_not_mean_the_current_folder(words, cli):
     assert done.err.endswith("expected a word, got an empty one; is a variable not set?\n")
 
 
+def test_check_reads_the_configs_and_names_foreign_files(cli, own):
+    assert prepare(cli, own, "--val", "p2").code == 0
+    Path("DATA/volumes/note.txt").write_text("mine")
+    done = cli("check", "DATA")
+    assert (done.code, done.err) == (0, "")
+    assert "  warning: volumes holds what the manifest does not list: note.txt\n" in done.out
+    config = Path("DATA/config.py")
+    text = config.read_text()
+    for other, message in [
+        (text.replace("num_classes=4", "num_classes=3"), "num_classes=3, but the data has 4: background, RV, Myo, LV"),
+        ("model = {'num_classes': 3}\nopen('ran', 'w')", "num_classes=3, but the data has 4: background, RV, Myo, LV"),
+        ("model = dict(", "not Python ("),
+        ("\0", "not Python ("),
+    ]:
+        config.write_text(other)
+        done = cli("check", "DATA")
+        assert done.code == 2
+        assert done.err.startswith(f"error: DATA/config.py: {message}")
+        assert done.err.count("\n") == 1
+    assert not Path("ran").exists()
+
+
 def test_an_edited_config_is_kept(cli, own):
     prepare(cli, own)
     config = Path("DATA/config.py")

@@ -28,17 +28,48 @@ def run(args):
 
 def check_data(path):
     """Compare a prepared data set with its manifest."""
+    from cmems.apis.places import BESIDE, SECOND
     from cmems.datasets.prepare import check
     from cmems.datasets.prepared import PreparedDataset
-    from cmems.errors import InputError, said
+    from cmems.errors import InputError, printable, said
 
-    problems = check(path)
+    data = PreparedDataset(path, arrays=False)
+    problems = check(path) + [problem for name in (BESIDE, SECOND) for problem in config_problems(data, name)]
     if problems:
         raise InputError(problems)
-    cases = PreparedDataset(path, arrays=False).manifest["cases"]
+    listed = {data.root / name for name in data.manifest["files"]}
+    if foreign := sorted(each.name for each in (data.root / "volumes").glob("*") if each not in listed):
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        print(printable(f"  warning: volumes holds what the manifest does not list: {', '.join(foreign[:3])}{more}"))
+    cases = data.manifest["cases"]
     for line in said({name: case.get("notes", []) for name, case in cases.items()}):
         print(f"  warning: {line}")
     print(f"{path}: every file is as its manifest says; next: cmems train {path}")
+
+
+def config_problems(data, name):
+    """Yield what is wrong with a config beside a :class:`PreparedDataset`, which is read, and not run."""
+    import ast
+
+    from cmems.files import need_file
+
+    path = data.root / name
+    if not path.exists():
+        return
+    need_file(path)
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        yield f"{path}: not Python ({error})"
+        return
+    pairs = [(node.arg, node.value) for node in nodes if isinstance(node, ast.keyword)]
+    for node in nodes:
+        if isinstance(node, ast.Dict):
+            pairs += [(getattr(k, "value", None), v) for k, v in zip(node.keys, node.values, strict=True)]
+    for key, value in pairs:
+        if key == "num_classes" and isinstance(value, ast.Constant) and value.value != data.num_classes:
+            named = ", ".join(("background", *data.classes))
+            yield f"{path}: num_classes={value.value!r}, but the data has {data.num_classes}: {named}"
 
 
 def check_weights(paths):
