@@ -426,11 +426,16 @@ def test_a_launcher_that_did_not_start_the_process_is_refused(tiny_config, tmp_p
         with pytest.raises(InputError, match=message):
             train(tiny_config(), str(tmp_path / "w"), launcher=launcher)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "0")
-    for name in ("RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1" if name == "WORLD_SIZE" else "0")
+    for name, value, message in [
+        ("RANK", "x", "expected a whole number, got 'x'"),
+        ("RANK", "1", "expected a number below 1, got 1"),
+        ("MASTER_PORT", "-1", "expected a whole number, got '-1'"),
+        ("MASTER_PORT", "99999", "expected a number below 65536, got 99999"),
+    ]:
         with monkeypatch.context() as patch:
-            patch.setenv(name, "x")
-            with pytest.raises(InputError, match=f"--launcher pytorch: {name}: expected a whole number, got 'x'"):
+            patch.setenv(name, value)
+            with pytest.raises(InputError, match=f"--launcher pytorch: {name}: {message}"):
                 train(tiny_config(), str(tmp_path / "w"), launcher="pytorch")
     assert not (tmp_path / "w").exists()
 

@@ -53,14 +53,17 @@ def check_launcher(launcher):
     """Refuse a launcher that did not start this process."""
     if launcher not in LAUNCHERS:
         raise InputError(f"--launcher: expected one of {', '.join(LAUNCHERS)}, got {launcher!r}")
-    missing = [name for name in _TOLD_BY.get(launcher, ()) if name not in os.environ]
+    names = _TOLD_BY.get(launcher, ())
+    missing = [name for name in names if name not in os.environ]
     if missing and not torch.distributed.is_initialized():
         raise InputError(
             f"--launcher {launcher}: expected to be started by {_STARTERS[launcher]}, but {missing[0]} is not set"
         )
-    for name in (*_TOLD_BY.get(launcher, ()), "MASTER_PORT"):
-        if _NUMBER.search(name) and name in os.environ:
-            _number(launcher, name)
+    told = {name: _number(launcher, name) for name in names if _NUMBER.search(name)}
+    size = next((told[name] for name in told if name.endswith(("SIZE", "NTASKS"))), 0)
+    for name, limit in ((names[0], size), ("MASTER_PORT", 1 << 16)) if names else ():
+        if name in os.environ and _number(launcher, name) >= limit:
+            raise InputError(f"--launcher {launcher}: {name}: expected a number below {limit}, got {os.environ[name]}")
 
 
 def rank_of(launcher):
