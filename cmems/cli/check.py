@@ -44,7 +44,8 @@ def check_data(path):
     cases = data.manifest["cases"]
     for line in said({name: case.get("notes", []) for name, case in cases.items()}):
         print(f"  warning: {line}")
-    print(f"{path}: every file is as its manifest says; next: cmems train {path}")
+    then = f"; next: cmems train {path}" if (data.root / BESIDE).is_file() else ""
+    print(f"{path}: every file is as its manifest says{then}")
 
 
 def config_problems(data, name):
