@@ -163,6 +163,45 @@ def test_missing_configs_are_listed_before_anything_runs(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+SUITE_MISTAKES = {
+    "label": ("label=3", "rows[0]: label: expected a text, got 3"),
+    "no path": ("config=3", "rows[0]: config: expected a config's path, with no braces but {dataset}, got 3"),
+    "braces": ("config='configs/{data}.py'", "but {dataset}, got 'configs/{data}.py'"),
+    "options": ("options=5", "rows[0]: options: expected a dict of dotted keys, or a function that returns one, got 5"),
+    "figures": ("paper=3", "rows[0]: paper: expected a dict like dict(acdc=dict(DSC=dict(mean=0.5))), got 3"),
+    "no family": ("paper=dict(mine=dict(DSC=dict(mean=1)))", "rows[0]: paper: expected a dict like"),
+    "no cell": ("paper=dict(acdc=dict(DSC=dict(mean='1')))", "rows[0]: paper: expected a dict like"),
+    "parameter alone": ("sweep='a'", "rows[0]: sweep: expected (parameter, number) or None, got 'a'"),
+    "no number": ("sweep=('a', 'b')", "rows[0]: sweep: expected (parameter, number) or None, got ('a', 'b')"),
+    "switch": ("one_slice='no'", "rows[0]: one_slice: expected True or False, got 'no'"),
+    "one text": ("; datasets='acdc'", "datasets: expected a list of texts, got 'acdc'"),
+    "numbers": ("; exemplars=[1]", "exemplars: expected a list of texts, got [1]"),
+    "rows": ("; rows=5", "expected rows, a list of dict(label=..., config=..., options=..., paper=...)"),
+    "heading": ("; title=3", "title: expected a text, got 3"),
+    "misspelt": ("; titel='Mine'", "nothing reads 'titel'; did you mean title?"),
+}
+
+
+@pytest.mark.parametrize("mistake", SUITE_MISTAKES)
+def test_a_mistake_in_a_suite_ends_in_one_message_where_it_is_read(mistake, tmp_path):
+    text, expected = SUITE_MISTAKES[mistake]
+    path = tmp_path / "mine.py"
+    rows = f"[row]{text}" if text.startswith(";") else f"[{{**row, **dict({text})}}]"
+    path.write_text(f"row = dict(label='one', config='configs/unet/unet_acdc.py')\nrows = {rows}\n")
+    with pytest.raises(InputError) as caught:
+        get_suite(str(path))
+    assert str(caught.value).startswith(f"suite {path}: ")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_an_option_sets_is_warned_of_in_a_suite(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("seeds = [4]\nrows = [dict(label='one', config='configs/unet/unet_acdc.py')]\n")
+    get_suite(str(path))
+    assert f"suite {path}: seeds: no suite sets it; cmems compare --seeds does" in capsys.readouterr().err
+
+
 def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, monkeypatch):
     rows = [dict(label="one", config=tiny_config())]
     with pytest.raises(InputError, match=r"--exemplars D: acdc has exemplars A, B, C; or give case:slice"):
@@ -174,6 +213,11 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
     (tmp_path / "broken.py").write_text("rows = [1 / 0]\n")
     with pytest.raises(InputError, match=r"broken\.py: ZeroDivisionError: division by zero"):
         get_suite(str(tmp_path / "broken.py"))
+    (tmp_path / "ended.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(InputError, match=r"ended\.py: SystemExit: 0"):
+        get_suite(str(tmp_path / "ended.py"))
+    with pytest.raises(InputError, match=r"row one: options: ZeroDivisionError: "):
+        compare(dict(name="x", rows=[dict(rows[0], options=lambda config: 1 / 0)]), work_dir=tmp_path)
     with pytest.raises(InputError, match="has no 'modle'"):
         compare(dict(name="x", rows=[dict(rows[0], options={"modle.x": 1})]), ["acdc"], work_dir=tmp_path)
     for words, message in (

@@ -161,8 +161,12 @@ def _resolve(row, path, base, moved, chosen, steps):
     options = set_options(config, moved)
     try:
         more = dict(row.options(config) if callable(row.options) else row.options)
+    except InputError:
+        raise
     except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"row {row.label}: {path} lacks what the row changes ({error})") from error
+    except Exception as error:  # the function is the user's, whatever it raises
+        raise InputError(f"row {row.label}: options: {type(error).__name__}: {error}") from error
     if chosen is not None:
         more["train_dataloader.exemplar_slice"] = dict(_delete_=True, **chosen)
         if config.train_dataloader.get("exemplar_slices"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cmems.errors import InputError
 
 # Which of the paper's two data sets a data set compares with, and the exemplars that have a letter. A is the config's.
+FAMILY_NAMES = ("acdc", "synapse")
 FAMILIES = dict(phantom_cardiac="acdc", phantom_abdomen="synapse")
 EXEMPLARS = dict(
     acdc=dict(B=("patient038_frame01", 1), C=("patient016_frame12", 2)),
@@ -60,7 +61,7 @@ class Suite:
 def family(dataset):
     """Return ``acdc`` or ``synapse``, the paper's data set that ``dataset`` compares with, or None."""
     start = dataset.split("_")[0]
-    return FAMILIES.get(dataset, start if start in ("acdc", "synapse") else None)
+    return FAMILIES.get(dataset, start if start in FAMILY_NAMES else None)
 
 
 def exemplar_slice(name, dataset, letters=None):

@@ -6,9 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from cmems.comparison import changes, paper
-from cmems.comparison.rows import Row, Suite
-from cmems.errors import InputError
+from cmems.comparison.entries import METRICS
+from cmems.comparison.rows import FAMILY_NAMES, Row, Suite
+from cmems.errors import InputError, warn_once
 
+_OPTIONS = ("seeds", "jobs", "steps", "resume")  # of the command, none of which a suite has
 _CMEMS = "configs/cmems/unet_{dataset}.py"
 
 
@@ -247,19 +249,85 @@ def get_suite(suite):
         raise InputError(f"suite {suite}: no such file")
     try:
         found = runpy.run_path(suite)
-    except Exception as error:  # the file is the user's, whatever it raises
+    except (Exception, SystemExit) as error:  # the file is the user's, whatever it raises
         raise InputError(f"suite {suite}: {type(error).__name__}: {error}") from error
     names = {f.name for f in fields(Suite)}
+    _check_names(found, names, f"suite {suite}")
     return _from_dict({"name": Path(suite).stem, **{k: v for k, v in found.items() if k in names}}, f"suite {suite}")
+
+
+def _check_names(found, names, where):
+    """Refuse a name that is meant for one of a suite's, as far as its value may be; warn of what an option sets."""
+    for name, value in found.items():
+        near = difflib.get_close_matches(name, names - {*found}, n=1, cutoff=0.8)
+        if near and name not in names and isinstance(value, (str, list, tuple)):
+            raise InputError(f"{where}: nothing reads '{name}'; did you mean {near[0]}?")
+        if name in _OPTIONS:
+            warn_once(f"{where}: {name}: no suite sets it; cmems compare --{name} does")
+
+
+def _is_pair(sweep):
+    """Tell whether a value is a parameter's name and value, which a curve is drawn over."""
+    return isinstance(sweep, (list, tuple)) and len(sweep) == 2 and isinstance(sweep[0], str) and _is_number(sweep[1])
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_cell(value):
+    return _is_number(value) or isinstance(value, (list, tuple)) and len(value) > 1 and all(map(_is_number, value))
+
+
+def _all_of(fits, *levels):
+    """Return whether a value is nested dicts, one of the keys of each level (None: any text), of what fits."""
+
+    def check(value, level=0):
+        if level == len(levels):
+            return fits(value)
+        known = isinstance(value, dict) and all(isinstance(k, str) and k in (levels[level] or (k,)) for k in value)
+        return known and all(check(each, level + 1) for each in value.values())
+
+    return check
+
+
+def _is_path(value):
+    """Tell whether a config's path has at most ``{dataset}`` to fill."""
+    try:
+        return isinstance(value, str) and bool(value.format(dataset="d"))
+    except (LookupError, ValueError, AttributeError, TypeError):
+        return False
+
+
+_ROW = dict(
+    label=(lambda value: isinstance(value, str), "a text"),
+    config=(_is_path, "a config's path, with no braces but {dataset}"),
+    options=(lambda value: callable(value) or isinstance(value, dict) and all(isinstance(key, str) for key in value),
+             "a dict of dotted keys, or a function that returns one"),
+    paper=(_all_of(_is_cell, FAMILY_NAMES, METRICS, None), "a dict like dict(acdc=dict(DSC=dict(mean=0.5)))"),
+    sweep=(lambda value: value is None or _is_pair(value), "(parameter, number) or None"),
+    one_slice=(lambda value: isinstance(value, bool), "True or False"),
+)  # fmt: skip
 
 
 def _from_dict(content, where):
     content = dict(content)
     rows = content.get("rows")
-    if not rows:
+    for key, missing in (("name", None), ("title", "")):
+        if not isinstance(value := content.get(key, missing), str):
+            raise InputError(f"{where}: {key}: expected a text, got {value!r}")
+    for key in ("datasets", "exemplars", "notes"):
+        value = content.get(key, [])
+        if not (isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)):
+            raise InputError(f"{where}: {key}: expected a list of texts, got {value!r}")
+    if not (isinstance(rows, (list, tuple)) and rows):
         raise InputError(f"{where}: expected rows, a list of dict(label=..., config=..., options=..., paper=...)")
     try:
         content["rows"] = tuple(r if isinstance(r, Row) else Row(**r) for r in rows)
+        for number, row in enumerate(content["rows"]):
+            for key, (fits, wanted) in _ROW.items():
+                if not fits(value := getattr(row, key)):
+                    raise InputError(f"{where}: rows[{number}]: {key}: expected {wanted}, got {value!r}")
         if not any("{dataset}" in row.config for row in content["rows"]):  # one way to fill it is enough
             content.setdefault("datasets", (content["name"],))
         for key in ("datasets", "exemplars", "notes"):
