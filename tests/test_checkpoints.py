@@ -213,6 +213,8 @@ def test_a_checkpoint_that_lacks_or_changes_a_part_is_one_line(what, made, work)
         ({"optim_wrapper.optimizer.type": "SGD"}, r'optim_wrapper\.optimizer\.type: "Adam" there, "SGD" here'),
         ({"randomness.seed": 7}, r"seed: 0 there, 7 here"),
         ({"train_dataloader.exemplar_slice.slice": 0}, r"exemplar_slice\.slice: 1 there, 0 here"),
+        ({"default_hooks.precise_norm.slices": 3}, r"precise_norm\.slices: 256 there, 3 here"),
+        ({"default_hooks.precise_norm": None}, r"precise_norm: not set there, null here"),
     ],
 )
 def test_a_run_of_another_config_is_not_gone_on_with(options, expected, made, work):
@@ -220,6 +222,16 @@ def test_a_run_of_another_config_is_not_gone_on_with(options, expected, made, wo
     with pytest.raises(InputError, match=expected):
         resume(made[0], work, **options)
     assert (work / "last.pth").read_bytes() == before
+
+
+def test_a_checkpoint_from_before_a_setting_was_kept_goes_on(made, work):
+    def without(saved):
+        settings = json.loads(saved["meta"]["settings"])
+        del settings["precise_norm"]
+        saved["meta"]["settings"] = json.dumps(settings)
+
+    change(work / "last.pth", without)
+    assert resume(made[0], work).iter == 4
 
 
 def test_a_work_directory_is_one_run_s(made, work, tmp_path, monkeypatch):

@@ -223,6 +223,8 @@ def run_settings(config, data, masks):
 
 def check_components(config):
     """Refuse settings that no component reads.
+    # What a checkpoint's statistics are measured by; named nowhere, it is the hook with its defaults.
+    settings["precise_norm"] = (content.get("default_hooks") or {}).get("precise_norm", dict(type="PreciseNormHook"))
 
     Raises:
         InputError: One line per setting, with the nearest that there is.

@@ -23,7 +23,16 @@ from cmems.apis.record import write_record
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, PreparedDataset
-from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, check_networks, newest_whole, of_training, read_checkpoint
+from cmems.engine.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    check_networks,
+    known_to,
+    newest_whole,
+    of_training,
+    read_checkpoint,
+)
 from cmems.engine.runner import RECORD, told
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
@@ -300,8 +309,9 @@ def _is_finished(cfg, settings):
         return False
     try:
         meta = read_checkpoint(path)["meta"]
-        made = of_training(json.loads(meta.get("settings", "null")))
-        return meta.get("iter") == cfg.train_cfg.max_iters and made == of_training(settings)
+        made = json.loads(meta.get("settings", "null"))
+        same = of_training(made) == of_training(known_to(made, settings))
+        return meta.get("iter") == cfg.train_cfg.max_iters and same
     except (InputError, AttributeError, TypeError, ValueError, RecursionError):
         return False
 

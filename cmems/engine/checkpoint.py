@@ -148,6 +148,16 @@ def of_training(settings):
     return {**settings, "model": {**rest, "prediction": kept} if kept else rest}
 
 
+def known_to(made, settings):
+    """Return a run's settings without the kinds that a checkpoint's, of an earlier version, do not have.
+
+    Args:
+        made (dict): Of the checkpoint.
+        settings (dict): Of the run.
+    """
+    return {k: v for k, v in settings.items() if k in made or k not in _LATER}
+
+
 def differing(made, own):
     """List where two settings differ, as ``key: value there, value here``.
 
@@ -170,6 +180,7 @@ def _leaves(value, path=""):
         yield from _leaves(part, f"{path}.{key}" if path else str(key))
 
 
+_LATER = ("precise_norm",)  # of a run's settings: those that not every version wrote
 _FINISHES = ("clean", "resize")  # of model.prediction: what is made of the networks' answers
 _UNSEEN = re.compile("pretrained|init_cfg|drop")  # what trained networks do not show, or not in prediction
 

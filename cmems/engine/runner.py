@@ -22,6 +22,7 @@ from cmems.engine.checkpoint import (
     PREVIOUS,
     LastBestCheckpointHook,
     differing,
+    known_to,
     of_training,
     read_checkpoint,
     seal,
@@ -315,7 +316,7 @@ class SegmentationRunner(Runner):
             for old, new in zip(_schedules(made), _schedules(self.settings), strict=False):
                 if old.get("end") == meta.get("steps") and new.get("end") == self.max_iters:
                     old["end"] = new["end"]  # each ends with its run, which may be made longer
-            found = differing(of_training(made), of_training(self.settings))
+            found = differing(of_training(made), of_training(known_to(made, self.settings)))
         if meta.get("world_size", self.world_size) != self.world_size:
             found.append(f"processes: {meta['world_size']} there, {self.world_size} here")
         if made is None and self._randomness_cfg.get("seed") not in (None, meta.get("seed")):
