@@ -20,8 +20,15 @@ class Registry(_Registry):
     """MMEngine's registry, whose answer to an unknown name is the known names near it.
 
     Raises:
-        InputError: From ``get`` and ``build`` when neither this registry nor its parents know the name.
+        InputError: From ``get`` and ``build`` when neither this registry nor its parents know the name; from ``build``
+            of what is no dict with a type.
     """
+
+    def build(self, cfg, *args, **kwargs):
+        """Build what a config names."""
+        if not isinstance(cfg, dict) or "type" not in {**cfg, **(kwargs.get("default_args") or {})}:
+            raise InputError(f"{self.name}: expected settings (a dict with a type), got {cfg!r}")
+        return super().build(cfg, *args, **kwargs)
 
     def get(self, key):
         """Return the class or function registered under ``key``."""

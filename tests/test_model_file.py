@@ -391,7 +391,7 @@ def test_a_row_of_trust_is_of_the_mask_that_is_there(model, scans, tmp_path):
     ("key", "value", "message"),
     [
         ("model.prediction.vews", 1, "model: .*unexpected keyword argument 'vews'"),
-        ("model.objectives", None, "model.objectives: expected a list of dicts, each with a type, got None"),
+        ("model.objectives", None, "model.objectives: expected a value, got None"),
         ("test_dataloader.batch_size", -1, "test_dataloader.batch_size: expected a positive integer, got -1"),
         ("test_dataloader.batch_size", 0, "test_dataloader.batch_size: expected a positive integer, got 0"),
         ("model.prediction.clean", [dict(type="KeepLargest", classes=["RV"])], "expected labels, 1 to 3, got 'RV'"),

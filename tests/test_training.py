@@ -389,7 +389,43 @@ MISTAKES = {
     "no section": ("train_dataloader=[5]", "train_dataloader: expected settings (a dict) or None, got [5]"),
     "no part of a section": ("val_dataloader.dataset=5", "val_dataloader.dataset: expected settings"),
     "maybe": ("resume=maybe", "resume: expected True or False, got 'maybe'"),
-    "foreign launcher": ("launcher=foo", "launcher: expected none or pytorch or slurm or mpi, got 'foo'"),
+    "launcher": ("launcher=pytorch", "launcher: it acts from no config; cmems train --launcher starts processes"),
+    "compiled step": ("compile=True", "compile: it acts from no config; model.compile=True compiles networks"),
+    "foreign runner": ("runner_type=Runner", "runner_type: expected SegmentationRunner or a subclass of it, got 'Run"),
+    "unknown level": ("log_level=foo", "log_level: expected DEBUG or INFO or WARNING or ERROR or CRITICAL, got 'foo'"),
+    "text for determinism": ("randomness.deterministic=abc", "deterministic: expected True or False, got 'abc'"),
+    "nothing for a number": ("model.ema_momentum=None", "model.ema_momentum: expected a number, got None"),
+    "no share": ("model.ema_momentum=-1", "ema_momentum: expected a number from 0 to 1, got -1"),
+    "more than all": ("model.ema_momentum=2", "ema_momentum: expected a number from 0 to 1, got 2"),
+    "not a number": ("model.ema_momentum=nan", "ema_momentum: expected a number from 0 to 1, got nan"),
+    "nothing for a threshold": ("model.pseudo_labeler.threshold=None", "threshold: expected a number, got None"),
+    "nothing for a rate": ("optim_wrapper.optimizer.lr=None", "optimizer.lr: expected a number, got None"),
+    "half of a pair": ("optim_wrapper.optimizer.betas=[0.9]", "betas: expected 2 numbers, got [0.9]"),
+    "nothing for a network": ("model.backbone=None", "model.backbone: expected a value, got None"),
+    "text for a part": ("model.prediction={'clean': ['foo']}", "post-processor: expected settings (a dict with a type"),
+    "no slice a forward": ("model.prediction={'batch': 0}", "prediction.batch: expected a positive integer, got 0"),
+    "parts without one": (
+        f"{OMEGA}=[]",
+        "geometric: expected settings (a dict with a type), or a list of them, got []",
+    ),
+    "no power": ("param_scheduler.power=None", "param_scheduler.power: expected a number, got None"),
+    "power that raises": ("param_scheduler.power=-5", "param_scheduler.power: expected a number from 0 to"),
+    "rate that rises": ("param_scheduler.eta_min=5", "eta_min: expected a number from 0 to 0.0003, where lr begins"),
+    "epochs": ("param_scheduler.by_epoch=True", "by_epoch: expected False, as steps are counted, got True"),
+    "no image of a background": (
+        "train_dataloader.synthetic.per_background=0",
+        "SyntheticSource: per_background: expected a positive integer or None, got 0",
+    ),
+    "far levels": ("train_dataloader.synthetic.levels=2", "levels: expected a number from 0 to 1, got 2"),
+    "no slice to measure": ("default_hooks.precise_norm.slices=-1", "slices: expected a positive integer, got -1"),
+    "nothing to measure": ("default_hooks.precise_norm.slices=None", "slices: expected a number, got None"),
+    "no batch": ("val_dataloader.batch_size=None", "val_dataloader.batch_size: expected a positive integer, got None"),
+    "cases left out": ("val_dataloader.drop_last=True", "val_dataloader.drop_last: expected False, as every case is"),
+    "cases for ever": (
+        "val_dataloader.sampler={'type': 'InfiniteSampler', 'shuffle': False}",
+        "val_dataloader: expected a sampler that draws each of the 2 cases once, as DefaultSampler, got one that",
+    ),
+    "no metric": ("val_evaluator=[]", "val_evaluator: expected one or more metrics, got none"),
     "no objective": ("model.objectives=[]", "model.objectives: expected one or more, got none"),
     "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
@@ -403,6 +439,44 @@ def test_a_mistake_in_the_config_ends_in_one_message_before_any_step(mistake, ti
         train(tiny_config(), str(tmp_path / "w"), cfg_options=Texts([option.split("=")]))
     assert expected in str(caught.value)
     assert not list((tmp_path / "w").glob("*.pth"))
+
+
+TEST_MISTAKES = {
+    "no metric": ("test_evaluator=[]", "test_evaluator: expected one or more metrics, got none"),
+    "no batch": (
+        "test_dataloader.batch_size=None",
+        "test_dataloader.batch_size: expected a positive integer, got None",
+    ),
+    "cases left out": ("test_dataloader.drop_last=True", "test_dataloader.drop_last: expected False, as every case is"),
+    "averages": (
+        "model.prediction={'averaged': True}",
+        "averages of weights come with model.prediction.averaged=True or an objective's teacher='ema'",
+    ),
+}
+
+
+def test_a_mistake_in_what_is_measured_ends_in_one_message(tiny_config, tmp_path):
+    config, work = tiny_config(), tmp_path / "w"
+    train(config, str(work), cfg_options={"train_cfg.max_iters": 1})
+    for option, expected in TEST_MISTAKES.values():
+        with pytest.raises(InputError) as caught:
+            run_test(config, str(work / "last.pth"), cfg_options=Texts([option.split("=", 1)]))
+        assert expected in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not (work / "test_test" / "metrics.json").exists()
+
+
+def test_what_libraries_and_components_allow_is_taken():
+    for options in (
+        {"optim_wrapper.clip_grad": None, "optim_wrapper.optimizer.fused": None, "optim_wrapper.optimizer.lr": 1},
+        {"optim_wrapper.optimizer.betas": [0.9, 0.99], "train_dataloader.synthetic.per_background": None},
+        {"model.strong": None, "model.shared_weak": ["unlabeled"], "model.ema_momentum": 1, "param_scheduler": None},
+        {"default_hooks.precise_norm": None, "val_dataloader.prefetch_factor": None, "randomness.seed": None},
+        {"param_scheduler": [dict(type="LinearLR", end=9, by_epoch=False), dict(type="PolyLR", eta_min=0.0)]},
+        {"optim_wrapper": dict(type="AmpOptimWrapper", loss_scale=dict(init_scale=512.0))},
+        {"default_hooks.checkpoint": dict(type="CheckpointHook", interval=1, save_best=["DSC"], _delete_=True)},
+    ):
+        load_config(REPO / "configs/cmems/unet_acdc.py", options)
 
 
 def test_objectives_that_are_none_are_refused_in_a_file_too(tiny_config, tmp_path):
@@ -465,6 +539,12 @@ def test_what_is_typed_is_read_as_what_it_replaces():
     assert config.train_dataloader.synthetic.synthesizer.intensity.gamma == (0.5, 2)
     assert [dict(each) for each in config.model.objectives] == [dict(type="Supervised", source="exemplar")]
     assert config.val_cfg == dict(type="ValLoop", fp16=False)
+
+
+def test_a_config_file_that_ends_the_process_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(InputError, match=r"mine\.py: SystemExit: 0"):
+        load_config(tmp_path / "mine.py")
 
 
 def test_a_misspelt_section_of_a_config_file_is_refused(tmp_path):

@@ -30,16 +30,19 @@ _READ -= {"cfg"}
 # Where data_root acts, unless something else is set there.
 _DATA_PLACES = ("train_dataloader.data_root", "val_dataloader.dataset.data_root", "test_dataloader.dataset.data_root")
 _OF_TRAINING = {"train_cfg", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader", "val_evaluator", "budget"}
-# Sections that are not built by a type.
+# Sections that are not built by a type, with what stands there where nothing is set.
 _PLAIN = {
-    "env_cfg": ("compiled_kernels", "keep_memory", "cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
-    "randomness": ("seed", "diff_rank_seed", "deterministic"),
-    "train_dataloader.exemplar_slice": ("case", "slice"),
-}
+    "env_cfg": dict(compiled_kernels=True, keep_memory=True, cudnn_benchmark=False, mp_cfg=None, dist_cfg=None,
+                    resource_limit=4096),
+    "randomness": dict(seed=None, diff_rank_seed=False, deterministic=False),
+    "train_dataloader.exemplar_slice": dict(case=None, slice=None),
+}  # fmt: skip
 _SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
              "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget")  # fmt: skip
-_CHOICES = dict(resume=(True, False), launcher=LAUNCHERS)
-_LOADER = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_CHOICES = dict(resume=(True, False), launcher=LAUNCHERS, log_level=_LEVELS)
+# What a runner of MMEngine reads and a config does not set here, with what does.
+_ELSEWHERE = dict(launcher="cmems train --launcher starts processes", compile="model.compile=True compiles networks")
 # What builders take for themselves, by the kind of what they build.
 _TAKEN = ((Hook, {"priority"}), (OptimWrapper, {"constructor", "paramwise_cfg"}),
           (_ParamScheduler, {"convert_to_iter_based", "epoch_length"}))  # fmt: skip
@@ -92,7 +95,7 @@ def load_config(path, options=None, needs=(), trains=True):
             raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
         # MMEngine reads configs through copies.
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
-    except Exception as error:  # a config is Python: whatever it raises is the user's to mend
+    except (Exception, SystemExit) as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
     # Written for machines and people who compare runs: laying the text out with yapf took seconds of every start.
     config = Config(config._cfg_dict, config.text, config.filename, config.env_variables, format_python_code=False)
@@ -175,6 +178,8 @@ def _check_top(config):
     for name in _SECTIONS:
         if not isinstance(config.get(name), (dict, type(None))):
             raise InputError(f"{name}: expected settings (a dict) or None, got {config[name]!r}")
+    if config.get("compile"):
+        raise InputError(f"compile: expected None, got {config.compile!r}; {_ELSEWHERE['compile']}")
     for name, known in _CHOICES.items():
         if config.get(name) is not None and config[name] not in known:
             raise InputError(f"{name}: expected {' or '.join(map(str, known))}, got {config[name]!r}")
@@ -218,13 +223,13 @@ def run_settings(config, data, masks):
         source = {k: v for k, v in settings["train_dataloader"][name].items() if k != "folder"}
         settings["train_dataloader"][name] = dict(source, masks=known)
     settings.update(seed=(content.get("randomness") or {}).get("seed"), data=data)
+    # What a checkpoint's statistics are measured by; named nowhere, it is the hook with its defaults.
+    settings["precise_norm"] = (content.get("default_hooks") or {}).get("precise_norm", dict(type="PreciseNormHook"))
     return json.loads(json.dumps(settings, default=str))
 
 
 def check_components(config):
     """Refuse settings that no component reads.
-    # What a checkpoint's statistics are measured by; named nowhere, it is the hook with its defaults.
-    settings["precise_norm"] = (content.get("default_hooks") or {}).get("precise_norm", dict(type="PreciseNormHook"))
 
     Raises:
         InputError: One line per setting, with the nearest that there is.
@@ -262,8 +267,8 @@ def _walk(path, node):
             yield f"{path}.{key}: expected a hook (a dict with a type) or None; {_nearest(key, set(node) - {key})}"
         elif key == "interval" and ("hooks" in path) and not (type(value) is int and value > 0):
             yield f"{path}.interval: expected a positive number of steps, got {value!r}"
-        elif known and _wanted(known.get(key), value):
-            yield f"{path}.{key}: expected {_wanted(known[key], value)}, got {value!r}"
+        elif known and (wanted := _wanted_by(known.get(key), value)):
+            yield f"{path}.{key}: expected {wanted}, got {value!r}"
         elif isinstance(value, _MAPS) and not str(key).endswith("_cfg"):  # what layers of mmcv take
             yield from _walk(f"{path}.{key}", value)
 
@@ -275,9 +280,9 @@ def _typed(value):
 def _settings_of(path, node):
     """Return the names that a section may hold, with their defaults, and what it is; None where any may."""
     if path in _PLAIN:
-        return dict.fromkeys(_PLAIN[path]), path
+        return _PLAIN[path], path
     if path in ("val_dataloader", "test_dataloader"):
-        return dict.fromkeys(_LOADER), "a data loader"
+        return {**_arguments(DataLoader), "num_batch_per_epoch": None}, "a data loader"
     kind = "LogProcessor" if path == "log_processor" else node.get("type")
     if not isinstance(kind, str):
         return None, None
@@ -298,7 +303,11 @@ def _components(kind):
 
 
 def _arguments(component):
-    """Return the names that a class or function takes, with the defaults of ours, or None where it takes any."""
+    """Return the names that a class or function takes, each with what tells the kind of its values, or None: any name.
+
+    Of ours that is the default, or ``inspect.Parameter.empty`` where there is none; of libraries' a default that is a
+    number, a switch or numbers in a row, unless the annotation allows None too; of one's own components nothing.
+    """
     names = {}
     for cls in inspect.getmro(component) if inspect.isclass(component) else (component,):
         if inspect.isclass(cls) and "__init__" not in vars(cls):
@@ -308,8 +317,10 @@ def _arguments(component):
         except (TypeError, ValueError):
             return None
         ours = cls.__module__.startswith("cmems.")
+        known = ours or cls.__module__.startswith(("mmengine.", "torch."))
         for p in parameters:
-            names.setdefault(p.name, p.default if ours and p.default is not p.empty else None)
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                names.setdefault(p.name, (p.default if ours else _plain_default(p)) if known else None)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
         # Else the rest is its parent's, as far as is known of ours and MMEngine's.
@@ -324,10 +335,25 @@ def _arguments(component):
     return names
 
 
+def _plain_default(parameter):
+    default, annotation = parameter.default, str(parameter.annotation)
+    if "Optional" in annotation or "None" in annotation:
+        return None
+    if isinstance(default, tuple) and default and all(isinstance(each, (int, float)) for each in default):
+        return _Row(default)
+    return default if isinstance(default, (int, float)) else None
+
+
+class _Row(tuple):
+    """Numbers by default: as many are expected."""
+
+
 def _look_up(config, dotted):
     """Return what a dotted key holds, or None; refuse one whose sections do not exist, or that nothing reads."""
     node, parts = config, dotted.split(".")
     name = parts[0]
+    if name in _ELSEWHERE:
+        raise InputError(f"--cfg-options {dotted}: it acts from no config; {_ELSEWHERE[name]}")
     if name not in _READ and (name in config or len(parts) == 1):
         places = [f"{k}.{dotted}" for k, v in config.items() if isinstance(v, dict) and name in v and k in _READ]
         hint = f"did you mean {' or '.join(places)}?" if places else _nearest(dotted, _READ)
@@ -393,6 +419,19 @@ def _wanted(old, new):
             fits = isinstance(new, allowed) and (kind is bool or not isinstance(new, bool))
             return None if new is None or fits else name
     return None
+
+
+def _wanted_by(default, value):
+    """Return what a component expected where a value is not of the kind that its default tells, else None."""
+    if default is inspect.Parameter.empty:
+        return "a value" if value is None else None
+    if isinstance(default, _Row):
+        row = isinstance(value, (list, tuple)) and len(value) == len(default)
+        fits = row and all(isinstance(each, (int, float)) for each in value)
+        return None if fits else f"{len(default)} numbers"
+    if value is None and not isinstance(default, (str, dict)):  # which of a text or settings may mean "none"
+        return next((name for kind, _, name in _KINDS if isinstance(default, kind)), None)
+    return _wanted(default, value)
 
 
 def _all_dicts(parts):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import inspect
 import json
 import logging
 import math
@@ -33,7 +34,7 @@ from cmems.engine.checkpoint import (
     of_training,
     read_checkpoint,
 )
-from cmems.engine.runner import RECORD, told
+from cmems.engine.runner import RECORD, SegmentationRunner, told
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
 from cmems.locks import LOCK, folder_lock
@@ -388,7 +389,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         check_pictures("--show-dir", (Path(show_dir, f"{case}.png") for case in cases))
     for folder in filter(None, (out, show_dir)):  # what cannot be written to is told now, not after the test
         Path(folder).mkdir(parents=True, exist_ok=True)
-    cfg.load_from, cfg.resume = checkpoint, False
+    cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, "none"
     for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
                 "val_evaluator"):  # fmt: skip
         cfg.pop(key, None)
@@ -428,11 +429,14 @@ def build_runner(cfg):
     Raises:
         InputError: See the message.
     """
-    cfg.setdefault("runner_type", "SegmentationRunner")
+    cfg.setdefault("runner_type", SegmentationRunner.__name__)
+    kind = RUNNERS.get(cfg.runner_type) if cfg.runner_type in RUNNERS else None
+    if not (inspect.isclass(kind) and issubclass(kind, SegmentationRunner)):
+        raise InputError(f"runner_type: expected SegmentationRunner or a subclass of it, got {cfg.runner_type!r}")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.deterministic = True  # a resumed run must repeat the bits
     with told("config"):
-        runner = RUNNERS.get(cfg.runner_type).from_cfg(cfg)
+        runner = kind.from_cfg(cfg)
     print_log(f"torch {torch.__version__}, {torch.get_num_threads()} threads", "current", logging.INFO)
     if not torch.cuda.is_available():
         print_log(f"compiled kernels: {ops.why_not() or 'on'}", "current", logging.INFO)

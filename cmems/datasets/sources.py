@@ -12,6 +12,7 @@ from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
 from cmems.errors import InputError
 from cmems.labels import UNKNOWN, check_labels
+from cmems.models.perturbations.base import check_draws
 from cmems.registry import DATASETS, ORIENTATIONS, PROPAGATIONS, SYNTHESIZERS
 from cmems.seeding import keyed_stream
 
@@ -266,7 +267,12 @@ class SyntheticSource(_Source):
         where = f"train_dataloader: {type(self).__name__}: synthesizer"
         check_labels(self.synthesizer, data.prepared.num_classes, where)
         self.partial = getattr(self.synthesizer, "partial", False) or _partly_known(data)
-        self.per_background = per_background
+        if per_background is not None and (type(per_background) is not int or per_background < 1):
+            raise InputError(
+                f"SyntheticSource: per_background: expected a positive integer or None, got {per_background!r}"
+            )
+        self.per_background, self.levels = per_background, levels
+        check_draws(self, probabilities=["levels"] * (levels is not None))
         self.backgrounds = None if levels is None else data.near_exemplars(levels).to(data.device)
 
     def __len__(self):

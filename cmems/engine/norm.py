@@ -5,6 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cmems.errors import InputError
 from cmems.registry import HOOKS
 
 
@@ -24,6 +25,9 @@ class PreciseNormHook(Hook):
     """
 
     def __init__(self, slices=256, batch_size=32):
+        for name, value in (("slices", slices), ("batch_size", batch_size)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"PreciseNormHook: {name}: expected a positive integer, got {value!r}")
         self.slices, self.batch_size = slices, batch_size
 
     def before_val_epoch(self, runner):

@@ -21,6 +21,8 @@ def load_weights(model, checkpoint, path):
         seen = [f"{len(missing)} weights missing (first {k})" for k in missing[:1]]
         seen += [f"{len(extra)} not expected (first {str(k)[:100]})" for k in extra[:1]]
         seen += [f"{k}: expected {kind(own[k])}, got {kind(saved[k])}" for k in shapes[:1]]
+        if any(str(k).startswith("teachers.ema.") for k in missing[:1] + extra[:1]):
+            seen.append("averages of weights come with model.prediction.averaged=True or an objective's teacher='ema'")
         made_by = str(checkpoint["meta"].get("summary", "an unknown config"))[:200]
         raise InputError(
             f"checkpoint {path} belongs to another config: it was made by {made_by}; "

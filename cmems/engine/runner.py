@@ -5,15 +5,17 @@ import logging
 import math
 import re
 import shutil
+import sys
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import is_distributed, master_only
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader, IterableDataset
 
 from cmems import ops
 from cmems.engine.checkpoint import (
@@ -107,6 +109,58 @@ def check_optimizer(wrapper):
                         )
 
 
+def check_schedules(schedulers):
+    """Refuse schedules that never act, or that raise what they should lower.
+
+    Args:
+        schedulers (iterable): MMEngine's, as built.
+
+    Raises:
+        InputError: One counts epochs, of which a training has none; or its lowest value or its power is none.
+    """
+    for each in schedulers:
+        if getattr(each, "need_step_args", False):  # it acts after validations
+            continue
+        if each.by_epoch:
+            raise InputError(f"param_scheduler.by_epoch: expected False, as steps are counted, got {each.by_epoch!r}")
+        for name, most in (("eta_min", min(each.base_values)), ("eta_min_ratio", 1), ("power", sys.float_info.max)):
+            value = getattr(each, name, None)
+            if value is not None and not 0 <= value <= most:
+                upper = f"{most:g}, where {each.param_name} begins" if name == "eta_min" else f"{most:g}"
+                raise InputError(f"param_scheduler.{name}: expected a number from 0 to {upper}, got {value!r}")
+
+
+def check_measured(loop, name):
+    """Return a loop of validation or test; refuse one that measures nothing, or not each case once.
+
+    Args:
+        loop (BaseLoop): As built.
+        name (str): ``val`` or ``test``.
+
+    Raises:
+        InputError: It has no metric, or its batches are not of every case.
+    """
+    if not getattr(getattr(loop, "evaluator", None), "metrics", True):
+        raise InputError(f"{name}_evaluator: expected one or more metrics, got none")
+    loader = getattr(loop, "dataloader", None)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return loop
+    if loader.batch_sampler is None:
+        raise InputError(f"{name}_dataloader.batch_size: expected a positive integer, got None")
+    if loader.drop_last or getattr(loader.batch_sampler, "drop_last", False):
+        raise InputError(f"{name}_dataloader.drop_last: expected False, as every case is measured, got True")
+    cases = len(loader.dataset)
+    if not is_distributed():  # else each process has its share
+        with torch.random.fork_rng(devices=[]):
+            drawn = list(chain(*islice(loader.batch_sampler, cases + 1)))
+        if sorted(drawn) != list(range(cases)):
+            raise InputError(
+                f"{name}_dataloader: expected a sampler that draws each of the {cases} cases once, as DefaultSampler, "
+                f"got one that draws {len(set(drawn))} of them in {len(drawn)} draws"
+            )
+    return loop
+
+
 @RUNNERS.register_module()
 class SegmentationRunner(Runner):
     """A Runner whose log goes to the file, warnings alone to the terminal, and whose checkpoints load safely.
@@ -177,12 +231,12 @@ class SegmentationRunner(Runner):
     def build_val_loop(self, loop):
         """Build the validation; raises InputError."""
         with told("val_cfg, val_dataloader or val_evaluator"):
-            return super().build_val_loop(loop)
+            return check_measured(super().build_val_loop(loop), "val")
 
     def build_test_loop(self, loop):
         """Build the test; raises InputError."""
         with told("test_cfg, test_dataloader or test_evaluator"):
-            return super().build_test_loop(loop)
+            return check_measured(super().build_test_loop(loop), "test")
 
     def build_optim_wrapper(self, optim_wrapper):
         """Build the optimiser; raises InputError."""
@@ -194,7 +248,9 @@ class SegmentationRunner(Runner):
     def build_param_scheduler(self, scheduler):
         """Build the schedules; raises InputError."""
         with told("param_scheduler"):
-            return super().build_param_scheduler(scheduler)
+            built = super().build_param_scheduler(scheduler)
+            check_schedules(chain(*built.values()) if isinstance(built, dict) else built)
+        return built
 
     def register_default_hooks(self, hooks=None):
         """Register MMEngine's hooks, those that training needs, and the config's, which replace those of their name.

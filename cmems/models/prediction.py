@@ -32,6 +32,8 @@ class Prediction:
     """
 
     def __init__(self, batch=64, views=1, resize="labels", averaged=False, clean=(), bfloat16=True, unknown_below=0.0):
+        if type(batch) is not int or batch < 1:
+            raise InputError(f"model.prediction.batch: expected a positive integer, got {batch!r}")
         if views not in (1, 4, 8):
             raise InputError(f"model.prediction.views: expected 1, 4 or 8, got {views!r}")
         if resize not in ("labels", "probabilities"):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
+from cmems.errors import InputError
 from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import SYNTHESIZERS
 
@@ -271,6 +272,8 @@ class GeometricChain:
     of_labels = ()
 
     def __init__(self, parts):
+        if not parts:
+            raise InputError(f"geometric: expected settings (a dict with a type), or a list of them, got {parts!r}")
         first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]
         self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
 

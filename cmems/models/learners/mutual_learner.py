@@ -9,6 +9,7 @@ from torch import nn
 
 from cmems.errors import InputError
 from cmems.models.learners.views import StepViews
+from cmems.models.perturbations.base import check_draws
 from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
 from cmems.seeding import derive_key
@@ -80,6 +81,7 @@ class MutualLearner(BaseModel):
             objective.bind(self.networks)
         self.needs_levels = any(objective.needs_levels for objective in self.objectives)
         self.ema_momentum = ema_momentum
+        check_draws(self, probabilities=["ema_momentum"])
         self.prediction = Prediction(**(prediction or {}))
         self.prediction.check(getattr(self.networks[0], "num_classes", None))
         kinds = {objective.teacher for objective in self.objectives} & {"ema", "static"}
