@@ -11,7 +11,7 @@ import torch
 
 import cmems
 from cmems.apis import export, publish
-from cmems.apis.export import VolumeGraph, _Axis
+from cmems.apis.export import VolumeGraph, _Axis, _write_script
 from cmems.datasets.intensity import INTENSITY
 from cmems.errors import InputError
 from cmems.models.prediction import Prediction
@@ -86,6 +86,16 @@ def test_onnx_runs_without_torch_and_labels_as_the_model(model, tmp_path, monkey
     assert len(np.unique(own)) == 3
     assert (own != np.asarray(mask.dataobj).T).mean() < 1e-3
     assert np.allclose(mask.affine, affine)
+
+
+def test_another_script_beside_a_program_is_left_alone_and_told_of(tmp_path, capsys):
+    script = tmp_path / "run_onnx.py"
+    for content in (b"ours", b"ours"):
+        _write_script(script, content)
+    assert not capsys.readouterr().err
+    _write_script(script, b"of another version")
+    assert script.read_bytes() == b"ours"
+    assert "run_onnx.py: left as it is, though this version of cmems would write another" in capsys.readouterr().err
 
 
 def test_a_program_of_torch_export_takes_slices_of_any_number_and_size(model, tmp_path):

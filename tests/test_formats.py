@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import os
 import re
 import sys
 import unicodedata
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -707,6 +709,15 @@ def test_slices_of_any_ending_and_in_folders_that_are_linked_are_found(tmp_path)
     found, problems = scan_files(tmp_path / "scans")
     assert (list(found), problems) == (["p_link"], [])
     assert np.array_equal(read_scan(found["p_link"]).voxels, IMAGE.transpose(ZYX))
+
+
+def test_a_folder_that_must_not_be_read_is_told_of(tmp_path, monkeypatch, capsys):
+    dicom(tmp_path / "scans/p", IMAGE)
+    dicom(tmp_path / "scans/locked", IMAGE)
+    may = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "locked" and may(path, mode))
+    assert list(scan_files(tmp_path / "scans")[0]) == ["p"]
+    assert capsys.readouterr().err == f"warning: {tmp_path}/scans/locked: passed over; this user may not read it\n"
 
 
 def test_an_image_beside_volumes_is_no_scan(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cmems.apis.segmenter import Segmenter
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction
 from cmems.precision import computes_bfloat16
@@ -35,7 +35,7 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
     Args:
         model (str): A file of :func:`cmems.apis.publish`.
         out (str): The file, ``.onnx`` or ``.pt2``. Beside ONNX comes ``run_onnx.py``, which labels a scan by it without
-            torch; one that is there is left alone.
+            torch; one that is there is left alone, and told of where it is another.
         form (str): ``onnx``, by torch's dynamo exporter, or ``torch-export``.
         network, views: As of :class:`cmems.apis.Segmenter`.
         begin (callable | None): Called once everything was checked, before what takes long.
@@ -65,11 +65,18 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
     with whole_file(out) as part:
         run = _WRITERS[form](program, graph, part, json.dumps(said))
         voxels, differing = _compare(run, segmenter)
-    if form == "onnx" and not (script := out.with_name(_SCRIPT.name)).exists():
-        with whole_file(script) as part:
-            part.write_bytes(_SCRIPT.read_bytes())
+    if form == "onnx":
+        _write_script(out.with_name(_SCRIPT.name), _SCRIPT.read_bytes())
     rounded = segmenter.prediction.bfloat16 and computes_bfloat16("cpu")
     return dict(voxels=voxels, differing=differing, left_out=left_out, rounded=rounded)
+
+
+def _write_script(path, content):
+    if not path.exists():
+        with whole_file(path) as part:
+            part.write_bytes(content)
+    elif not path.is_file() or path.read_bytes() != content:
+        warn_once(f"{path}: left as it is, though this version of cmems would write another")
 
 
 def _trace(graph):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmems.datasets.names import composed
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.files import need_file
 from cmems.memory import free_bytes
 
@@ -129,7 +129,7 @@ def nifti_files(folder):
 
 
 def files_below(folder, aside=(), above=()):
-    """Yield the files in the folders below one, links followed, but not round and round.
+    """Yield the files in the folders below one, links followed, but not round and round; warn of those not to be read.
 
     Args:
         folder (str | Path): Where.
@@ -138,7 +138,10 @@ def files_below(folder, aside=(), above=()):
     """
     folder = Path(folder)
     above = (*above, folder.resolve())
-    for path in sorted(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) else ():
+    if not os.access(folder, os.R_OK | os.X_OK):
+        warn_once(f"{folder}: passed over; this user may not read it")
+        return
+    for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if not path.is_dir():
