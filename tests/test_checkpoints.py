@@ -458,6 +458,25 @@ def test_a_file_that_may_not_grow_is_named_and_none_is_cut(
             assert json.loads(path.read_text())
 
 
+def test_the_log_of_a_test_is_whole_or_not_there(made, work, tmp_path, monkeypatch):
+    """Beside MMEngine's log of a test lie its figures, as JSON."""
+    words = made[0], str(work / "last.pth"), None, None, None, None, str(tmp_path / "tested")
+    run_test(*words)
+    (written,) = (tmp_path / "tested").glob("2*/2*.json")
+    assert "DSC" in str(json.loads(written.read_text()))
+    written.unlink()
+
+    def fail(figures, file, **_):
+        Path(file).write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmems.engine.logging.dump", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_test(*words)
+    assert str(caught.value.filename).startswith(str(tmp_path / "tested"))
+    assert not list((tmp_path / "tested").glob("2*/*.json*"))
+
+
 def test_a_config_is_not_blamed_for_a_full_folder_of_temporary_files(made):
     with small_files(0), pytest.raises(OSError, match="File too large") as caught:
         load_config(made[0])

@@ -1,8 +1,26 @@
 """What a run records of each step, without waiting for the device."""
 
+from pathlib import Path
+
+from mmengine.fileio import dump
+from mmengine.hooks import LoggerHook as _LoggerHook
 from mmengine.hooks import RuntimeInfoHook
 
+from cmems.files import whole_file
 from cmems.registry import HOOKS
+
+
+@HOOKS.register_module()
+class LoggerHook(_LoggerHook):
+    """MMEngine's, whose file of a test's figures is whole or not there."""
+
+    def after_test_epoch(self, runner, metrics=None):
+        """Log and write the figures."""
+        batches = len(runner.test_dataloader)
+        tag, text = runner.log_processor.get_log_after_epoch(runner, batches, "test", with_non_scalar=True)
+        runner.logger.info(text)
+        with whole_file(Path(runner.log_dir, self.json_log_path)) as part:
+            dump(self._process_tags(tag), part, file_format="json")
 
 
 @HOOKS.register_module()
