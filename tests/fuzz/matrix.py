@@ -52,21 +52,22 @@ def made(cell, python, age):
     """Make a cell's environment where it is not there; return its interpreter, or the reason that there is none."""
     folder = CACHE / cell
     ours = folder / "bin" / "python"
-    if (folder / "ready").is_file():
+    wanted = "\n".join(requirements(age))
+    if (folder / "ready").is_file() and (folder / "ready").read_text() == wanted:
         return ours, None
     interpreter = found(python)
     if interpreter is None:
         return None, f"no Python {python} with venv is here"
     shutil.rmtree(folder, ignore_errors=True)
     pip = [ours, "-m", "pip", "-q", "--disable-pip-version-check"]
-    steps = [[interpreter, "-m", "venv", folder], [*pip, "install", *requirements(age)]]
+    steps = [[interpreter, "-m", "venv", folder], [*pip, "install", *wanted.split("\n")]]
     if age == "fork":  # mmcv-lite asks for MMEngine itself, which has the same modules
         steps += [[*pip, "uninstall", "-y", "mmengine"], [*pip, "install", "--no-deps", "onedl-mmengine"]]
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True)
         if done.returncode:
             return None, f"not installed: {(done.stderr.strip() or 'no reason given').splitlines()[-1][:150]}"
-    (folder / "ready").touch()
+    (folder / "ready").write_text(wanted)
     return ours, None
 
 
