@@ -6,6 +6,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import time
 from ctypes import c_float, c_int, c_int64
 from pathlib import Path
@@ -684,3 +686,13 @@ def test_volumes_that_are_none_are_refused():
     ):
         with pytest.raises(ValueError, match="expected"):
             ops.score_labels(*arguments)
+
+
+def test_an_interrupt_is_not_lost_where_the_compiler_has_just_ended(monkeypatch):
+    def late(process, timeout=None):
+        process.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", late)
+    with pytest.raises(KeyboardInterrupt):
+        build._run(sys.executable, "-c", "")

@@ -149,6 +149,17 @@ def test_a_resume_alone_says_that_another_thread_count_changes_the_bits(tiny_con
     assert f"OMP_NUM_THREADS={before} keeps them" in log
 
 
+def test_a_resume_says_that_it_goes_on_without_the_compiled_kernels(tiny_config, tmp_path, monkeypatch):
+    config, work = tiny_config(), tmp_path / "w"
+    for steps, reason in ((1, None), (2, None), (3, "g++: gone"), (4, None)):
+        monkeypatch.setattr("cmems.engine.checkpoint.ops.why_not", lambda reason=reason: reason)
+        train(config, str(work), resume=True, cfg_options={"train_cfg.max_iters": steps})
+    said = [path.read_text() for path in sorted(work.glob("*/*.log"))]
+    told = "made with the compiled kernels and goes on without them (g++: gone)"
+    assert [told in text for text in said] == [False, False, True, False]
+    assert "made without the compiled kernels and goes on with them:" in said[3]
+
+
 def test_runs_of_one_second_share_no_folder_log_or_curves(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda *args: "20300102_030405")
     config = tiny_config(extra="default_hooks = dict(logger=dict(interval=1))\n")

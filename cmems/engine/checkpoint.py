@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
+from cmems import ops
 from cmems.engine.restore import kind, summarise
 from cmems.errors import InputError, warn_once
 from cmems.registry import BACKBONES, HOOKS
@@ -322,6 +323,7 @@ class LastBestCheckpointHook(Hook):
         checkpoint["message_hub"] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         checkpoint["meta"].update(best=self.best, summary=summarise(model), threads=torch.get_num_threads())
+        checkpoint["meta"]["kernels"] = ops.why_not() is None
 
     def after_load_checkpoint(self, runner, checkpoint):
         """Remember the best score of the run that goes on; say where its bits will not be those of an unbroken run."""
@@ -333,6 +335,13 @@ class LastBestCheckpointHook(Hook):
             runner.logger.warning(
                 f"the run was made with {meta['threads']} CPU thread(s) and goes on with {threads}: sums round "
                 f"differently, so the weights will not be the same bits; OMP_NUM_THREADS={meta['threads']} keeps them"
+            )
+        reason = ops.why_not()
+        if meta.get("kernels", reason is None) != (reason is None) and not torch.cuda.is_available():
+            made, goes_on = ("with", f"without them ({reason})") if reason else ("without", "with them")
+            runner.logger.warning(
+                f"the run was made {made} the compiled kernels and goes on {goes_on}: sums round differently, so the "
+                "weights will not be the same bits"
             )
 
     def _standing(self, runner, best):

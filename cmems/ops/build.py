@@ -208,9 +208,10 @@ def _run(*command):
         try:
             out, said = process.communicate(timeout=_SECONDS)
         except BaseException:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
+            with suppress(OSError):  # it ended by itself just now, which must not hide what interrupted
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
             raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, out, said)
