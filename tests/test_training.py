@@ -431,6 +431,7 @@ MISTAKES = {
     "no slice to measure": ("default_hooks.precise_norm.slices=-1", "slices: expected a positive integer, got -1"),
     "nothing to measure": ("default_hooks.precise_norm.slices=None", "slices: expected a number, got None"),
     "no batch": ("val_dataloader.batch_size=None", "val_dataloader.batch_size: expected a positive integer, got None"),
+    "processes without end": ("val_dataloader.num_workers=99999", "val_dataloader.num_workers: expected at most "),
     "cases left out": ("val_dataloader.drop_last=True", "val_dataloader.drop_last: expected False, as every case is"),
     "cases for ever": (
         "val_dataloader.sampler={'type': 'InfiniteSampler', 'shuffle': False}",

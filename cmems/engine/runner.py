@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import sys
@@ -39,6 +40,7 @@ from cmems.registry import RUNNERS
 RECORD, PAGE = "run.json", "report.html"  # what a run did, and a page about it, in its work directory
 # Of MMEngine's warnings on the terminal: its own calls, and a server that a file needs not.
 _MMENGINES = re.compile("deprecated|make sure that the mlflow server is running")
+_WORKERS = 64  # that read cases, on a machine of few processors
 # What training needs is there whatever lists of hooks a config sets; a name set to None is left out, but for what
 # writes the checkpoints, which all that follows a training reads.
 _NEEDED = dict(
@@ -138,7 +140,7 @@ def check_measured(loop, name):
         name (str): ``val`` or ``test``.
 
     Raises:
-        InputError: It has no metric, or its batches are not of every case.
+        InputError: It has no metric, its batches are not of every case, or it would start more processes than help.
     """
     if not getattr(getattr(loop, "evaluator", None), "metrics", True):
         raise InputError(f"{name}_evaluator: expected one or more metrics, got none")
@@ -149,6 +151,9 @@ def check_measured(loop, name):
         raise InputError(f"{name}_dataloader.batch_size: expected a positive integer, got None")
     if loader.drop_last or getattr(loader.batch_sampler, "drop_last", False):
         raise InputError(f"{name}_dataloader.drop_last: expected False, as every case is measured, got True")
+    most = max(_WORKERS, 4 * (os.cpu_count() or 1))
+    if loader.num_workers > most:  # each is a process, and all of them begin before the first case is read
+        raise InputError(f"{name}_dataloader.num_workers: expected at most {most}, got {loader.num_workers}")
     cases = len(loader.dataset)
     if not is_distributed():  # else each process has its share
         with torch.random.fork_rng(devices=[]):
