@@ -743,8 +743,10 @@ def test_a_manifest_that_is_not_as_written_is_refused_in_one_line(change, messag
         PreparedDataset(tmp_path / "out")
 
 
-def test_shares_are_read_from_0_to_1(tmp_path):
-    nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), tmp_path / "scan.nii")
+@pytest.mark.parametrize("order", "<>")
+def test_shares_are_read_from_0_to_1(order, tmp_path):
+    scan, header = np.zeros((4, 3, 2), f"{order}i2"), nib.Nifti1Header(endianness=order)
+    nib.save(nib.Nifti1Image(scan, np.eye(4), header), tmp_path / "scan.nii")
     shares = np.array([0, 65535, 13107], np.uint16).repeat(8).reshape(1, 2, 3, 4)
     found = nib.Nifti1Image.from_bytes(nifti_like(tmp_path / "scan.nii", shares)).get_fdata()
     np.testing.assert_allclose(found[..., 0], shares[0].T / 65535, rtol=1e-6)

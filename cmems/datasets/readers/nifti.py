@@ -144,7 +144,7 @@ def nifti_of(grid, voxels, description=None):
 def _bytes(image):
     """Return an image's file; shares of uint16 get a slope of 1 / 65,535, which nibabel would not write."""
     content = bytearray(image.to_bytes())
-    if image.get_data_dtype() == np.uint16:
+    if image.get_data_dtype().newbyteorder("=") == np.uint16:  # in the byte order of the scan
         dtype, offset = image.header.structarr.dtype.fields["scl_slope"]
         content[offset : offset + dtype.itemsize] = np.array(1 / 65535, dtype).tobytes()
     return bytes(content)
