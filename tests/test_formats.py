@@ -745,6 +745,40 @@ def test_a_stack_of_napari_and_an_indexed_mask_are_labels(tmp_path):
         read_scan(tmp_path / "d.png")
 
 
+@pytest.mark.parametrize(
+    ("ending", "options"), [("png", {}), ("jpg", {}), ("tif", {}), ("tif", dict(compression="tiff_lzw"))]
+)
+def test_pixels_lie_as_an_image_is_shown(ending, options, tmp_path):
+    path, stored = tmp_path / f"a.{ending}", np.kron(LABEL[..., 3], np.full((8, 8), 90, np.uint8))
+    for orientation in (1, 3, 6):
+        tags = Image.Exif()
+        tags[274] = orientation
+        Image.fromarray(stored).save(path, exif=tags, **options)
+        image = read_scan(path)
+        assert np.abs(image.voxels[0] - np.rot90(stored, {1: 0, 3: 2, 6: 3}[orientation]).astype(float)).max() < 9
+        assert read_grid(path).voxels.shape == image.voxels.shape
+        assert ("turned as its EXIF says" in said(image)) == (orientation > 1)
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        ("ImageJ=1.53t\nimages=6\nchannels=2\nslices=3\n", "6, of 2 channels, 3 slices and 1 times"),
+        ('<OME><Pixels SizeC="1" SizeT="2" SizeX="9" SizeZ="3"></OME>', "6, of 1 channels, 3 slices and 2 times"),
+        ("ImageJ=1.53t\nimages=6\nframes=6\n", None),  # as ImageJ has stacks whose third axis nobody named
+        ('<OME><Pixels SizeC="1" SizeT="1" SizeZ="6"></OME>', None),
+    ],
+)
+def test_pages_of_a_tiff_are_slices_and_neither_channels_nor_times(description, told, tmp_path):
+    pages = [Image.fromarray(page.astype(np.uint8)) for page in IMAGE.transpose(ZYX)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], description=description)
+    if told is None:
+        assert len(read_scan(tmp_path / "a.tif").voxels) == 6
+        return
+    with pytest.raises(InputError, match=rf"a\.tif: expected a page for each slice, got {told}; save one"):
+        read_scan(tmp_path / "a.tif")
+
+
 # From scans to masks
 
 

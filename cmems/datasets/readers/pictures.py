@@ -1,9 +1,11 @@
 """Reading images of two axes, and stacks of them: PNG, TIFF, BMP, and JPEG for scans."""
 
+import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageMode
+from PIL import Image, ImageMode, ImageOps
 
 from cmems.datasets.readers.files import check_size, reading
 from cmems.datasets.readers.nifti import Volume
@@ -14,10 +16,17 @@ _FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
 _NOTES = (("images hold no voxel size; 1 mm is taken", ""),)
 _GREY = ("1", "L", "I", "F")
 _COLOUR = "colours are turned to grey"
+_TURNED = "the image is turned as its EXIF says that it is shown"
+_ORIENTATION, _DESCRIPTION = 274, 270  # tags
+# How ImageJ and OME say what the pages of a TIFF are.
+_PAGES = re.compile(r'^(channels|slices|frames)=(\d{1,9})|\bSize([CZT])="(\d{1,9})"', re.MULTILINE)
+_OME = {"C": "channels", "Z": "slices", "T": "frames"}
 
 
 def read_picture(path, labels=False):
     """Read an image as a volume of one slice, or a TIFF of several pages as one of as many, pixels of 1 mm.
+
+    Its pixels lie as the file says that they are shown.
 
     Args:
         path (str | Path): ``.png``, ``.tif``, ``.bmp`` or ``.jpg``, 8 or 16 bits; colours are turned to grey.
@@ -28,42 +37,61 @@ def read_picture(path, labels=False):
         InputError: It is missing, damaged or no image, has several frames, or claims more than it holds.
     """
     path = Path(path)
-    with reading(path, _KIND), _open(path) as image:
+    with reading(path, _KIND), _opened(path) as image:
         if labels and image.format == "JPEG":
             raise InputError(f"{path}: JPEG blurs labels; save the mask as PNG")
-        pages, colour = [], False
+        pages, notes = [], dict.fromkeys(() if labels else _NOTES)
         for page in range(getattr(image, "n_frames", 1)):
             image.seek(page)
             if image.size != (image_size := pages[0].shape[::-1] if pages else image.size):
                 raise InputError(f"{path}: expected pages of {image_size} pixels, got {image.size}")
-            pixels, coloured = _grey(path, image, labels)
+            if (turn := image.getexif().get(_ORIENTATION, 1)) in range(2, 9):
+                notes[_TURNED, f"orientation {turn}"] = None
+            pixels, coloured = _grey(path, ImageOps.exif_transpose(image), labels)
             pages.append(pixels)
-            colour |= coloured
-    notes = (*_NOTES, (_COLOUR, "")) if colour else _NOTES
-    return _volume(np.stack(pages), notes)
+            if coloured:
+                notes[_COLOUR, ""] = None
+    return _volume(np.stack(pages), tuple(notes))
 
 
 def picture_grid(path):
     """Return what :func:`read_picture` does, pixels unread: zeros that take no memory."""
     path = Path(path)
-    with reading(path, _KIND), _open(path) as image:
-        return _volume(np.broadcast_to(np.uint8(0), (getattr(image, "n_frames", 1), *image.size[::-1])), _NOTES)
+    with reading(path, _KIND), _opened(path) as image:
+        # Pillow turns TIFF itself, and has its size as turned.
+        across = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        shape = image.size if across else image.size[::-1]
+        return _volume(np.broadcast_to(np.uint8(0), (getattr(image, "n_frames", 1), *shape)), _NOTES)
 
 
 def _volume(voxels, notes):
     return Volume(voxels, (1.0, 1.0, 1.0), np.eye(4), (), notes)
 
 
-def _open(path):
-    """Open an image whose pixels fit; none is decoded yet."""
-    with open(path, "rb"):  # Pillow names no file in its errors
-        image = Image.open(path, formats=_FORMATS)
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1 and image.format != "TIFF":
-        raise InputError(f"{path}: expected one image, got {pages} frames")
-    itemsize = np.dtype(ImageMode.getmode(image.mode).typestr).itemsize * len(image.getbands())
-    check_size(path, (pages, *image.size[::-1]), itemsize, path.stat().st_size, True)
-    return image
+@contextmanager
+def _opened(path):
+    """Give an image whose pixels fit; none is decoded yet."""
+    # By a handle: of a path, Pillow maps plain TIFF to memory, and scrambles those that are to be turned.
+    with open(path, "rb") as handle, Image.open(handle, formats=_FORMATS) as image:
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1 and image.format != "TIFF":
+            raise InputError(f"{path}: expected one image, got {pages} frames")
+        itemsize = np.dtype(ImageMode.getmode(image.mode).typestr).itemsize * len(image.getbands())
+        check_size(path, (pages, *image.size[::-1]), itemsize, path.stat().st_size, True)
+        if pages > 1 and len(image.getbands()) == 1:
+            _need_slices(path, pages, str(image.tag_v2.get(_DESCRIPTION, "")))
+        yield image
+
+
+def _need_slices(path, pages, text):
+    """Refuse pages that are several channels, or times of several slices, by the description of a TIFF."""
+    held = {name or _OME[axis]: int(count or size) for name, count, axis, size in _PAGES.findall(text)}
+    channels, slices, times = (held.get(name, 1) for name in _OME.values())
+    if channels > 1 or min(slices, times) > 1:
+        raise InputError(
+            f"{path}: expected a page for each slice, got {pages}, of {channels} channels, {slices} slices and {times} "
+            "times; save one channel of one time"
+        )
 
 
 def _grey(path, image, labels):
