@@ -300,6 +300,15 @@ def test_a_name_too_long_for_its_files_ends_no_other_scan(model, scans, tmp_path
     assert predict(model, None, long, tmp_path / "masks", network=1).paths  # to which no such map belongs
 
 
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_a_name_that_is_not_unicode_ends_no_other_scan(model, scans, tmp_path):
+    shutil.copy(scans / "patient003_frame01.nii.gz", scans / os.fsdecode(b"sc\xe4n.nii.gz"))
+    with pytest.raises(SomeUnusable, match=r"sc\\udce4n\.nii\.gz: its name is not in Unicode .*; rename") as caught:
+        predict(model, None, scans, tmp_path / "masks")
+    assert len(caught.value.masks.paths) == 2
+    assert len({row["scan"] for row in read_trust(tmp_path / "masks/trust.csv")}) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("patient003_frame01.nii.gz", "file"), ("trust.csv", "file"), ("labels_itksnap.txt", "file"), ("doubt", "folder")],

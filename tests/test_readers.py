@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -206,6 +207,13 @@ def test_names_that_differ_in_capitals_alone_are_refused(tmp_path):
         save(IMAGE, tmp_path / "images" / name)
     with pytest.raises(InputError, match=r"2 cases are called a; expected one$"):
         make(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_a_raw_folder_may_be_called_in_no_unicode(tmp_path):
+    raw = tmp_path / os.fsdecode(b"sc\xe4ns")
+    save(IMAGE, raw / "images/a.nii")
+    assert make(raw, tmp_path / "out").name == "sc\\udce4ns"
 
 
 def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):

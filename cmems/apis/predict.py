@@ -13,6 +13,7 @@ import numpy as np
 from cmems.apis.places import spare_data_set
 from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import BY_HAND, by_doubt, digest, part_name, read_trust, rows_by_hand, trust_file, trust_rows
+from cmems.datasets.prepared import is_text
 from cmems.datasets.readers.files import SCAN, file_parts, folders_in
 from cmems.datasets.readers.label_names import plain_name, read_label_names
 from cmems.datasets.readers.scans import (
@@ -140,9 +141,9 @@ def predict(
     number, parts = part
     wanted = _files(paths, out, len(segmenter.networks), doubt_maps, probabilities, pictures)
     anything = _files(paths, out, 2, True, True, True)
-    long = {name: problem for name, path in paths.items() if (problem := _long_name(name, path, wanted(name)))}
-    problems += long.values()
-    paths = {name: path for name, path in paths.items() if name not in long}
+    nameless = {name: problem for name, path in paths.items() if (problem := _odd_name(name, path, wanted(name)))}
+    problems += nameless.values()
+    paths = {name: path for name, path in paths.items() if name not in nameless}
     _spare_others(out, [out / (name + mask_ending(path)) for name, path in paths.items()], segmenter.classes)
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
     tables = [out / name for name in ("trust.csv", part_name(*part), *label_tables(segmenter.classes))]
@@ -251,8 +252,10 @@ def _files(paths, out, networks, doubt_maps, probabilities, pictures):
     return wanted
 
 
-def _long_name(name, path, files):
+def _odd_name(name, path, files):
     """Return why a scan's files cannot be called after it, or None."""
+    if not is_text(name):
+        return f"{path}: its name is not in Unicode (UTF-8), in which trust.csv is written; rename the scan"
     names = [f"{name}.nii.gz", *(file.name for file in files)]  # the first is what masks are looked for by
     longest = max(len(os.fsencode(each)) for each in names)
     if longest <= NAME_BYTES:

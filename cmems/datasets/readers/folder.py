@@ -24,7 +24,7 @@ from cmems.datasets.readers.scans import (
     scan_parts,
     scan_stem,
 )
-from cmems.errors import InputError, warn_once
+from cmems.errors import InputError, printable, warn_once
 from cmems.labels import UNKNOWN
 from cmems.registry import READERS
 
@@ -103,7 +103,7 @@ class NiftiFolderReader(NiftiReader):
             raise InputError(f"--unpainted: expected {', '.join(UNPAINTED)}, got {unpainted!r}")
         self.classes, self.modality = classes, modality
         self.labels = _numbers(classes, known, self.given) if known else labels
-        self.name = self.root.resolve().name
+        self.name = printable(self.root.resolve().name)  # which may be no Unicode
 
     def settings(self):
         """Return what every reader does, and the options of this one."""
