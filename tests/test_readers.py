@@ -409,6 +409,33 @@ def test_slices_that_do_not_tell_their_spacing_have_one_millimetre(tmp_path):
     assert make_(tmp_path, spacing=(8, 2, 1)).read(make_(tmp_path).cases()[0])[0].spacing == (8, 2, 1)
 
 
+def test_every_h5_file_is_looked_at_whatever_its_name_and_whichever_has_labels(tmp_path):
+    image, label = np.eye(4), np.eye(4, dtype=np.uint8)
+    h5(tmp_path / "data/slices/case_01_slice_0.H5", image=image)
+    h5(tmp_path / "data/slices/case_01_slice_1.H5", image=image)
+    h5(tmp_path / "data/case_02.H5", image=image[None], label=label[None])
+    find = READERS.get("ssl4mis")
+    assert [(c.name, c.split, c.labels is None) for c in find(tmp_path).cases()] == [
+        ("case_01", "train", True),
+        ("case_02", "val", False),
+    ]
+    h5(tmp_path / "data/slices/case_01_slice_1.H5", image=image, label=label)
+    with pytest.raises(InputError, match=r"case_01_slice_0\.H5: expected the key 'label', got image"):
+        make(tmp_path, tmp_path / "out", layout="ssl4mis")
+
+
+@pytest.mark.parametrize("layout", ["acdc", "synapse", "ssl4mis"])
+def test_a_name_in_two_lists_of_a_layout_is_refused(layout, tmp_path):
+    ending = "list" if layout == "ssl4mis" else "txt"
+    folder = tmp_path if layout == "ssl4mis" else tmp_path / "splits"
+    (tmp_path / "RawData/Training/img").mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        (folder / f"{split}.{ending}").write_text("case0001\n")
+    with pytest.raises(InputError, match=f"{folder}: case0001 is listed 2 times"):
+        reader(tmp_path, layout).cases()
+
+
 @pytest.mark.parametrize("kind", H5)
 def test_an_odd_h5_file_ends_in_one_line(kind, tmp_path):
     h5(tmp_path / "data/slices/patient001_frame01_slice_0.h5", **H5[kind][0])

@@ -1,8 +1,6 @@
 """The ACDC challenge's raw layout."""
 
-from collections import Counter
-
-from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list
+from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list, split_of
 from cmems.datasets.readers.files import nifti_files
 from cmems.registry import READERS
 
@@ -50,11 +48,7 @@ class ACDCReader(NiftiReader):
         folders = sorted(p for base in (self.root, self.root / "training", self.root / "testing")
                          for p in base.glob("patient*") if p.is_dir())  # fmt: skip
         lists = {s: read_list(self.root / "splits" / f"{s}.txt") for s in SPLITS}
-        listed = {patient: split for split, patients in lists.items() for patient in patients}
-        rows, problems = [], []
-        for patient, count in Counter(p for patients in lists.values() for p in patients).items():
-            if count > 1:
-                problems.append(f"{self.root / 'splits'}: {patient} is listed {count} times")
+        (listed, problems), rows = split_of(self.root / "splits", lists), []
         for patient in sorted(set(listed) - {f.name for f in folders}):
             problems.append(f"{self.root / 'splits'}: {patient} is listed, but there is no such patient folder")
         for folder in folders:

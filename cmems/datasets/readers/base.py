@@ -235,6 +235,18 @@ def read_list(path):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def split_of(where, lists):
+    """Return the split of each name in a layout's own lists, and a problem for each that is listed twice.
+
+    Args:
+        where (Path): Of the lists, for messages.
+        lists (dict[str, list[str]]): Names by split.
+    """
+    counts = Counter(name for names in lists.values() for name in names)
+    problems = [f"{where}: {name} is listed {count} times" for name, count in counts.items() if count > 1]
+    return {name: split for split, names in lists.items() for name in names}, problems
+
+
 def matches(name, cases):
     """Return the cases that a name means: the case itself, else a patient's cases, else the one of that number."""
     name = nifti_stem(name)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from cmems.datasets.readers.acdc import ACDCReader
-from cmems.datasets.readers.base import SPLITS, Reader, read_list
+from cmems.datasets.readers.base import SPLITS, Reader, read_list, split_of
 from cmems.datasets.readers.files import check_size, reading
 from cmems.datasets.readers.nifti import Volume
 from cmems.datasets.readers.synapse import SynapseReader
@@ -79,9 +79,10 @@ class SSL4MISReader(_SliceReader):
             _collect(self.root / folder, r"(.+)_slice_(\d+)\.h5", slices, problems)
         volumes = {}
         for folder in ("data", "ACDC_training_volumes", "."):
-            volumes.update({p.stem: p for p in (self.root / folder).glob("patient*.h5") if "_slice_" not in p.name})
-        listed = {c.removesuffix(".h5"): s for s in SPLITS for c in read_list(self.root / f"{s}.list")}
-        rows = []
+            volumes.update({p.stem: p for p in _h5(self.root / folder) if "_slice_" not in p.name})
+        lists = {s: [c.removesuffix(".h5") for c in read_list(self.root / f"{s}.list")] for s in SPLITS}
+        listed, twice = split_of(self.root, lists)
+        rows, problems = [], problems + twice
         for case in sorted(set(listed) - set(slices) - set(volumes)):
             problems.append(f"{self.root / listed[case]}.list: {case} is listed, but there is no such file")
         for case in sorted(set(slices) | set(volumes)):
@@ -90,7 +91,7 @@ class SSL4MISReader(_SliceReader):
                 files = tuple(slices[case][n] for n in sorted(slices[case]))
             else:
                 files = (volumes[case],) if case in volumes else tuple(slices[case][n] for n in sorted(slices[case]))
-            rows.append((case, split, files, files if "label" in _keys(files[0]) else None))
+            rows.append((case, split, files, files if _labelled(files) else None))
         return rows, problems
 
 
@@ -111,19 +112,29 @@ class TransUNetReader(_SliceReader):
         for case, files in slices.items():
             ordered = tuple(files[n] for n in sorted(files))
             split = "val" if case.removeprefix("case") in ("0005", "0021", "0030", "0037") else "train"
-            rows.append((case, split, ordered, ordered if "label" in _keys(ordered[0]) else None))
-        for path in sorted((self.root / "test_vol_h5").glob("[!.]*.h5")):
-            rows.append((path.name.split(".")[0], "test", (path,), (path,) if "label" in _keys(path) else None))
+            rows.append((case, split, ordered, ordered if _labelled(ordered) else None))
+        for path in _h5(self.root / "test_vol_h5"):
+            rows.append((path.name.split(".")[0], "test", (path,), (path,) if _labelled([path]) else None))
         return rows, problems
+
+
+def _h5(folder):
+    """Return the h5 files of a folder, in any capitals."""
+    return [path for path in sorted(folder.glob("[!.]*")) if path.suffix.lower() == ".h5"]
+
+
+def _labelled(files):
+    """Tell whether one of a case's files has labels; reading it then names those that have none."""
+    return any("label" in _keys(path) for path in files)
 
 
 def _collect(folder, pattern, slices, problems):
     """Add a folder's slice files to ``slices[case][number]``; the others that are not hidden are problems."""
     for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
-        match = re.fullmatch(pattern, path.name)
+        match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if match and int(match[2]) not in slices[match[1]]:
             slices[match[1]][int(match[2])] = path
-        elif path.suffix in (".h5", ".npz", ".npy"):
+        elif path.suffix.lower() in (".h5", ".npz", ".npy"):
             problems.append(f"{path}: expected CASE, slice and another number than its neighbours' in the name")
 
 
@@ -141,7 +152,7 @@ def _keys(path):
     """Return the names of a file's arrays; none where it cannot be read, which reading the image then says."""
     try:
         with reading(path, path.suffix[1:]):
-            if path.suffix == ".npz":
+            if path.suffix.lower() == ".npz":
                 with zipfile.ZipFile(path) as archive:
                     return [name.removesuffix(".npy") for name in archive.namelist()]
             with h5py.File(path, "r") as file:
@@ -153,7 +164,7 @@ def _keys(path):
 def _read(path, key):
     """Read ``(H, W)`` or ``(D, H, W)`` real numbers, their size known to fit."""
     with reading(path, path.suffix[1:]):
-        array = (_read_npz if path.suffix == ".npz" else _read_h5)(path, key)
+        array = (_read_npz if path.suffix.lower() == ".npz" else _read_h5)(path, key)
     return array
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list, whole_labels
+from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list, split_of, whole_labels
 from cmems.datasets.readers.files import nifti_files
 from cmems.errors import InputError
 from cmems.registry import READERS
@@ -31,7 +31,7 @@ class SynapseReader(NiftiReader):
         labels, problems = nifti_files(base / "label") if (base / "label").is_dir() else ({}, [])
         images, more = nifti_files(base / "img")
         lists = {s: read_list(self.root / "splits" / f"{s}.txt") for s in SPLITS}
-        listed = {case: split for split, cases in lists.items() for case in cases}
+        listed, twice = split_of(self.root / "splits", lists)
         rows = []
         for stem, image in images.items():
             number = stem.removeprefix("img")
@@ -42,7 +42,7 @@ class SynapseReader(NiftiReader):
         problems += [f"{path}: a label without its image in {base / 'img'}" for path in labels.values()]
         unknown = sorted(set(listed) - {row[0] for row in rows})
         problems += [f"{self.root / 'splits'}: {case} is listed, but there is no such image" for case in unknown]
-        return rows, problems + more
+        return rows, problems + more + twice
 
     def read_label(self, case):
         """Read the labels as the eight classes; the other organs become background."""
