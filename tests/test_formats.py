@@ -366,6 +366,21 @@ def test_names_of_labels_give_the_classes_and_their_numbers(file, tmp_path):
         folder(tmp_path, classes=["spleen"], **options)
 
 
+def test_what_nnunet_ignores_is_unknown_and_no_class(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "A": 1, "ignore": 2}}')
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    found = folder(tmp_path, classes=(), names=tmp_path / "dataset.json")
+    assert found.classes == ("A",)
+    _, label = found.read(found.cases()[0])
+    assert np.array_equal(label.voxels, np.array([0, 1, 255])[LABEL.transpose(ZYX)])
+    assert "voxels marked as unknown" in said(label)
+    named = folder(tmp_path, classes=["A", "Ignore"], names=tmp_path / "dataset.json")
+    assert named.read(found.cases()[0])[1].voxels.max() == 255  # of slices that nobody painted
+    assert named.labels == [1, 2]
+    assert found.settings() != named.settings()
+
+
 def test_names_that_itk_snap_gives_by_itself_are_classes_where_a_mask_uses_them(tmp_path, capsys):
     rows = ((1, "liver"), (2, "Label 2"), (4, "Label 4"), (5, "Label 5"))
     text = "".join(f'{number} 255 0 0 1 1 1 "{name}"\n' for number, name in rows)

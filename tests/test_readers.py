@@ -604,7 +604,10 @@ def test_255_beside_labels_means_not_annotated_and_alone_is_refused(tmp_path):
     data = make(tmp_path, tmp_path / "out")
     assert data.eligible_exemplars() == [("a", 1)]
     (said,) = data.case("a")["notes"]
-    assert said == ["voxels marked 255 are unknown, neither learned from nor measured on", "1,800 of 2,160"]
+    assert said == [
+        "voxels marked as unknown, by 255 or as ignored, are neither learned from nor measured on",
+        "1,800 of 2,160",
+    ]
     save((LABEL > 0) * np.uint8(255), tmp_path / "labels/a.nii")
     with pytest.raises(InputError, match="expected labels 0 to 2, got 255; --labels"):
         make(tmp_path, tmp_path / "other")

@@ -18,7 +18,7 @@ from cmems.files import need_file
 from cmems.labels import UNKNOWN
 
 SPLITS = ("train", "val", "test")
-_MARKED = "voxels marked 255 are unknown, neither learned from nor measured on"
+_MARKED = "voxels marked as unknown, by 255 or as ignored, are neither learned from nor measured on"
 
 
 class Case(NamedTuple):

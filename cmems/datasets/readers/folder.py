@@ -32,6 +32,7 @@ UNPAINTED = ("auto", "unknown", "background")
 _SUFFIX = re.compile(r"[ ._-]?(seg|segmentation|label|labels|labelmap|mask)$", re.IGNORECASE)
 _STRAY = 3  # masks of no scan's name whose place is looked for
 _DEFAULT = re.compile(r"label \d+", re.IGNORECASE)  # what ITK-SNAP calls labels that nobody named
+_IGNORE = "ignore"  # what nnU-Net calls voxels that nobody annotated
 _UNNAMED = re.compile(r"segment[ _](\d+)", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
 _OTHER = "the header names another modality (--modality ct is for CT in HU)"
@@ -61,7 +62,8 @@ class NiftiFolderReader(NiftiReader):
         channel (int | None): Which channel of each case to read, of files ``NAME_0000``, ``NAME_0001`` … or of volumes
             of four axes.
         fill_nan (bool): Read NaN as the volume's smallest value.
-        names (str | None): A file that names the numbers in the masks; see :func:`read_label_names`.
+        names (str | None): A file that names the numbers in the masks; see :func:`read_label_names`. What is called
+            ``ignore`` is no class, but voxels that nobody annotated.
         unpainted (str): What slices without a label are: ``unknown``; ``background``; or ``auto``: unknown where a
             tenth of the slices or fewer are painted, or no two neighbours.
 
@@ -80,6 +82,11 @@ class NiftiFolderReader(NiftiReader):
         self.channel, self.fill_nan, self.unpainted = channel, fill_nan, unpainted
         self.given = "--labels" if names is None else f"--names {names}"
         known = {} if names is None else read_label_names(names)
+        ignored = (
+            [] if _IGNORE in map(plain_name, classes) else [n for n, k in known.items() if plain_name(k) == _IGNORE]
+        )
+        known = {number: name for number, name in known.items() if number not in ignored}
+        self.ignored = ignored
         known = known if classes else self._used(known)
         classes = tuple(classes) or tuple(known.values()) or self._segments()
         if not classes:
@@ -107,7 +114,8 @@ class NiftiFolderReader(NiftiReader):
 
     def settings(self):
         """Return what every reader does, and the options of this one."""
-        return dict(super().settings(), labels=self.labels, unpainted=self.unpainted, **self.reading())
+        ignored = dict(ignored=self.ignored) if self.ignored else {}
+        return dict(super().settings(), labels=self.labels, unpainted=self.unpainted, **ignored, **self.reading())
 
     def reading(self):
         """Return the channel and whether NaN are filled."""
@@ -254,6 +262,8 @@ class NiftiFolderReader(NiftiReader):
             mapped[voxels == number] = k
         if UNKNOWN not in {*numbers, *(volume.names or {})}:  # of nobody's painting
             mapped[voxels == UNKNOWN] = UNKNOWN
+        if not volume.names:
+            mapped[np.isin(voxels, self.ignored)] = UNKNOWN
         dropped = [
             (volume.names or {}).get(v, f"{v:g}")
             for v in np.setdiff1d(voxels[mapped != UNKNOWN], [0, *numbers]).tolist()
