@@ -109,7 +109,7 @@ def test_a_scan_whose_pixels_are_of_quite_another_size_is_said(prepared_acdc, tm
     older = {key: value for key, value in known.plain().items() if key != "pixels"}
     voxels = np.random.default_rng(0).integers(0, 500, (20, 20, 3)).astype(np.int16)
     for mm, said in ((1.5, False), (0.5, False), (5, False), (15, True), (0.15, True)):
-        nifti(tmp_path / "a.nii.gz", voxels, (mm, mm, 8.0))
+        nifti(tmp_path / "a.nii.gz", voxels, (mm, mm, max(8.0, mm)))
         for how in (known, Preparation.read(known.plain(), "a model"), Preparation.read(older, "an older model")):
             notes = dict(how.ready(how.read_scan(tmp_path / "a.nii.gz"), tmp_path / "a.nii.gz").notes)
             assert ([f"{mm:g} mm, theirs 1.5 mm"] == list(notes.values())) == (said and how.pixels is not None)

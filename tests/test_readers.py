@@ -17,6 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from cmems.datasets.intensity import scale_intensity, scaling_notes
 from cmems.datasets.names import name_problem
+from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset, file_sha256
 from cmems.datasets.readers.acdc import _frames
@@ -191,6 +192,8 @@ NAN = float("nan")
         (dict(units=1), (8000, 1500, 1500), "unit may be wrong"),
         (dict(units=1, pixdim=(1, 0.0015, 0.0015, 0.008, 0, 0, 0, 0), sform=0), (8, 1.5, 1.5), "metres"),
         (dict(sform=2, qform=1, srow_z=(0, 0, 0, 0)), (8, 1.5, 1.5), "the sform is unusable"),
+        (dict(srow_y=(0, 1.5, 1, 0)), (8, 1.5, 1.5), "not at right angles, as of a tilted gantry"),
+        (dict(srow_y=(0, 1.5, 0.1, 0)), (8, 1.5, 1.5), ""),
         (dict(qform=1, srow_x=(-1.5, 0, 0, 0)), (8, 1.5, 1.5), "sform and qform give the axes different directions"),
     ],
 )
@@ -234,10 +237,21 @@ def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):
     assert said == {"orientations differ; turned to RAS", "the same voxels as another case's"}  # however stored
 
 
+def test_a_scan_that_tells_no_axes_beside_others_that_do_is_said(tmp_path):
+    save(IMAGE, tmp_path / "images/a.nii")
+    save(IMAGE + 1, tmp_path / "images/b.nii", sform=0)
+    cases = make(tmp_path, tmp_path / "out").manifest["cases"]
+    untold = ["its header tells no axes; it is taken to lie as the other scans", "RAS"]
+    assert [untold in cases[name]["notes"] for name in "ab"] == [False, True]
+
+
 def test_slices_across_the_thick_axis_are_said(tmp_path):
     apply, step = turned("SRA")
     save(apply(IMAGE), tmp_path / "images/a.nii", A @ step)
-    assert "slices run across the thick axis" in str(make(tmp_path, tmp_path / "out").case("a")["notes"])
+    data = make(tmp_path, tmp_path / "out")
+    assert "slices run across the thick axis" in str(data.case("a")["notes"])
+    ready = Preparation.of(data).ready(read_nifti(tmp_path / "images/a.nii"), "a")  # in prediction too
+    assert "slices run across the thick axis" in str(ready.notes)
     save(IMAGE, tmp_path / "images/a.nii", np.diag([1.0, 4.0, 8.0, 1.0]))
     (case,) = (found := reader(tmp_path)).cases()
     assert found.stored_axes(case) == ("RAS", 2.0)  # the thicker side of a pixel counts
@@ -1004,7 +1018,10 @@ def test_a_part_cut_out_less_than_a_millimetre_into_the_scan_is_found():
 def test_labels_whose_header_tells_no_place_lie_as_their_scan_does():
     voxels = np.zeros((3, 8, 8))
     known, bare = Volume(voxels, (2, 1, 1), A, (A,)), Volume(voxels, (2, 1, 1), A)
-    assert lay_on(bare, known, "label", Path("scan")) is bare
+    laid = lay_on(bare, known, "label", Path("scan"))
+    assert laid.voxels is voxels
+    assert "does not say where it lies" in notes(laid)
+    assert lay_on(bare, bare, "label", Path("scan")) is bare
     assert lay_on(known, bare, "label", Path("scan")) is known
 
 

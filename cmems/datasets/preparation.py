@@ -9,7 +9,7 @@ from cmems.datasets.intensity import image_problems, modality_of, scale_intensit
 from cmems.datasets.prepare import MAX_SIZE
 from cmems.datasets.prepared import preparation_problems
 from cmems.datasets.readers.folder import filled
-from cmems.datasets.readers.geometry import axes, known_axes, turned, turned_array
+from cmems.datasets.readers.geometry import axes, known_axes, spacing_notes, turned, turned_array
 from cmems.datasets.readers.scans import read_scan, scan_stem
 from cmems.errors import InputError
 from cmems.resize import Frame
@@ -158,6 +158,7 @@ class Preparation(NamedTuple):
             volume, turn = turned(volume, self.axes), (self.axes, stored)
         if problem := self.frame.problem(volume.voxels.shape[1:], volume.spacing[1:]):
             raise InputError(f"{path}: {problem}")
+        notes += spacing_notes(volume.spacing)
         sides = volume.spacing[1:]
         if self.pixels and (min(sides) < self.pixels[0] / 4 or max(sides) > 4 * self.pixels[1]):
             here, there = (" to ".join(dict.fromkeys(f"{v:.3g}" for v in each)) for each in (sides, self.pixels))

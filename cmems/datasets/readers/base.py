@@ -19,6 +19,7 @@ from cmems.labels import UNKNOWN
 
 SPLITS = ("train", "val", "test")
 _MARKED = "voxels marked as unknown, by 255 or as ignored, are neither learned from nor measured on"
+_UNTOLD = "its header tells no axes; it is taken to lie as the other scans"
 
 
 class Case(NamedTuple):
@@ -51,6 +52,7 @@ class Reader:
 
     Attributes:
         axes (str | None): Axes that scans are turned to as they are read; see :meth:`settle_axes`.
+        usual (str | None): Those of most scans whose headers tell.
 
     Raises:
         InputError: The folder is missing, or ``splits`` is no such file.
@@ -69,7 +71,7 @@ class Reader:
             raise InputError("--fold: expected --splits FILE with it")
         self.val, self.test = val, test
         self.split_file = None if splits is None else _read_splits(splits, fold)
-        self.axes = None
+        self.axes = self.usual = None
 
     def find(self):
         """Return ``(name, split, images, labels)`` rows and a list of problems."""
@@ -141,8 +143,8 @@ class Reader:
         """
         stored = [found for found in map(self.stored_axes, cases) if found[0]]
         counts, thickness = Counter(codes for codes, _ in stored), dict(stored)
-        best = max(sorted(counts), key=lambda codes: (counts[codes], thickness[codes]), default=None)
-        self.axes = best if len(counts) > 1 else None
+        self.usual = max(sorted(counts), key=lambda codes: (counts[codes], thickness[codes]), default=None)
+        self.axes = self.usual if len(counts) > 1 else None
         return dict(counts)
 
     def stored_axes(self, case):
@@ -174,6 +176,8 @@ class Reader:
             if count := int((label.voxels == UNKNOWN).sum()):
                 label = label._replace(notes=(*label.notes, (_MARKED, f"{count:,} of {label.voxels.size:,}")))
         stored = known_axes(image)
+        if self.usual and not stored:
+            image = image._replace(notes=(*image.notes, (_UNTOLD, self.usual)))
         if self.axes and stored and stored != self.axes:
             note = (f"orientations differ; turned to {self.axes}", f"stored as {stored}")
             if label is not None:

@@ -16,6 +16,8 @@ _SFORM = "the sform is unusable; the qform is taken"
 _CONFLICT = "sform and qform give the axes different directions; the sform is taken"
 _ACROSS = "the pixels are longer than the slices are apart: slices run across the thick axis"
 _APART = "sform and qform disagree on whether the labels lie on the scan; they are taken to"
+_PLACELESS = "the mask's header does not say where it lies; it is taken to lie as its scan, voxel by voxel"
+_SKEW = "the axes are not at right angles, as of a tilted gantry; distances and volumes are taken as if they were"
 _CROP = "the labels cover a part of the scan; around it is background"
 
 
@@ -47,7 +49,15 @@ def settle_frames(path, sform, qform):
         notes.append((_SFORM, ""))
     if len(frames) == 2 and axes(frames[0]) != axes(frames[1]):
         notes.append((_CONFLICT, f"{axes(frames[0])} and {axes(frames[1])}"))
+    if frames and (tilt := _tilt(frames[0])) > 1:
+        notes.append((_SKEW, f"{tilt:.3g} degrees off"))
     return frames, notes
+
+
+def _tilt(affine):
+    """Return by how many degrees the angles between an affine's axes differ from a right one, at most."""
+    steps = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arcsin(np.abs(steps.T @ steps - np.eye(3)).max().clip(0, 1))))
 
 
 def settle_spacing(pixdim, frames):
@@ -144,8 +154,10 @@ def lay_on(label, image, label_path, image_path):
             f"{label_path}: expected shape {image.voxels.shape} of {image_path.name}, got {label.voxels.shape}"
             + sizes * (not np.allclose(label.spacing, image.spacing, rtol=0.01))
         )
-    if not image.frames or not label.frames:
+    if not image.frames:
         return label
+    if not label.frames:
+        return label._replace(notes=(*label.notes, (_PLACELESS, "")))
     away = _away(image.frames[0], label.frames[0], image)
     raise InputError(
         f"{label_path}: expected the place of {image_path.name}, but its header puts the corners up to {away:.3g} mm "
