@@ -428,12 +428,15 @@ def test_what_names_no_labels_ends_in_one_line(text, tmp_path):
         (["amos_0001", "amos_0002"], [], None),
         (["p_0001", "p_0012", "q_0001", "q_0010"], ["p_0001"], None),  # frames
         (["p_0000", "p_0001", "q_0000", "q_0001", "r"], [], None),
+        (["p_0000", "p_0001", "q_0000", "q_0001"], ["p_0000"], None),  # frames perhaps
     ],
 )
-def test_channels_are_told_from_patients(names, known, channels, tmp_path):
+def test_channels_are_told_from_patients(names, known, channels, tmp_path, capsys):
     found, problems = choose_channel({name: tmp_path / name for name in names}, 0, known)
     assert sorted(found) == (channels or names)
     assert not problems
+    doubtful = known == ["p_0000"]
+    assert ("if they are channels, call the label p\n" in capsys.readouterr().err) == doubtful
 
 
 # NRRD

@@ -14,7 +14,7 @@ from cmems.datasets.readers.files import MAPS, PICTURE, SCAN, files_below, liste
 from cmems.datasets.readers.nifti import nifti_description, nifti_grid, nifti_like, nifti_of, read_nifti
 from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
 from cmems.datasets.readers.pictures import picture_grid, read_picture
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 
 KINDS = "NIfTI, NRRD, PNG or DICOM"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -212,7 +212,7 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
     """Tell several channels of a scan, nnU-Net's ``NAME_0000``, ``NAME_0001``, from several scans.
 
     They are channels where a label is called NAME, or where several scans, and all that there are, have the same, from
-    0 on.
+    0 on; but for those of whose very name a label is, which is warned of.
 
     Args:
         scans (dict[str, Path]): By name.
@@ -224,13 +224,16 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
     Returns:
         tuple[dict[str, Path], list[str]]: Scans by case, and problems.
     """
-    matched = {stem: _CHANNEL.fullmatch(stem) for stem in scans if stem not in known}
-    numbers = {}
-    for match in filter(None, matched.values()):
-        numbers.setdefault(match[1], set()).add(int(match[2]))
-    first = next(iter(numbers.values()), set())
-    alike = len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers.values())
-    always = always or any(base in known for base in numbers) or (alike and None not in matched.values())
+    named = {stem: _CHANNEL.fullmatch(stem) for stem in scans}
+    matched = {stem: match for stem, match in named.items() if stem not in known}
+    bases = {match[1] for match in matched.values() if match}
+    always = always or not bases.isdisjoint(known) or _alike(matched.values())
+    if not always and len(matched) < len(named) and _alike(named.values()):
+        stem, path = next((stem, path) for stem, path in scans.items() if stem in known)
+        warn_once(
+            f"{path}: taken for a scan of its own, as all that are called so, since a label is called {stem}; if they "
+            f"are channels, call the label {named[stem][1]}"
+        )
     cases, several, found, problems = {}, {}, {}, []
     for stem, path in scans.items():
         if always and matched.get(stem):
@@ -253,6 +256,17 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
         names, more = ", ".join(p.name for p in paths), f", and of {len(several) - 1} more" * (len(several) > 1)
         problems.append(f"{paths[0].parent}: {len(paths)} channels of {case}: {names}{more}; {advice}")
     return found, problems
+
+
+def _alike(matches):
+    """Tell whether names, by their matches of :data:`_CHANNEL`, are the same channels, from 0 on, of several scans."""
+    numbers = {}
+    for match in matches:
+        if match is None:
+            return False
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    first = next(iter(numbers.values()), set())
+    return len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers.values())
 
 
 def _is_picture(path):
