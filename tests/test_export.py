@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 import cmems
 from cmems.apis import export, publish
-from cmems.apis.export import VolumeGraph, _Axis, _write_script
+from cmems.apis.export import _SCRIPT, VolumeGraph, _Axis, _write_script
 from cmems.datasets.intensity import INTENSITY
+from cmems.datasets.preparation import Preparation
 from cmems.errors import InputError
 from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES
@@ -86,6 +88,64 @@ def test_onnx_runs_without_torch_and_labels_as_the_model(model, tmp_path, monkey
     assert len(np.unique(own)) == 3
     assert (own != np.asarray(mask.dataobj).T).mean() < 1e-3
     assert np.allclose(mask.affine, affine)
+
+
+STORED = np.random.default_rng(0).integers(0, 900, (14, 12, 4)).astype(np.float32)
+LPS = np.diag([-1500.0, -1500.0, 5000.0, 1.0])  # microns
+
+
+@pytest.mark.parametrize(
+    ("change", "sform"),
+    [
+        (lambda voxels: voxels, 1),
+        (lambda voxels: voxels[..., ::-1], 0),  # which tells no axes
+        (lambda voxels: np.where(voxels > 890, voxels, 0), 1),  # whose 99.5th percentile is its minimum
+        (lambda voxels: np.where(voxels == voxels.max(), np.nan, voxels), 1),
+        (lambda voxels: np.stack([voxels, voxels[::-1]], -1), 1),
+        (lambda voxels: np.where(voxels < 2, -32767, voxels), 1),
+        (lambda voxels: np.where(voxels > 5, np.inf, voxels), 1),
+        (lambda voxels: 0 * voxels, 1),
+    ],
+)
+def test_the_script_beside_a_program_prepares_a_scan_as_the_model_does(change, sform, tmp_path, monkeypatch):
+    reading = dict(channel=1, fill_nan=True)
+    content = dict(dataset="x", classes=["a"], intensity=INTENSITY["mr"], size=16, pixel=2.0, axes="RAS",
+                   orientations=["RAS"], reading=reading)  # fmt: skip
+    known, fed = Preparation.read(content, "x"), []
+
+    class Session:
+        def __init__(self, model, providers):
+            assert model == "x.onnx"
+
+        def get_modelmeta(self):
+            said = dict(known.plain(), modality=known.modality)
+            return SimpleNamespace(custom_metadata_map=dict(cmems=json.dumps(said)))
+
+        def run(self, names, feed):
+            fed.append(feed)
+            return [np.rint(feed["image"] * 200).astype(np.uint8)]
+
+    scan, (path, out) = nib.Nifti1Image(change(STORED), LPS), (str(tmp_path / name) for name in ("s.nii", "m.nii"))
+    scan.header.set_xyzt_units("micron")
+    scan.set_qform(None, 0)
+    scan.set_sform(LPS, sform)
+    nib.save(scan, path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    monkeypatch.setattr("sys.argv", ["run_onnx.py", "x.onnx", path, out])
+    try:
+        ready = known.ready(known.read_scan(path), path)
+    except InputError:
+        with pytest.raises(SystemExit, match=r"s\.nii: expected finite voxels of more than one value"):
+            runpy.run_path(str(_SCRIPT))
+        return
+    runpy.run_path(str(_SCRIPT))
+    assert np.array_equal(np.concatenate([feed["image"] for feed in fed]), ready.content["image"].astype(np.float32))
+    np.testing.assert_allclose(fed[0]["spacing"], ready.content["spacing"][1:], rtol=1e-6)
+    mask = nib.load(out)
+    expected = ready.back(np.rint(ready.content["image"].astype(np.float32) * 200).astype(np.uint8))
+    assert np.array_equal(np.asarray(mask.dataobj).T, expected)
+    assert (mask.get_data_dtype(), mask.header.get_xyzt_units()[0]) == (np.uint8, "micron")
+    np.testing.assert_allclose(mask.affine, scan.affine)
 
 
 def test_another_script_beside_a_program_is_left_alone_and_told_of(tmp_path, capsys):
