@@ -324,6 +324,10 @@ def test_a_slice_that_was_painted_across_the_scans_own_is_refused(tmp_path):
     assert (read(tmp_path / "two", classes=["A"])[1].voxels == 255).any()
     with pytest.raises(InputError, match=r"labels/a\.nii\.gz: painted on one row of each of 4 slices, across them"):
         read(tmp_path, classes=["A"])
+    found = folder(tmp_path, classes=["A"])
+    found.axes = "PRS"  # of most scans
+    with pytest.raises(InputError, match="along the scan's last axis, orientations differ; turned to PRS"):
+        found.read(found.cases()[0])
 
 
 def test_a_crop_does_not_count_unknown_voxels_as_cut_off(tmp_path):

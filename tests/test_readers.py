@@ -577,7 +577,7 @@ def test_nan_is_refused_unless_it_is_to_be_filled(tmp_path):
     voxels = IMAGE.astype(np.float32)
     voxels[:3] = np.nan
     save(voxels, tmp_path / "images/a.nii")
-    with pytest.raises(InputError, match="324 NaN or infinite; --fill-nan"):
+    with pytest.raises(InputError, match="324 NaN or infinite; --fill-nan of cmems prepare nifti reads"):
         make(tmp_path, tmp_path / "out")
     assert (make(tmp_path, tmp_path / "out", fill_nan=True).train_images()[:, :, 0] == 0).all()
 

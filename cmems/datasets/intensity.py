@@ -9,6 +9,10 @@ CT_WINDOW = (-125.0, 275.0)
 MR_PERCENTILE = 99.5
 # Scans have hundreds of values, and 80 % of their voxels span a quarter of [0, 1] and more.
 _MASK, _NARROW = 16, 0.1
+_FILL = "; --fill-nan of cmems prepare nifti reads NaN as the smallest value, and so does a model of data prepared so"
+_SCALED = (
+    "; CT that is scaled already is for --modality mr of cmems prepare nifti and pick, and a model of data so made"
+)
 INTENSITY = {
     "mr": f"per volume: clipped to [minimum, {MR_PERCENTILE}th percentile], scaled to [0, 1]",
     "ct": "clipped to [-125, 275] HU, scaled to [0, 1]",
@@ -21,7 +25,7 @@ def image_problems(path, image, modality):
     voxels = image.voxels
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         nan, all_odd = int(np.isnan(voxels).sum()), int((~np.isfinite(voxels)).sum())
-        hint = "; --fill-nan reads NaN as the smallest value" if nan == all_odd < voxels.size else ""
+        hint = _FILL if nan == all_odd < voxels.size else ""
         return [f"{path}: expected finite voxels, got {all_odd} NaN or infinite{hint}"]
     low, high = voxels.min(), voxels.max()
     if low == high:
@@ -33,7 +37,7 @@ def image_problems(path, image, modality):
             f"{path}: expected voxels in [0, 1], as this layout and its networks have them, got {low:g} to {high:g}"
         ]
     if modality == "ct" and float(high) - float(low) <= 2:
-        return [f"{path}: expected HU, got {low:g} to {high:g}; for CT that is scaled already take --modality mr"]
+        return [f"{path}: expected HU, got {low:g} to {high:g}{_SCALED}"]
     return []
 
 

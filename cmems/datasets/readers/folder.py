@@ -236,7 +236,8 @@ class NiftiFolderReader(NiftiReader):
         image, label = super().read(case)
         if label is None or self.unpainted == "background":
             return image, label
-        label = _unknown(case.labels[0], label, self.unpainted == "auto")
+        turned = next((f", {said}" for said, _ in image.notes if said.startswith("orientations differ")), "")
+        label = _unknown(case.labels[0], label, self.unpainted == "auto", turned)
         return (image._replace(notes=(*image.notes, (_EMPTY, ""))), None) if label is None else (image, label)
 
     def read_image(self, case):
@@ -361,13 +362,14 @@ def _lies_on(path, scans, grids):
     return fits
 
 
-def _unknown(path, label, automatic):
+def _unknown(path, label, automatic, turned=""):
     """Return labels ``(D, H, W)`` whose unpainted slices are 255; None where nothing is painted.
 
     Args:
         path (Path): Named in the error.
         label (Volume): Labels on the scan's grid, as its slices lie.
         automatic (bool): Only where few slices are painted: a tenth, or no two neighbours.
+        turned (str): What to say of a scan that was turned, for the error.
 
     Raises:
         InputError: One slice is painted, but across the scan's own.
@@ -383,7 +385,7 @@ def _unknown(path, label, automatic):
     if automatic and len(across) == 1 and count > 2:
         raise InputError(
             f"{path}: painted on one {('row', 'column')[across[0] - 1]} of each of {count} slices, across them; "
-            "expected a slice along the scan's last axis"
+            f"expected a slice along the scan's last axis{turned}"
         )
     if automatic and count > depth / 10 and (painted[1:] & painted[:-1]).any() or count == depth:
         return label
