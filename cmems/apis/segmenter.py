@@ -128,6 +128,8 @@ class Segmenter:
             if spacing is not None or axes is not None:
                 raise InputError(f"{scan}: its header tells spacing and axes; expected None")
             return self.preparation.read_scan(scan)
+        if np.ma.is_masked(scan):
+            raise InputError("the array: expected all its voxels, got some that are masked; fill them: array.filled(…)")
         if scan.ndim != 3 or scan.dtype.kind not in "iufb" or not scan.size:
             raise InputError(f"the array: expected (D, H, W) real numbers, got {scan.shape} of {scan.dtype}")
         try:

@@ -99,6 +99,10 @@ def read_scan(path, channel=None):
         volume = dicom.read_dicom(path)
     elif _is_picture(path):
         volume = read_picture(path)
+    elif path.is_dir():
+        raise InputError(f"{path}: expected a scan, {KINDS} (of a series any of its files), got a folder")
+    elif path.is_file() and not SCAN.search(path.name):
+        raise InputError(f"{path}: not {KINDS} by its name; convert it to .nii.gz")
     else:
         volume = (read_nrrd if _is_nrrd(path) else read_nifti)(path, channel)
     named = _CHANNEL.fullmatch(scan_stem(path))
