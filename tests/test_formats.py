@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import re
+import struct
 import sys
 import unicodedata
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -780,6 +782,21 @@ def test_pixels_lie_as_an_image_is_shown(ending, options, tmp_path):
         assert np.abs(image.voxels[0] - np.rot90(stored, {1: 0, 3: 2, 6: 3}[orientation]).astype(float)).max() < 9
         assert read_grid(path).voxels.shape == image.voxels.shape
         assert ("turned as its EXIF says" in said(image)) == (orientation > 1)
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(4, 2), (2, 3), (6, 4)])
+def test_colours_of_16_bits_are_refused_of_which_half_would_be_lost(kind, bands, tmp_path):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    grey = np.repeat(IMAGE[..., 0].T[..., None], bands, -1)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in grey)
+    header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 16, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    for read_it in (read_scan, read_mask):
+        with pytest.raises(InputError, match=r"a\.png: expected colours of 8 bits or grey of 16, got colours of 16"):
+            read_it(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def read_picture(path, labels=False):
             image.seek(page)
             if image.size != (image_size := pages[0].shape[::-1] if pages else image.size):
                 raise InputError(f"{path}: expected pages of {image_size} pixels, got {image.size}")
+            if len(image.getbands()) > 1 and ";16" in str(image.tile):  # of which Pillow drops the lower half
+                raise InputError(
+                    f"{path}: expected colours of 8 bits or grey of 16, got colours of 16; save it as grey"
+                )
             if (turn := image.getexif().get(_ORIENTATION, 1)) in range(2, 9):
                 notes[_TURNED, f"orientation {turn}"] = None
             pixels, coloured = _grey(path, ImageOps.exif_transpose(image), labels)
