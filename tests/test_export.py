@@ -92,12 +92,14 @@ def test_onnx_runs_without_torch_and_labels_as_the_model(model, tmp_path, monkey
 
 STORED = np.random.default_rng(0).integers(0, 900, (14, 12, 4)).astype(np.float32)
 LPS = np.diag([-1500.0, -1500.0, 5000.0, 1.0])  # microns
+LIA = LPS[[0, 2, 1, 3]]  # coronal: turned, its slices would run across its thick axis
 
 
 @pytest.mark.parametrize(
     ("change", "sform"),
     [
         (lambda voxels: voxels, 1),
+        (lambda voxels: voxels, LIA),
         (lambda voxels: voxels[..., ::-1], 0),  # which tells no axes
         (lambda voxels: np.where(voxels > 890, voxels, 0), 1),  # whose 99.5th percentile is its minimum
         (lambda voxels: np.where(voxels == voxels.max(), np.nan, voxels), 1),
@@ -125,10 +127,11 @@ def test_the_script_beside_a_program_prepares_a_scan_as_the_model_does(change, s
             fed.append(feed)
             return [np.rint(feed["image"] * 200).astype(np.uint8)]
 
-    scan, (path, out) = nib.Nifti1Image(change(STORED), LPS), (str(tmp_path / name) for name in ("s.nii", "m.nii"))
+    affine, sform = (LPS, sform) if isinstance(sform, int) else (sform, 1)
+    scan, (path, out) = nib.Nifti1Image(change(STORED), affine), (str(tmp_path / name) for name in ("s.nii", "m.nii"))
     scan.header.set_xyzt_units("micron")
     scan.set_qform(None, 0)
-    scan.set_sform(LPS, sform)
+    scan.set_sform(affine, sform)
     nib.save(scan, path)
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
     monkeypatch.setattr("sys.argv", ["run_onnx.py", "x.onnx", path, out])

@@ -237,6 +237,24 @@ def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):
     assert said == {"orientations differ; turned to RAS", "the same voxels as another case's"}  # however stored
 
 
+def test_slices_that_lie_oblique_stay_slices_whatever_letters_their_axes_have(tmp_path):
+    """Short-axis scans of hearts: ten degrees from patient to patient, and the slices' axis has another letter."""
+    for name, degrees in dict(a=40, b=42, c=50).items():
+        normal = np.array([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees)), 0])
+        affine = np.eye(4)
+        affine[:3, :3] = np.stack([np.cross(normal, (0, 0, 1)) * 1.5, (0, 0, -1.5), normal * 8], 1)
+        save(IMAGE + ord(name), tmp_path / f"images/{name}.nii", affine)
+        save(LABEL, tmp_path / f"labels/{name}.nii", affine)
+    data = make(tmp_path, tmp_path / "out")
+    assert [data.case(name)["orientation"] for name in "abc"] == ["PIR", "PIR", "RIA"]
+    assert [data.case(name)["shape"] for name in "abc"] == [[6, 18, 20]] * 3
+    said = "not turned to PIR, as most scans lie: its slices would run across its thick axis"
+    assert [said in str(data.case(name)["notes"]) for name in "abc"] == [False, False, True]
+    ready = Preparation.of(data).ready(read_nifti(tmp_path / "images/c.nii"), "c")
+    assert (ready.turn, ready.odd) == (None, None)
+    assert said in str(ready.notes)
+
+
 def test_a_scan_that_tells_no_axes_beside_others_that_do_is_said(tmp_path):
     save(IMAGE, tmp_path / "images/a.nii")
     save(IMAGE + 1, tmp_path / "images/b.nii", sform=0)

@@ -9,7 +9,7 @@ from cmems.datasets.intensity import image_problems, modality_of, scale_intensit
 from cmems.datasets.prepare import MAX_SIZE
 from cmems.datasets.prepared import preparation_problems
 from cmems.datasets.readers.folder import filled
-from cmems.datasets.readers.geometry import axes, known_axes, spacing_notes, turned, turned_array
+from cmems.datasets.readers.geometry import LEFT, axes, is_to_turn, known_axes, spacing_notes, turned, turned_array
 from cmems.datasets.readers.scans import read_scan, scan_stem
 from cmems.errors import InputError
 from cmems.resize import Frame
@@ -28,7 +28,8 @@ class Preparation(NamedTuple):
         classes: Foreground classes; label k is the k-th.
         intensity: How voxels were scaled, as a manifest says it.
         frame: How slices become the squares that networks take.
-        axes: The axes that scans are turned to, as ``LPS``; None: left as they lie.
+        axes: The axes that scans are turned to, as ``LPS``, but for those whose slices would then run across their
+            thick axis; None: left as they lie.
         orientations: Those that the scans' files had.
         channel: Which channel of volumes of four axes is read; None: they have three.
         fill_nan: Whether NaN is read as the volume's smallest value.
@@ -154,8 +155,10 @@ class Preparation(NamedTuple):
         if problems := image_problems(path, volume, self.modality):
             raise InputError(problems)
         stored, orientation, turn, notes = known_axes(volume), axes(volume.affine), None, list(volume.notes)
-        if self.axes and stored and self.axes != stored:
+        if is_to_turn(volume, self.axes):
             volume, turn = turned(volume, self.axes), (self.axes, stored)
+        elif self.axes and stored and self.axes != stored:
+            notes.append((LEFT.format(self.axes), f"stored as {stored}"))
         if problem := self.frame.problem(volume.voxels.shape[1:], volume.spacing[1:]):
             raise InputError(f"{path}: {problem}")
         notes += spacing_notes(volume.spacing)

@@ -32,7 +32,7 @@ from cmems.resize import Frame
 
 MAX_SIZE = 4096
 LOCK = ".lock"
-PREPARATION = 2  # raised when the same scans and settings give other arrays
+PREPARATION = 3  # raised when the same scans and settings give other arrays
 WHOLE = ".whole"
 
 

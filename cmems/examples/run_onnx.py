@@ -21,6 +21,8 @@ image = scan
 if said["axes"] and told:  # as the training scans lie
     turn = nib.orientations.axcodes2ornt(said["axes"])
     image = scan.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(scan.affine), turn))
+    now, then = (max(each[:2]) > 1.5 * each[2] for each in (header.get_zooms(), image.header.get_zooms()))
+    image = scan if then and not now else image  # slices would run across the thick axis
 voxels = np.asarray(image.dataobj, np.float32).T
 if said["reading"]["fill_nan"]:
     voxels = np.where(np.isnan(voxels), np.nanmin(voxels), voxels)

@@ -11,7 +11,7 @@ import numpy as np
 from cmems.datasets.names import each_once, name_problem, near
 from cmems.datasets.prepared import file_sha256
 from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
-from cmems.datasets.readers.geometry import known_axes, lay_on, turned
+from cmems.datasets.readers.geometry import LEFT, is_to_turn, known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import nifti_grid, read_nifti
 from cmems.errors import InputError
 from cmems.files import need_file
@@ -178,11 +178,13 @@ class Reader:
         stored = known_axes(image)
         if self.usual and not stored:
             image = image._replace(notes=(*image.notes, (_UNTOLD, self.usual)))
-        if self.axes and stored and stored != self.axes:
+        if is_to_turn(image, self.axes):
             note = (f"orientations differ; turned to {self.axes}", f"stored as {stored}")
             if label is not None:
                 label = turned(label._replace(frames=image.frames), self.axes)
             image = turned(image, self.axes)._replace(notes=(*image.notes, note))
+        elif self.axes and stored and stored != self.axes:
+            image = image._replace(notes=(*image.notes, (LEFT.format(self.axes), f"stored as {stored}")))
         return image, label
 
     def sources(self, paths):

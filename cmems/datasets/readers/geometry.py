@@ -15,6 +15,7 @@ _ODD_SIZE = "voxels below 0.01 mm or above 100 mm; the header's unit may be wron
 _SFORM = "the sform is unusable; the qform is taken"
 _CONFLICT = "sform and qform give the axes different directions; the sform is taken"
 _ACROSS = "the pixels are longer than the slices are apart: slices run across the thick axis"
+LEFT = "not turned to {}, as most scans lie: its slices would run across its thick axis"
 _APART = "sform and qform disagree on whether the labels lie on the scan; they are taken to"
 _PLACELESS = "the mask's header does not say where it lies; it is taken to lie as its scan, voxel by voxel"
 _SKEW = "the axes are not at right angles, as of a tilted gantry; distances and volumes are taken as if they were"
@@ -179,6 +180,20 @@ def _off_grid(label, image):
 def _away(affine, other, volume):
     """Return how far apart two affines put the corners of a volume, mm."""
     return np.abs((affine - other) @ _corners(volume.voxels.shape[::-1]))[:3].max()
+
+
+def is_to_turn(volume, codes):
+    """Tell whether a :class:`Volume` is to be turned so that its axes grow as ``codes``; see :func:`turned`.
+
+    Not where its slices, which lie along its thick axis, would run across it: what is left is no slice. In short-axis
+    scans of hearts, which lie oblique, the axes have other letters from patient to patient, and yet are the same.
+    """
+    stored = known_axes(volume)
+    if not codes or not stored or stored == codes:
+        return False
+    sides = {"RLAPSI".index(letter) // 2: mm for letter, mm in zip(stored, volume.spacing[::-1], strict=True)}
+    after = [sides["RLAPSI".index(letter) // 2] for letter in reversed(codes)]
+    return bool(spacing_notes(volume.spacing)) or not spacing_notes(after)
 
 
 def turned(volume, codes):
