@@ -37,10 +37,11 @@ def scans(tmp_path):
     return folder
 
 
-def test_the_slice_in_the_middle_comes_first_and_each_patient_once(scans, tmp_path):
+def test_the_slice_in_the_middle_comes_first_and_each_patient_once(scans, tmp_path, capsys):
     picks = pick(str(scans), str(tmp_path / "out"), patient="[a-z]")
     assert (picks[0].scan, picks[0].slice, picks[0].depth) == ("b_1", 2, 5)
     assert sorted(found.scan[0] for found in picks) == ["a", "b", "d"]  # c's axes lie otherwise
+    assert "the axes lie otherwise than most scans', LPS; no slice is picked of these: c_1" in capsys.readouterr().err
     assert {p.name for p in (tmp_path / "out").iterdir()} == {SHEET, *(found.mask.name for found in picks)}
     for found in picks:
         mask, scan = nib.load(found.mask), nib.load(scans / found.mask.name)
@@ -50,6 +51,12 @@ def test_the_slice_in_the_middle_comes_first_and_each_patient_once(scans, tmp_pa
         assert not np.asarray(mask.dataobj).any()
     assert Image.open(tmp_path / "out" / SHEET).size[0] > 3 * 288
     assert [f.scan for f in pick(str(scans), str(tmp_path / "two"), 1, patient="[a-z]", skip=["b_1"])] != ["b_1"]
+
+
+def test_a_scan_whose_thick_slices_lie_in_another_plane_is_not_left_out(scans, tmp_path):
+    coronal = nib.Nifti1Image(np.asarray(nib.load(scans / "c_1.nii.gz").dataobj), AFFINE[[0, 2, 1, 3]])
+    nib.save(coronal, scans / "c_1.nii.gz")
+    assert sorted(found.scan[0] for found in pick(str(scans), str(tmp_path / "out"), patient="[a-z]")) == [*"abcd"]
 
 
 def test_what_was_painted_or_drawn_elsewhere_is_left_alone(scans, tmp_path):

@@ -15,7 +15,7 @@ from cmems.datasets.intensity import image_problems, scale_intensity, scaling_no
 from cmems.datasets.names import SHEET, composed
 from cmems.datasets.readers.files import folders_in
 from cmems.datasets.readers.folder import owner_of
-from cmems.datasets.readers.geometry import known_axes, lay_on
+from cmems.datasets.readers.geometry import is_to_turn, known_axes, lay_on
 from cmems.datasets.readers.nifti import nifti_description, read_nifti
 from cmems.datasets.readers.scans import (
     KINDS,
@@ -28,7 +28,7 @@ from cmems.datasets.readers.scans import (
     read_scan,
     scan_files,
 )
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.files import whole_file
 from cmems.registry import DESCRIPTIONS
 from cmems.visualization.panels import check_pictures, contact_sheet, write_png
@@ -68,9 +68,10 @@ def pick(
 ):
     """Choose slices, at most one a patient, and write ``slices.png``, which shows them, and an empty mask for each.
 
-    Without ``after`` they are those nearest to the middle of all slices, so far as ``description`` tells; scans whose
-    axes lie otherwise than most scans' are left out. With it, the scans come by doubt, the most doubtful first, and of
-    each the slice on which the networks differ most, of those that show the most classes.
+    Without ``after`` they are those nearest to the middle of all slices, so far as ``description`` tells; scans that
+    preparing turns, since their axes lie otherwise than most scans', are left out, which is said. With it, the scans
+    come by doubt, the most doubtful first, and of each the slice on which the networks differ most, of those that show
+    the most classes.
 
     Args:
         scans (str): A folder of scans.
@@ -180,18 +181,22 @@ def _patients(names, pattern):
 
 def _middle(paths, how, describe, problems, progress):
     """Yield scan, slice and why, the nearest to the middle first."""
-    described, stored = {}, {}
+    described, grids = {}, {}
     for done, (name, path) in enumerate(paths.items(), 1):
         try:
             volume, image, _ = _read(path, *how)
         except InputError as error:
             problems += error.problems
         else:
-            described[name], stored[name] = describe(image, volume.spacing), known_axes(volume)
+            described[name], grids[name] = describe(image, volume.spacing), volume._replace(voxels=None)
         if progress:
             progress(done, len(paths), name)
-    usual = Counter(codes for codes in stored.values() if codes).most_common(1)
-    alike = {name: d for name, d in described.items() if not stored[name] or stored[name] == usual[0][0]}
+    (usual, _), *_ = Counter(filter(None, map(known_axes, grids.values()))).most_common() or [(None, 0)]
+    if others := [name for name, grid in grids.items() if is_to_turn(grid, usual)]:
+        more = f" and {len(others) - 3} more" * (len(others) > 3)
+        some = f"{', '.join(others[:3])}{more}"
+        warn_once(f"the axes lie otherwise than most scans', {usual}; no slice is picked of these: {some}")
+    alike = {name: each for name, each in described.items() if name not in others}
     for name, z, distance in by_distance_to_middle(alike) if alike else ():
         yield name, z, f"{distance:.2f} from the middle"
 
