@@ -164,13 +164,17 @@ def _rank(rank, store, results):
 
 
 def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # forked, they may wait for a thread of torch that only this one has
     started = [context.Process(target=_rank, args=(r, tmp_path / "store", f"{tmp_path}/")) for r in (0, 1)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(60)
-        assert process.exitcode == 0
+    try:
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(120)
+            assert process.exitcode == 0
+    finally:
+        for process in started:
+            process.kill()
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, (loss, gradient) in _losses(slice(None)).items():
         torch.testing.assert_close(ours[name][0], loss)
