@@ -280,8 +280,11 @@ def test_a_run_is_made_longer_and_its_schedule_stays(made, work, tmp_path, capsy
     assert resume(made[0], tmp_path / "own_end", **ends, **{"train_cfg.max_iters": 2}).iter == 2
 
 
-def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, tmp_path):
+def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, prepared_acdc, tmp_path):
+    other = shutil.copytree(prepared_acdc, tmp_path / "other")
+    unlabel(other, PreparedDataset(other).cases("val")[:1])
     ways = {
+        "data": ({"val_dataloader.dataset.data_root": str(other)}, "it was chosen by another validation: references: "),
         "another": ({"val_evaluator.0.preset": "strict"}, 'val_evaluator.0.preset: "transunet" there, "strict" here'),
         "split": ({"val_dataloader.dataset.split": "test"}, 'data.split: "val" there, "test" here'),
         "clean-up": (

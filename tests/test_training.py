@@ -624,6 +624,21 @@ def test_validation_cases_without_labels_are_told_of_before_the_first_step(
     assert "split 'val' holds no labelled case: no validation" in capsys.readouterr().out
 
 
+def test_validation_data_that_were_prepared_otherwise_or_trained_on_are_told_of(
+    tiny_config, raw_acdc, tmp_path, capsys
+):
+    reader, key = READERS.get("acdc"), "val_dataloader.dataset.data_root"
+    prepare(reader(raw_acdc, val=["patient001"], test=["patient004"]), tmp_path / "seen", size=32, workers=1)
+    train(tiny_config(), str(tmp_path / "w"), cfg_options={key: str(tmp_path / "seen"), "train_cfg.max_iters": 1})
+    assert "split 'val': the training saw these scans, which flatters the scores" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "seen", tmp_path / "turned")
+    manifest = json.loads((tmp_path / "turned" / "manifest.json").read_text())
+    manifest["classes"] = manifest["classes"][::-1]
+    (tmp_path / "turned" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r'data_root=.*turned: prepared otherwise .*: classes: \["RV", "Myo", "LV"\] th'):
+        train(tiny_config(), str(tmp_path / "v"), cfg_options={key: str(tmp_path / "turned")})
+
+
 def test_the_command_prints_the_message_without_a_traceback(tiny_config, tmp_path):
     done = run(
         "tools/train.py", tiny_config(), "--work-dir", tmp_path / "w", "--cfg-options", "model.backbone.type=Unet"

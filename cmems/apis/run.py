@@ -283,6 +283,15 @@ def _check_validation(cfg, tell=say):
         return
     data = PreparedDataset(volumes.data_root)
     cases = data.cases(volumes.split)
+    trained = PreparedDataset(cfg.train_dataloader.data_root, arrays=False)
+    if trained.root.resolve() != data.root.resolve():
+        if odd := Preparation.of(data).unlike(Preparation.of(trained).plain()):
+            raise InputError(
+                f"val_dataloader.dataset.data_root={data.root}: prepared otherwise than the training's data, "
+                f"{trained.root}: {'; '.join(odd)}"
+            )
+        if seen := trained_on(data, volumes.split, dict(trained_on=list(_scans(trained, "train").values()))):
+            tell(f"warning: {data.root}: split '{volumes.split}': {seen}")
     bare = [case for case in cases if not data.case(case)["labelled"]]
     where = f"{volumes.data_root}: split '{volumes.split}'"
     if len(bare) == len(cases):

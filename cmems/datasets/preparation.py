@@ -113,21 +113,22 @@ class Preparation(NamedTuple):
             there = json.loads(saved["meta"].get("preparation") or "null")
         except (TypeError, ValueError, RecursionError):
             there = None
-        if not isinstance(there, dict):
-            return
+        if isinstance(there, dict) and (found := self.unlike(there)):
+            raise InputError(
+                f"checkpoint {path}: it was trained on data that were prepared otherwise than {self.name}: "
+                f"{'; '.join(found)}. Name the data set that it was trained on; a file of `cmems publish` predicts "
+                "without one"
+            )
+
+    def unlike(self, there):
+        """List in what another preparation, as :meth:`plain` values, is not this one: ``key: value there, value here``."""
         here = self.plain()
         pairs = {key: (there[key], here[key]) for key in _DECIDING if key in there}
         if None not in (there.get("axes"), self.axes):  # of files that tell them
             pairs["axes"] = there["axes"], self.axes
         if isinstance(there.get("reading"), dict):
             pairs["channel"] = there["reading"].get("channel"), self.channel
-        found = [f"{key}: {json.dumps(a)} there, {json.dumps(b)} here" for key, (a, b) in pairs.items() if a != b]
-        if found:
-            raise InputError(
-                f"checkpoint {path}: it was trained on data that were prepared otherwise than {self.name}: "
-                f"{'; '.join(found)}. Name the data set that it was trained on; a file of `cmems publish` predicts "
-                "without one"
-            )
+        return [f"{key}: {json.dumps(a)} there, {json.dumps(b)} here" for key, (a, b) in pairs.items() if a != b]
 
     @property
     def modality(self):

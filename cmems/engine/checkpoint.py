@@ -241,6 +241,9 @@ def _measured(runner):
     found = dict(val_evaluator=content.get("val_evaluator"), data=data)
     if finishes:
         found["prediction"] = finishes
+    dataset = getattr(getattr(runner.val_loop, "dataloader", None), "dataset", None)
+    if references := getattr(dataset, "metainfo", {}).get("references"):  # by case: data lie anywhere
+        found["references"] = hashlib.sha256(json.dumps(references, sort_keys=True).encode()).hexdigest()[:16]
     return json.dumps(found, sort_keys=True, default=str)
 
 
@@ -352,8 +355,10 @@ class LastBestCheckpointHook(Hook):
         try:
             read_checkpoint(path)
             measured = best.get("measured")
-            if measured is not None and (odd := differing(json.loads(measured), json.loads(_measured(runner)))):
-                raise InputError(f"it was chosen by another validation: {'; '.join(odd)}")
+            if measured is not None:
+                made, own = json.loads(measured), json.loads(_measured(runner))
+                if odd := differing(made, {k: v for k, v in own.items() if k in made or k != "references"}):
+                    raise InputError(f"it was chosen by another validation: {'; '.join(odd)}")
             known = dict(metric=str(best["metric"]), score=float(best["score"]), step=int(best["step"]))
             return dict(known, measured=measured)
         except (InputError, KeyError, TypeError, ValueError, RecursionError) as error:
