@@ -312,6 +312,39 @@ def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, prepa
         assert told is None or told in log
 
 
+def test_a_run_that_began_with_other_weights_is_another(tiny_config, tmp_path):
+    config, begun = tiny_config(extra="val_dataloader = val_cfg = val_evaluator = None\n"), tmp_path / "begun"
+    one, other = (str(tmp_path / name / "last.pth") for name in ("one", "other"))
+    for seed, path in enumerate((one, other)):
+        train(config, str(Path(path).parent), seed=seed, cfg_options={"train_cfg.max_iters": 1})
+    train(config, str(begun), cfg_options={"train_cfg.max_iters": 1, "load_from": one})
+    with pytest.raises(InputError, match="holds a run"):
+        train(config, str(begun), cfg_options={"train_cfg.max_iters": 1, "load_from": other})
+    with pytest.raises(InputError, match=r'made by another config or from other data: load_from: "\w{16}" there'):
+        resume(config, begun, **{"train_cfg.max_iters": 2, "load_from": other})
+    shutil.copy(one, tmp_path / "moved.pth")
+    assert resume(config, begun, **{"train_cfg.max_iters": 2, "load_from": str(tmp_path / "moved.pth")}).iter == 2
+    assert resume(config, begun, **{"train_cfg.max_iters": 3}).iter == 3
+
+
+def test_a_run_that_goes_on_with_other_code_of_one_s_own_says_so(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "changed_since.py"
+    module.write_text("")
+    extra = 'custom_imports = dict(imports=["changed_since"])\nval_dataloader = val_cfg = val_evaluator = None\n'
+    config, work = tiny_config(extra=extra), tmp_path / "w"
+    logs = []
+    for steps, text, hooks in ((1, "", []), (2, "", []), (3, "more = 1\n", []), (4, "more = 1\n", ["EmptyCacheHook"])):
+        module.write_text(text)
+        hooks = [dict(type=each) for each in hooks]
+        train(config, str(work), resume=steps > 1, cfg_options={"train_cfg.max_iters": steps, "custom_hooks": hooks})
+        logs.append(max(work.glob("*/*.log"), key=os.path.getmtime).read_text())
+    told = "the run goes on with other code of one's own: "
+    assert [log.count(told) for log in logs] == [0, 0, 1, 1]
+    assert f'{told}modules: "' in logs[2]
+    assert f'{told}custom_hooks.0.type: not set there, "EmptyCacheHook" here' in logs[3]
+
+
 def test_what_was_made_already_is_said(made, work, capsys):
     before = (work / "last.pth").read_bytes()
     for again in (resume, lambda config, folder, **options: train(config, str(folder), cfg_options=options)):

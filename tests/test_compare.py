@@ -150,6 +150,26 @@ def test_rows_that_say_the_same_are_one_run():
     assert folder("figure4", "τ = 0.95") != whole
 
 
+def test_rows_that_begin_with_other_weights_are_other_runs(tiny_config, tmp_path):
+    def folders():
+        rows = [dict(label=n, config=tiny_config(), options={"load_from": str(tmp_path / n)}) for n in "ab"]
+        rows.append(dict(label="none", config=tiny_config()))
+        return [e["runs"][0]["folder"] for e in plan_runs(get_suite(dict(name="x", rows=rows)), ["x"], [0], ["A"], "w")]
+
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    before = folders()
+    (tmp_path / "b").write_text("c")
+    assert len(set(before)) == 3
+    assert [old == new for old, new in zip(before, folders(), strict=True)] == [True, False, True]
+
+
+def test_a_row_that_sets_what_the_command_sets_for_all_is_refused(tiny_config):
+    rows = [dict(label="a", config=tiny_config(), options={"randomness.seed": 7})]
+    with pytest.raises(InputError, match=r"row a: randomness\.seed: no row sets it; cmems compare --seeds does"):
+        plan_runs(get_suite(dict(name="x", rows=rows)), ["x"], [0], ["A"], "w")
+
+
 def test_missing_configs_are_listed_before_anything_runs(tmp_path):
     suite = tmp_path / "mine.py"
     suite.write_text(

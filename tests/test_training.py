@@ -635,7 +635,7 @@ def test_validation_data_that_were_prepared_otherwise_or_trained_on_are_told_of(
     manifest = json.loads((tmp_path / "turned" / "manifest.json").read_text())
     manifest["classes"] = manifest["classes"][::-1]
     (tmp_path / "turned" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r'data_root=.*turned: prepared otherwise .*: classes: \["RV", "Myo", "LV"\] th'):
+    with pytest.raises(InputError, match=r'data_root=.*turned: prepared otherwise .*: classes: \["RV", "Myo", "LV"\]'):
         train(tiny_config(), str(tmp_path / "v"), cfg_options={key: str(tmp_path / "turned")})
 
 

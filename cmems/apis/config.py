@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import mmengine.registry
 from mmengine.config import Config, DictAction
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 import cmems.registry as registries
 from cmems.apis.launcher import LAUNCHERS
 from cmems.apis.places import find_config
+from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError, warn_once
 
 # What is read of a config once its file was: other names at its top are variables of the file.
@@ -223,9 +225,16 @@ def run_settings(config, data, masks):
         source = {k: v for k, v in settings["train_dataloader"][name].items() if k != "folder"}
         settings["train_dataloader"][name] = dict(source, masks=known)
     settings.update(seed=(content.get("randomness") or {}).get("seed"), data=data)
+    if known := weights_content(content.get("load_from")):
+        settings["load_from"] = known
     # What a checkpoint's statistics are measured by; named nowhere, it is the hook with its defaults.
     settings["precise_norm"] = (content.get("default_hooks") or {}).get("precise_norm", dict(type="PreciseNormHook"))
     return json.loads(json.dumps(settings, default=str))
+
+
+def weights_content(path):
+    """Return what the weights that a run begins with are known by, wherever they lie; None of none."""
+    return file_sha256(path)[:16] if path and Path(path).is_file() else None
 
 
 def check_components(config):

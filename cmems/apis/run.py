@@ -19,7 +19,7 @@ from cmems import ops
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, load_config, run_settings
 from cmems.apis.launcher import alone, check_launcher, leave_group, rank_of, together
-from cmems.apis.places import default_work_dir, module_folders, spare_data_set
+from cmems.apis.places import default_work_dir, module_content, module_folders, spare_data_set
 from cmems.apis.record import write_record
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
@@ -138,6 +138,8 @@ def train(
             runner.cfg[key] = part
         runner.dump_config()
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
+        beside = dict(modules=module_content(cfg), custom_hooks=cfg.get("custom_hooks"))
+        runner.beside = json.dumps({key: value for key, value in beside.items() if value}, default=str)
         runner.preparation, runner.trained_on = Preparation.of(data).text(), list(_scans(data, "train").values())
         try:
             with _recorded(runner, resume, dict(_known(config, cfg), data=_known_by(data), amp=amp)):

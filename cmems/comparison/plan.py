@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmems.apis.budget import check_steps
-from cmems.apis.config import load_config, set_options
+from cmems.apis.config import load_config, set_options, weights_content
 from cmems.apis.places import find_config, known_configs, module_content, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
@@ -25,6 +25,10 @@ _DECISIVE = (
     *("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_imports", "custom_hooks"),
     *("default_hooks", "val_dataloader", "test_dataloader", "test_evaluator"),
 )
+
+
+# What a row cannot set, with the option that does.
+_SET_HERE = {"randomness.seed": "seeds", "work_dir": "work-dir", "resume": "resume"}
 
 
 def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
@@ -167,6 +171,9 @@ def _resolve(row, path, base, moved, chosen, steps):
         raise InputError(f"row {row.label}: {path} lacks what the row changes ({error})") from error
     except Exception as error:  # the function is the user's, whatever it raises
         raise InputError(f"row {row.label}: options: {type(error).__name__}: {error}") from error
+    for key in more:
+        if key in _SET_HERE:
+            raise InputError(f"row {row.label}: {key}: no row sets it; cmems compare --{_SET_HERE[key]} does, for all")
     if chosen is not None:
         more["train_dataloader.exemplar_slice"] = dict(_delete_=True, **chosen)
         if config.train_dataloader.get("exemplar_slices"):
@@ -180,6 +187,8 @@ def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
     path, base, options, config = resolved
     content, (data, unfit) = config._cfg_dict.to_dict(), _data_of(config)
     decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=data)
+    if config.get("load_from"):
+        decisive["load_from"] = weights_content(config.load_from) or str(config.load_from)
     if modules := module_content(config):
         decisive["modules"] = modules
     decisive = json.dumps(decisive, sort_keys=True, default=str)

@@ -121,7 +121,7 @@ class Preparation(NamedTuple):
             )
 
     def unlike(self, there):
-        """List in what another preparation, as :meth:`plain` values, is not this one: ``key: value there, value here``."""
+        """List in what another preparation, of :meth:`plain`, is not this one: ``key: value there, value here``."""
         here = self.plain()
         pairs = {key: (there[key], here[key]) for key in _DECIDING if key in there}
         if None not in (there.get("axes"), self.axes):  # of files that tell them

@@ -181,7 +181,7 @@ def _leaves(value, path=""):
         yield from _leaves(part, f"{path}.{key}" if path else str(key))
 
 
-_LATER = ("precise_norm",)  # of a run's settings: those that not every version wrote
+_LATER = ("precise_norm", "load_from")  # of a run's settings: those that not every version wrote
 _FINISHES = ("clean", "resize")  # of model.prediction: what is made of the networks' answers
 _UNSEEN = re.compile("pretrained|init_cfg|drop")  # what trained networks do not show, or not in prediction
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count, islice
 from pathlib import Path
 
@@ -176,13 +176,15 @@ class SegmentationRunner(Runner):
     Attributes:
         settings (dict | None): What the run is made of, in plain values; kept in checkpoints, and compared with where
             a run goes on. None: not compared.
+        beside (str | None): What one's own code is known by, modules and hooks, as JSON; kept in checkpoints, and a
+            change is said where a run goes on.
         preparation (str | None): How the data was prepared, as JSON; kept in checkpoints, to be published with them.
         trained_on (list[str] | None): By what the voxels of the training scans are known, as manifests tell it; kept in
             checkpoints, so that a test notices a scan that was trained on.
         starts_over (bool): Remove what an earlier run left in the work directory, right before the first step.
     """
 
-    settings, preparation, trained_on, starts_over = None, None, None, False
+    settings, beside, preparation, trained_on, starts_over = None, None, None, None, False
     _began = set()  # the timestamps of this process's runs
 
     def setup_env(self, env_cfg):
@@ -293,7 +295,7 @@ class SegmentationRunner(Runner):
             guard.check()
         kwargs.setdefault("save_param_scheduler", self.param_schedulers is not None)
         meta = dict(meta or {}, settings=json.dumps(self.settings), world_size=self.world_size, steps=self.max_iters)
-        meta.update(preparation=self.preparation, trained_on=self.trained_on)
+        meta.update(preparation=self.preparation, trained_on=self.trained_on, beside=self.beside)
         if hasattr(self.optim_wrapper, "optimizer"):
             meta["optimizer"] = type(self.optim_wrapper.optimizer).__name__
         path = Path(out_dir, filename)
@@ -377,6 +379,8 @@ class SegmentationRunner(Runner):
             for old, new in zip(_schedules(made), _schedules(self.settings), strict=False):
                 if old.get("end") == meta.get("steps") and new.get("end") == self.max_iters:
                     old["end"] = new["end"]  # each ends with its run, which may be made longer
+            if "load_from" not in self.settings:  # a run that goes on needs the weights no more that it began with
+                made.pop("load_from", None)
             found = differing(of_training(made), of_training(known_to(made, self.settings)))
         if meta.get("world_size", self.world_size) != self.world_size:
             found.append(f"processes: {meta['world_size']} there, {self.world_size} here")
@@ -388,3 +392,6 @@ class SegmentationRunner(Runner):
                 f"{path} was made by another config or from other data: {'; '.join(found[:4])}{more}. Go on with what "
                 "it was made with, remove it to train anew, or train into another --work-dir"
             )
+        with suppress(TypeError, ValueError, RecursionError):  # of one that does not tell, nothing is said
+            for line in differing(json.loads(meta["beside"]), json.loads(self.beside)) if meta.get("beside") else ():
+                self.logger.warning(f"{path}: the run goes on with other code of one's own: {line}")
