@@ -440,6 +440,66 @@ MISTAKES = {
     "no metric": ("val_evaluator=[]", "val_evaluator: expected one or more metrics, got none"),
     "no objective": ("model.objectives=[]", "model.objectives: expected one or more, got none"),
     "unknown metric": ("val_evaluator.0.type=Dice", "metric 'Dice' is not registered"),
+    "a metric twice": (
+        "val_evaluator=[{'type': 'DSC'}, {'type': 'DSC', 'preset': 'nan'}]",
+        "val_evaluator: expected each metric once, got DSC more than once",
+    ),
+    "half a process": ("val_dataloader.num_workers=2.5", "num_workers: expected an integer of 0 or more, got 2.5"),
+    "nothing to keep by": (
+        "default_hooks.checkpoint.save_best=None",
+        "save_best: expected a metric or 'auto', got None",
+    ),
+    "nothing to stop by": (
+        "custom_hooks=[{'type': 'EarlyStoppingHook', 'monitor': 'DSC', 'rule': 'greater'}]",
+        "EarlyStoppingHook: monitor: DSC is not measured by val_evaluator; near: ",
+    ),
+    "nothing to lower by": (
+        "param_scheduler=[{'type': 'ReduceOnPlateauLR', 'monitor': 'loss'}]",
+        "ReduceOnPlateauLR: monitor: loss is not measured by val_evaluator",
+    ),
+    "nothing to choose by": (
+        "custom_hooks=[{'type': 'CheckpointHook', 'by_epoch': False, 'save_best': 'DSC', 'rule': 'greater'}]",
+        "CheckpointHook: save_best: DSC is not measured by val_evaluator",
+    ),
+    "a hook alone": (
+        "custom_hooks={'type': 'EMAHook'}",
+        "custom_hooks: expected a list of settings (dicts with a type)",
+    ),
+    "no schedule": ("param_scheduler=[5]", "param_scheduler: expected a list of settings (dicts with a type), got [5]"),
+    "a strange index": ("model.objectives.².weight=1", "'model.objectives' is a list; expected model.objectives.N"),
+    "settings for a list": (
+        "model.objectives={'9': {'weight': 1}}",
+        "expected a list, or settings of its parts by number, below 4",
+    ),
+    "nothing for a part": ("model.objectives.0=None", "--cfg-options model.objectives.0: cannot be merged with"),
+    "settings of nothing": ("train_dataloader.exemplar_slice={}", "{} changes nothing: settings are merged; "),
+    "no folder": ("data_root=[1]", "data_root: expected a text, got [1]"),
+    "no file": ("load_from=[1]", "load_from: expected a text, got [1]"),
+    "a number for a file": ("load_from=2024", "checkpoint 2024: no such file"),
+    "half a step": (
+        "optim_wrapper.accumulative_counts=2.5",
+        "accumulative_counts: expected a positive integer, got 2.5",
+    ),
+    "a seed a process": ("randomness.diff_rank_seed=True", "diff_rank_seed: expected False, as processes draw"),
+    "a rate by the batch": (
+        "auto_scale_lr={'enable': True, 'base_batch_size': 8}",
+        "auto_scale_lr: expected None, got",
+    ),
+    "a preprocessor": (
+        "data_preprocessor={'type': 'ImgDataPreprocessor', 'mean': [0.5], 'std': [2]}",
+        "model.data_preprocessor: expected None, as batches come prepared, got",
+    ),
+    "modules too late": (
+        "custom_imports.imports=[mine]",
+        "custom_imports: modules are imported as the config's file is",
+    ),
+    "a switch for names": (
+        "activation_checkpointing=True",
+        "activation_checkpointing: expected a list of modules' names",
+    ),
+    "a number for a runner": ("runner_type=5", "runner_type: expected SegmentationRunner or a subclass of it, got 5"),
+    "less than no class": ("model.backbone.num_classes=-1", "model.backbone: Trying to create tensor with negative"),
+    "unknown budget": ("budget={'rate': {}}", "budget.rate: budget has no such setting; did you mean rates?"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
 }
 
@@ -454,6 +514,11 @@ def test_a_mistake_in_the_config_ends_in_one_message_before_any_step(mistake, ti
 
 
 TEST_MISTAKES = {
+    "a metric twice": (
+        "test_evaluator=[{'type': 'DSC'}, {'type': 'DSC', 'preset': 'nan'}]",
+        "test_evaluator: expected each metric once, got DSC more than once",
+    ),
+    "half a process": ("test_dataloader.num_workers=2.5", "num_workers: expected an integer of 0 or more, got 2.5"),
     "no metric": ("test_evaluator=[]", "test_evaluator: expected one or more metrics, got none"),
     "no batch": (
         "test_dataloader.batch_size=None",
@@ -777,6 +842,36 @@ def test_a_missing_compiler_is_said_and_training_goes_on(tiny_config, tmp_path, 
     assert (tmp_path / "w" / "last.pth").is_file()
 
 
+def test_a_rate_is_lowered_where_a_validation_gains_nothing(tiny_config, tmp_path):
+    lowers = dict(type="ReduceOnPlateauLR", monitor="ensemble/DSC", rule="greater", patience=0, threshold=9)
+    options = {"param_scheduler": [lowers], "optim_wrapper.optimizer.lr": 1e-3}
+    for steps, rate in ((4, 1e-4), (6, 1e-5)):  # the first validation is always better than none
+        runner = train(
+            tiny_config(), str(tmp_path), resume=steps > 4, cfg_options={**options, "train_cfg.max_iters": steps}
+        )
+        assert runner.optim_wrapper.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+def test_a_term_that_never_acts_is_warned_of(capsys):
+    parts = [
+        dict(type="One", begin=5),
+        dict(type="Two", begin=2, end=1),
+        dict(type="Three", begin=0.9),
+        dict(type="Four"),
+    ]
+    count_steps(Config(dict(train_cfg=dict(max_iters=5), model=dict(objectives=parts))))
+    told = [line.removeprefix("warning: model.objectives: ") for line in capsys.readouterr().err.splitlines()]
+    assert told == ["One: begin=5: in 5 steps it never acts", "Two: begin=2, end=1: in 5 steps it never acts"]
+
+
+def test_a_folder_may_be_called_by_a_number(tiny_config, prepared_acdc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(prepared_acdc, "2024")
+    typed = Texts({"data_root": "2024", "work_dir": "2025", "default_hooks.table.out": "2026"})
+    config = load_config(tiny_config(extra="data_root = None\n"), typed)
+    assert (config.data_root, config.work_dir, config.default_hooks.table.out) == ("2024", "2025", "2026")
+
+
 def test_a_number_of_steps_takes_validations_ramps_and_rate_along(tiny_config, tmp_path):
     config = load_config(tiny_config(extra="budget = dict(rates={2: 1e-2, 8: 1e-4})\n"))
     config.train_cfg.update(max_iters=30, val_interval=10)
@@ -811,7 +906,18 @@ def test_what_is_typed_stays_as_typed_whatever_the_budget(tiny_config, monkeypat
 BUDGET_MISTAKES = {
     "two lengths": ("train_cfg.max_iters=9", dict(steps=2), "--steps 2: expected no other number of"),
     "hours and steps": ("train_cfg.max_iters=9", dict(hours=1), "--hours 1: finds the number of steps; expected"),
-    "endless": ("randomness.seed=1", dict(hours=math.inf), "--hours: expected a finite number of more than 0"),
+    "endless": (
+        "randomness.seed=1",
+        dict(hours=math.inf),
+        "--hours: expected a number of more than 0, at most 1000000",
+    ),
+    "beyond all hours": ("randomness.seed=1", dict(hours=1e308), "--hours: expected a number of more than 0, at most"),
+    "hours in words": ("randomness.seed=1", dict(hours="1"), "--hours: expected a number of more than 0, at most"),
+    "beyond all steps": (
+        "randomness.seed=1",
+        dict(steps=10**400),
+        "--steps: expected a positive integer, at most 1000",
+    ),
     "no interval": ("train_cfg.val_interval=0", dict(steps=1), "val_interval: expected a positive integer, got 0"),
     "interval": ("train_cfg.val_interval=-1", dict(hours=1), "val_interval: expected a positive integer, got -1"),
     "negative rate": ("optim_wrapper.optimizer.lr=-1", dict(steps=1), "optim_wrapper: Invalid learning rate: -1"),

@@ -22,15 +22,16 @@ from cmems.registry import MODELS
 from cmems.seeding import Draws
 
 _WARM_UP, _TIMED = 2, 4  # steps
+_MOST_STEPS, _MOST_HOURS = 10**12, 10**6
 _STEPS, _INTERVAL = "train_cfg.max_iters", "train_cfg.val_interval"
 _FOUND = dict(hours=float, steps=int, seconds_per_step=float, seconds_per_validation=float)  # in budget.json
 _METRICS = 1.3  # of a validation's time, beside its forwards
 
 
 def check_steps(steps):
-    """Raise InputError for what is no positive integer."""
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"--steps: expected a positive integer, got {steps!r}")
+    """Raise InputError for what is no positive integer, or one that no machine comes to."""
+    if type(steps) is not int or not 1 <= steps <= _MOST_STEPS:
+        raise InputError(f"--steps: expected a positive integer, at most {_MOST_STEPS}, got {steps!r:.60}")
 
 
 def fit_to_steps(cfg, steps, options=None):
@@ -87,8 +88,8 @@ def fit_to_hours(cfg, hours, work_dir, resume=False, options=None):
     Raises:
         InputError: Not a positive number, or too little for ten steps; or the options set a number of steps.
     """
-    if not 0 < hours < math.inf:
-        raise InputError(f"--hours: expected a finite number of more than 0, got {hours!r}")
+    if type(hours) not in (int, float) or not 0 < hours <= _MOST_HOURS:
+        raise InputError(f"--hours: expected a number of more than 0, at most {_MOST_HOURS}, got {hours!r:.60}")
     if (asked := value_typed(options, _STEPS)) is not None:
         raise InputError(f"--hours {hours:g}: finds the number of steps; expected no {_STEPS}={asked} beside it")
     path = Path(work_dir, "budget.json")

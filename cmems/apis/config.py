@@ -5,6 +5,7 @@ import copy
 import difflib
 import inspect
 import json
+import os
 import sys
 import tempfile
 import warnings
@@ -37,12 +38,15 @@ _PLAIN = {
     "env_cfg": dict(compiled_kernels=True, keep_memory=True, cudnn_benchmark=False, mp_cfg=None, dist_cfg=None,
                     resource_limit=4096),
     "randomness": dict(seed=None, diff_rank_seed=False, deterministic=False),
+    "budget": dict(rates=None),
     "train_dataloader.exemplar_slice": dict(case=None, slice=None),
 }  # fmt: skip
 _SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
              "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget")  # fmt: skip
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _CHOICES = dict(resume=(True, False), launcher=LAUNCHERS, log_level=_LEVELS)
+# Which are texts, be they numbers: a folder may be called 2024.
+_TEXTS = ("data_root", "work_dir", "load_from", "experiment_name", "folder", "out", "out_dir")
 # What a runner of MMEngine reads and a config does not set here, with what does.
 _ELSEWHERE = dict(launcher="cmems train --launcher starts processes", compile="model.compile=True compiles networks")
 # What builders take for themselves, by the kind of what they build.
@@ -57,6 +61,9 @@ _KINDS = (
     (dict, _MAPS, "settings, as key.name=value, or None"),
     ((list, tuple), _MAPS, "a list"),
 )
+
+
+_WHOLE = "{'_delete_': True, …}"
 
 
 class Texts(dict):
@@ -108,6 +115,10 @@ def load_config(path, options=None, needs=(), trains=True):
         near = difflib.get_close_matches(name, _READ, n=1, cutoff=0.8)
         if name not in _READ and near:
             raise InputError(f"config {path}: nothing reads '{name}'; did you mean {near[0]}?")
+    if any(key.split(".")[0] == "custom_imports" for key in options or {}):
+        raise InputError(
+            "--cfg-options custom_imports: modules are imported as the config's file is read; set it there"
+        )
     set_options(config, options or {})
     idle = [] if trains else [key for key in options or {} if key.split(".")[0] in _OF_TRAINING]
     if idle:
@@ -159,13 +170,24 @@ def set_options(config, options):
     understood = {}
     for key, value in options.items():
         old = _look_up(config, key)
-        value = _read_text(value, old) if isinstance(options, Texts) else value
+        if isinstance(options, Texts):
+            value = _read_text(value, "" if old is None and key.split(".")[-1] in _TEXTS else old)
         if _wanted(old, value):
             raise InputError(f"--cfg-options {key}: expected {_wanted(old, value)}, got {value!r}")
+        if old and isinstance(value, dict) and not value:
+            raise InputError(
+                f"--cfg-options {key}: {{}} changes nothing: settings are merged; {_WHOLE} puts others there"
+            )
         understood[key] = value
     if "data_root" in understood:
         understood = {**{k: understood["data_root"] for k in _DATA_PLACES if _has(config, k)}, **understood}
-    config.merge_from_dict(copy.deepcopy(understood))  # which takes words out of what it merges
+    try:
+        config.merge_from_dict(copy.deepcopy(understood))  # which takes words out of what it merges
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"--cfg-options {', '.join(understood)}: cannot be merged with what is there: {error} "
+            f"({type(error).__name__}); {_WHOLE} puts other settings there"
+        ) from error
     _check_top(config)
     for place in _DATA_PLACES if config.get("data_root") else ():
         section = _has(config, place)
@@ -185,6 +207,27 @@ def _check_top(config):
     for name, known in _CHOICES.items():
         if config.get(name) is not None and config[name] not in known:
             raise InputError(f"{name}: expected {' or '.join(map(str, known))}, got {config[name]!r}")
+    for name in (*_TEXTS[:4], *_DATA_PLACES):
+        if not isinstance(value := value_at(config, name), (str, os.PathLike, type(None))):
+            raise InputError(f"{name}: expected a text, got {value!r}")
+    for name, single in (("param_scheduler", True), ("custom_hooks", False)):
+        value = config.get(name) or []
+        parts = [value] if single and isinstance(value, dict) else value
+        if not (
+            isinstance(parts, (list, tuple)) and all(isinstance(each, (dict, Hook, _ParamScheduler)) for each in parts)
+        ):
+            raise InputError(f"{name}: expected a list of settings (dicts with a type), got {value!r}")
+    for name in ("activation_checkpointing", "efficient_conv_bn_eval"):
+        value = config.get(name) or []
+        if not (isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)):
+            raise InputError(f"{name}: expected a list of modules' names, got {value!r}")
+    if (config.get("randomness") or {}).get("diff_rank_seed"):
+        raise InputError(
+            "randomness.diff_rank_seed: expected False, as processes draw their parts of one batch, got True"
+        )
+    scaled = config.get("auto_scale_lr")
+    if scaled and (not isinstance(scaled, dict) or scaled.get("enable")):
+        raise InputError(f"auto_scale_lr: expected None, got {scaled!r}; optim_wrapper.optimizer.lr is the rate")
 
 
 def count_steps(config):
@@ -198,6 +241,10 @@ def count_steps(config):
     if not (isinstance(objectives, (list, tuple)) and _all_dicts(objectives)):
         raise InputError(f"model.objectives: expected a list of dicts, each with a type, got {objectives!r}")
     for objective in objectives:
+        begin, end = objective.get("begin", 0), objective.get("end")
+        if type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
+            kind = f"{objective.get('type')}: begin={begin}" + f", end={end}" * (end is not None)
+            warn_once(f"model.objectives: {kind}: in {steps} steps it never acts")
         for key in ("ramp_up", "begin", "end"):
             if isinstance(objective.get(key), float) and isinstance(steps, int):
                 if not 0 <= objective[key] <= 1:
@@ -370,7 +417,7 @@ def _look_up(config, dotted):
     for depth, part in enumerate(parts):
         where = ".".join(parts[: depth + 1])
         if isinstance(node, (list, tuple)):
-            if not (part.isdigit() and int(part) < len(node)):
+            if not (part.isdecimal() and int(part) < len(node)):
                 start = ".".join(parts[:depth])
                 raise InputError(
                     f"--cfg-options {dotted}: '{start}' is a list; expected {start}.N, N from 0 to {len(node) - 1}"
@@ -420,6 +467,9 @@ def _read_text(text, old):
 
 def _wanted(old, new):
     """Return what was expected where a value is of another kind than the one that it replaces, else None."""
+    if isinstance(old, (list, tuple)) and isinstance(new, dict):
+        fits = all(str(key).isdecimal() and int(key) < len(old) for key in new)
+        return None if fits else f"a list, or settings of its parts by number, below {len(old)}"
     listed = [each for each in (old, new) if isinstance(each, (list, tuple)) and len(each)]
     if len(listed) == 2 and _all_dicts(old) and not _all_dicts(new):
         return "a list of dicts, \"[{'type': …}]\""

@@ -441,7 +441,8 @@ def build_runner(cfg):
         InputError: See the message.
     """
     cfg.setdefault("runner_type", SegmentationRunner.__name__)
-    kind = RUNNERS.get(cfg.runner_type) if cfg.runner_type in RUNNERS else None
+    known = isinstance(cfg.runner_type, str) and cfg.runner_type in RUNNERS
+    kind = RUNNERS.get(cfg.runner_type) if known else None
     if not (inspect.isclass(kind) and issubclass(kind, SegmentationRunner)):
         raise InputError(f"runner_type: expected SegmentationRunner or a subclass of it, got {cfg.runner_type!r}")
     torch.set_float32_matmul_precision("high")

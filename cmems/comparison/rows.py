@@ -73,7 +73,7 @@ def exemplar_slice(name, dataset, letters=None):
     if name == "A":
         return None
     case, colon, index = name.rpartition(":")
-    if colon and case and index.isdigit():
+    if colon and case and index.isdecimal():
         return dict(case=case, slice=int(index))
     if letters is None:
         letters = EXEMPLARS.get(dataset) or EXEMPLARS.get(dataset.split("_")[0], {})

@@ -8,10 +8,11 @@ import json
 import re
 import warnings
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 
@@ -247,6 +248,20 @@ def _measured(runner):
     return json.dumps(found, sort_keys=True, default=str)
 
 
+def _monitored(runner):
+    """Yield the metrics that MMEngine's hooks and schedules look at after each validation, by what asks for them."""
+    for hook in runner.hooks:
+        if isinstance(hook, EarlyStoppingHook):
+            yield "EarlyStoppingHook: monitor", hook.monitor
+        for key in getattr(hook, "key_indicators", ()) if isinstance(hook, CheckpointHook) and hook.save_best else ():
+            if key != "auto":
+                yield "CheckpointHook: save_best", key
+    found = runner.param_schedulers or []
+    for schedule in chain(*found.values()) if isinstance(found, dict) else found:
+        if getattr(schedule, "need_val_args", False):
+            yield f"param_scheduler: {type(schedule).__name__}: monitor", schedule.monitor
+
+
 @HOOKS.register_module()
 class LastBestCheckpointHook(Hook):
     """Keeps ``last.pth`` with the one before it, ``previous.pth``, and, by a validation metric, ``best.pth``.
@@ -261,6 +276,8 @@ class LastBestCheckpointHook(Hook):
     priority = "VERY_LOW"
 
     def __init__(self, interval=500, save_best="auto"):
+        if not isinstance(save_best, str):
+            raise InputError(f"LastBestCheckpointHook: save_best: expected a metric or 'auto', got {save_best!r}")
         self.interval, self.save_best = interval, save_best
         self.best = None
 
@@ -286,13 +303,11 @@ class LastBestCheckpointHook(Hook):
         models = model.prediction.names(len(model.networks))
         each = ["", *(f"_{c}" for c in runner.train_loop.data.prepared.classes)]
         known = [f"{model}/{name}{c}" for model in models for name in names for c in each]
-        wanted = f"{models[-1]}/DSC" if self.save_best == "auto" else self.save_best
-        if wanted not in known:
-            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0)
-            raise InputError(
-                f"default_hooks.checkpoint.save_best: {wanted} is not measured by val_evaluator; "
-                f"near: {', '.join(near)}"
-            )
+        own = f"{models[-1]}/DSC" if self.save_best == "auto" else self.save_best
+        for key, wanted in (("default_hooks.checkpoint.save_best", own), *_monitored(runner)):
+            if wanted not in known:
+                near = difflib.get_close_matches(wanted, known, n=3, cutoff=0)
+                raise InputError(f"{key}: {wanted} is not measured by val_evaluator; near: {', '.join(near)}")
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Write ``last.pth`` where due; where a validation follows, it is written after that."""

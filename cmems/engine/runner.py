@@ -95,6 +95,8 @@ def check_optimizer(wrapper):
         InputError: A learning rate is not finite, or gradients cannot be clipped as asked.
     """
     for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        if type(count := getattr(each, "_accumulative_counts", 1)) is not int:
+            raise InputError(f"optim_wrapper.accumulative_counts: expected a positive integer, got {count!r}")
         for group in each.param_groups:
             if not math.isfinite(group["lr"]):
                 raise InputError(f"optim_wrapper.optimizer.lr: expected a finite number, got {group['lr']}")
@@ -121,7 +123,7 @@ def check_schedules(schedulers):
         InputError: One counts epochs, of which a training has none; or its lowest value or its power is none.
     """
     for each in schedulers:
-        if getattr(each, "need_step_args", False):  # it acts after validations
+        if getattr(each, "need_val_args", False):  # it acts after validations
             continue
         if each.by_epoch:
             raise InputError(f"param_scheduler.by_epoch: expected False, as steps are counted, got {each.by_epoch!r}")
@@ -145,7 +147,15 @@ def check_measured(loop, name):
     if not getattr(getattr(loop, "evaluator", None), "metrics", True):
         raise InputError(f"{name}_evaluator: expected one or more metrics, got none")
     loader = getattr(loop, "dataloader", None)
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    names = [each.convention["metric"] for each in loop.evaluator.metrics if hasattr(each, "convention")]
+    if twice := [each for each in dict.fromkeys(names) if names.count(each) > 1]:
+        raise InputError(f"{name}_evaluator: expected each metric once, got {', '.join(twice)} more than once")
+    if not isinstance(loader, DataLoader):
+        return loop
+    for key, least in (("num_workers", 0), ("prefetch_factor", 1)):
+        if (value := getattr(loader, key)) is not None and (type(value) is not int or value < least):
+            raise InputError(f"{name}_dataloader.{key}: expected an integer of {least} or more, got {value!r}")
+    if isinstance(loader.dataset, IterableDataset):
         return loop
     if loader.batch_sampler is None:
         raise InputError(f"{name}_dataloader.batch_size: expected a positive integer, got None")

@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn
 
-from cmems.errors import InputError
+from cmems.errors import InputError, memory_problem
 from cmems.models.learners.views import StepViews
 from cmems.models.perturbations.base import check_draws
 from cmems.models.prediction import Prediction
@@ -38,7 +38,8 @@ class MutualLearner(BaseModel):
             BatchNorm statistics and dropout of its own; networks that do not take views together run them in turn.
         prediction (dict | None): How volumes are labelled: the arguments of
             :class:`cmems.models.prediction.Prediction`.
-        data_preprocessor (dict | None): As MMEngine's; batches are already on the device.
+        data_preprocessor (dict | None): MMEngine's ``BaseDataPreprocessor``, which changes nothing here: batches come
+            prepared.
     """
 
     def __init__(
@@ -59,6 +60,10 @@ class MutualLearner(BaseModel):
         prediction=None,
         data_preprocessor=None,
     ):
+        if data_preprocessor is not None and data_preprocessor != dict(type="BaseDataPreprocessor"):
+            raise InputError(
+                f"model.data_preprocessor: expected None, as batches come prepared, got {data_preprocessor!r}"
+            )
         super().__init__(data_preprocessor=data_preprocessor)
         if not isinstance(num_networks, int) or num_networks < 1:
             raise InputError(f"model.num_networks: expected an integer of 1 or more, got {num_networks!r}")
@@ -224,7 +229,12 @@ def _build_networks(configs):
     for m, config in enumerate(configs):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_key(seed, "weights", m) % (1 << 63))
-            yield BACKBONES.build(config)
+            try:
+                yield BACKBONES.build(config)
+            except RuntimeError as error:  # of sizes that no tensor has
+                if memory_problem(error) is not None:
+                    raise
+                raise InputError(f"model.backbone: {str(error).splitlines()[0][:200]}") from error
 
 
 def _build_objective(config):
