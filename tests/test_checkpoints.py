@@ -168,7 +168,7 @@ SPOILT = {
     "no schedule": (drop("param_schedulers"), "its schedules"),
     "a foreign schedule": (lambda s: s["param_schedulers"][0].update(step="text"), "its schedules"),
     "no step": (lambda s: s["meta"].pop("iter"), "does not tell how many steps"),
-    "a text as step": (lambda s: s["meta"].update(iter="1"), "does not tell how many steps"),
+    "a text as step": (lambda s: s["meta"].update(iter="1"), "meta: iter: expected int, got str"),
     "settings that are no JSON": (lambda s: s["meta"].update(settings="{"), "its settings are not JSON"),
     "settings without end": (lambda s: s["meta"].update(settings="[" * 100_000), "its settings are not JSON"),
     "a text in a schedule": (lambda s: s["param_schedulers"][0].update(base_values=["x"]), "its schedules"),
@@ -190,6 +190,10 @@ SPOILT = {
     ),
     "no weights": (lambda s: s.update(state_dict=[1]), "expected a dict with 'state_dict'"),
     "a weight of text": (lambda s: s["state_dict"].update({next(iter(s["state_dict"])): "x"}), "got str"),
+    "a weight by number": (
+        lambda s: s["state_dict"].update({3: torch.zeros(1)}),
+        "state_dict: expected tensors by name, got Tensor by 3",
+    ),
     "weights that are NaN": (
         lambda s: s["state_dict"]["networks.0.head.weight"].fill_(float("nan")),
         r"1 of \d+ weights are not finite \(first networks\.0\.head\.weight\)",

@@ -16,6 +16,7 @@ from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData, load_exemplars
 from cmems.errors import InputError
+from cmems.locks import folder_lock
 from cmems.models.postprocessing import CutAtBase, FillHoles, KeepLargest, RemoveSmall, SmoothSlices
 from cmems.models.prediction import Prediction
 from cmems.registry import POST_PROCESSORS, READERS
@@ -227,6 +228,21 @@ def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw
     train_rounds([first, second], str(tmp_path / "moved"), overwrite=True)
     assert not (np.asarray(nib.load(mended).dataobj) == 1).all()
     assert not (tmp_path / "moved" / "round_3" / "last.pth").exists()  # of weights that are no more
+
+
+def test_rounds_and_tests_have_the_folders_that_they_fill_to_themselves(tiny_config, tmp_path):
+    first, rounds, out = tiny_config(), tmp_path / "rounds", tmp_path / "tables"
+    second = tiny_config(extra=STATIC.format(folder=""), name="second.py")
+    with (
+        folder_lock(rounds, "training"),
+        pytest.raises(InputError, match="rounds: another process is training in this"),
+    ):
+        train_rounds([first, second], str(rounds))
+    assert not (rounds / "round_1").exists()
+    train(first, str(tmp_path / "w"), cfg_options={"train_cfg.max_iters": 1})
+    with folder_lock(out, "testing"), pytest.raises(InputError, match="tables: another process is testing in this"):
+        test(first, str(tmp_path / "w" / "last.pth"), out=str(out))
+    assert not (out / "metrics.json").exists()
 
 
 def test_masks_of_training_scans_have_their_spacing_whatever_the_affine_says(tiny_config, prepared_acdc, tmp_path):

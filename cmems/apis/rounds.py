@@ -8,7 +8,7 @@ import numpy as np
 
 from cmems.apis.config import load_config
 from cmems.apis.labeling import label_training_scans, write_labels
-from cmems.apis.launcher import rank_of
+from cmems.apis.launcher import alone, rank_of
 from cmems.apis.places import BESIDE, SECOND, default_work_dir, spare_data_set
 from cmems.apis.run import TRAINS, refuse_other_run, rehearse, train
 from cmems.datasets.prepared import PreparedDataset
@@ -57,7 +57,13 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
                     f"{root / f'labels_{k}'} holds masks: --resume keeps those mended by hand, --overwrite replaces "
                     "them, --work-dir names another folder"
                 )
-    given = cfg_options
+    with alone(root, options.get("launcher", "none")):  # masks and weights of two would mix
+        return _train_in_turn(configs, root, progress, cfg_options, options)
+
+
+def _train_in_turn(configs, root, progress, cfg_options, options):
+    """Train and label round after round, see :func:`train_rounds`."""
+    given, kept = cfg_options, bool(options.get("resume"))
     for k, config in enumerate(configs, 1):
         folder = root / f"round_{k}"
         if progress:

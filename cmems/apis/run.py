@@ -8,7 +8,7 @@ import logging
 import math
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -404,7 +404,10 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
                 "val_evaluator"):  # fmt: skip
         cfg.pop(key, None)
-    with folder_lock(cfg.work_dir, "testing"), naming(cfg.work_dir):
+    places = {Path(place).resolve(): place for place in (out, cfg.work_dir) if place}  # tables and log
+    with ExitStack() as locks, naming(cfg.work_dir):
+        for place in places.values():
+            locks.enter_context(folder_lock(place, "testing"))
         return build_runner(cfg).test()
 
 

@@ -22,7 +22,7 @@ from cmems.errors import InputError, warn_once
 from cmems.registry import BACKBONES, HOOKS
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
-_META = dict(steps=int, world_size=int, threads=int, optimizer=str, best=dict)  # of what is compared; others are shown
+_META = dict(iter=int, steps=int, world_size=int, threads=int, optimizer=str, best=dict)  # of what is compared or shown
 _END, _SEAL = b"PK\x05\x06", b"cmems sha256 "  # of a zip file; of the comment that ends ours
 
 
@@ -57,6 +57,11 @@ def read_checkpoint(path):
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not isinstance(checkpoint.setdefault("meta", {}), dict):
         raise InputError(f"checkpoint {path}: expected a dict with 'state_dict' and 'meta', as CMEMS writes it")
+    for name, values in weights.items():
+        if not (isinstance(name, str) and torch.is_tensor(values)):
+            raise InputError(
+                f"checkpoint {path}: state_dict: expected tensors by name, got {type(values).__name__} by {name!r:.60}"
+            )
     for key, wanted in _META.items():
         if not isinstance(seen := checkpoint["meta"].get(key), wanted | None):
             raise InputError(f"checkpoint {path}: meta: {key}: expected {wanted.__name__}, got {type(seen).__name__}")
