@@ -31,7 +31,8 @@ _METRICS = 1.3  # of a validation's time, beside its forwards
 def check_steps(steps):
     """Raise InputError for what is no positive integer, or one that no machine comes to."""
     if type(steps) is not int or not 1 <= steps <= _MOST_STEPS:
-        raise InputError(f"--steps: expected a positive integer, at most {_MOST_STEPS}, got {steps!r:.60}")
+        wanted = f"at most {_MOST_STEPS}" if type(steps) is int and steps > 0 else "a positive integer"
+        raise InputError(f"--steps: expected {wanted}, got {steps!r:.60}")
 
 
 def fit_to_steps(cfg, steps, options=None):

@@ -469,7 +469,7 @@ def _wanted(old, new):
     """Return what was expected where a value is of another kind than the one that it replaces, else None."""
     if isinstance(old, (list, tuple)) and isinstance(new, dict):
         fits = all(str(key).isdecimal() and int(key) < len(old) for key in new)
-        return None if fits else f"a list, or settings of its parts by number, below {len(old)}"
+        return None if fits else "a list" + f", or settings of its parts by number, below {len(old)}" * bool(old)
     listed = [each for each in (old, new) if isinstance(each, (list, tuple)) and len(each)]
     if len(listed) == 2 and _all_dicts(old) and not _all_dicts(new):
         return "a list of dicts, \"[{'type': …}]\""
