@@ -5,6 +5,7 @@ what it was given. Every process must come here as often, and in the same order.
 """
 
 import re
+import time
 
 import torch
 from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
@@ -81,6 +82,16 @@ def highest(number):
     value = torch.tensor(number)
     all_reduce(value, "max")
     return int(value)
+
+
+def leave():
+    """Leave the process group, once its collectives are done.
+
+    The pause gives Python's lock to a thread of gloo that may wait for it to drop the last collective: PyTorch 2.4 ends
+    that thread without letting go of the lock, and waits forever.
+    """
+    time.sleep(0.1)
+    torch.distributed.destroy_process_group()
 
 
 def lost(error):

@@ -84,4 +84,4 @@ def leave_group(runner, launcher):
     if launcher != "none":
         runner.model = runner.model.module
         gc.collect()
-        torch.distributed.destroy_process_group()
+        processes.leave()
