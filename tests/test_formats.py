@@ -704,7 +704,16 @@ def test_scans_and_masks_in_folders_below_are_named_and_what_cmems_wrote_there_i
 
 
 def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path, capsys):
-    for file in ("imagesTr/a_0000", "labelsTr/a", "imagesTs/b_0000", "labelsTs/b", "masks/old/a", "c", ".hidden/d"):
+    for file in (
+        "imagesTr/a_0000",
+        "labelsTr/a",
+        "imagesTs/b_0000",
+        "labelsTs/b",
+        "masks/old/a",
+        "c",
+        ".e",
+        ".hidden/d",
+    ):
         nii(tmp_path / f"{file}.nii.gz", LABEL if "l" in file else IMAGE)
     png(tmp_path / "look/a.png", IMAGE[..., 0].astype(np.uint16))
     assert list(folder(tmp_path).find()[0][0][:2]) == ["a", "train"]

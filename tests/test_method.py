@@ -233,6 +233,8 @@ def test_a_network_alone_learns_from_itself_but_not_from_another():
     assert own(batch=batch(), draws=Draws(0, 0))["loss_strong_self"] > 0
     crossed = learner(1, [dict(type="Consistency", student="strong", teacher="cross")])
     assert "needs num_networks of 2 or more" in crossed.check(batch(), 32, ("a", "b", "c"))[0]
+    pair = learner(2, [dict(type="Consistency", student="strong", teacher="cross")])
+    assert not pair.check(batch(), 32, ("a", "b", "c"))
 
 
 def test_monitors_say_how_much_is_confident_how_the_networks_agree_and_what_they_call_it():

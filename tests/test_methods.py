@@ -259,6 +259,8 @@ def test_a_factor_ramps_between_begin_and_end_alike_for_numbers_and_tensors():
         assert objective.idle(index)
         assert float(objective.factor(torch.tensor(index))) == 0
     assert not objective.idle(torch.tensor(4))  # a tensor is not read
+    ending = Objective("x", "unlabeled", end=40)
+    assert [float(ending.factor(torch.tensor(index))) for index in (0, 39, 40)] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -390,6 +390,9 @@ def test_a_report_names_the_backgrounds_that_were_shown(prepared_acdc):
     assert allowed == {r for rows in stacks.values() for n, r in enumerate(rows)
                        if abs((n + 0.5) / len(rows) - own) <= 0.3 + 1e-9}  # fmt: skip
     assert set(data.sources["synthetic"].drawn(Draws(0, 3)).tolist()) <= allowed
+    data = TrainData(prepared_acdc, dict(case=case, slice=index), synthetic=dict(synthetic, levels=None))
+    named = {name for step in range(30) for name in data.cases(Draws(0, step))["synthetic"]}
+    assert named == {f"{c} {n}" for c, rows in stacks.items() for n in range(len(rows))}  # the first slices too
 
 
 def test_exemplars_that_lack_a_class_are_refused_by_name_and_number(prepared_acdc, monkeypatch):

@@ -753,6 +753,13 @@ def test_a_second_channel_is_no_patient(tmp_path):
     assert not volume.notes
 
 
+def test_a_number_at_the_end_is_a_channel_where_nnunet_has_its_scans(tmp_path):
+    for place, name in (("imagesTr", "p"), ("images", "p_0000")):
+        root = tmp_path / place
+        save(IMAGE, root / place / "p_0000.nii")
+        assert [case[0] for case in reader(root).find()[0]] == [name]
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "/x", "a/b", "a\\b", "C:x", "..", "", ".x", "NUL", "com1.a", "x.", "a\n", "x" * 300, 3]
 )

@@ -98,6 +98,19 @@ def test_a_radial_shape_moves_a_border_by_its_power_law(exponent):
     assert torch.equal(moved > 0, label > 0)  # the outer border lies beyond R
 
 
+def test_a_radial_shape_bends_about_the_organs_own_centre():
+    label, still = discs(0.2, center=(0.45, -0.3))[None], unmoved(1)
+    part = RadialShape(classes=(1,), reach=2.0)
+    parameters = dict(choice=torch.zeros(1), factor=torch.ones(1), exponent=torch.tensor([2.0]))
+    moved = part.bend(still, parameters, label, torch.zeros(1, dtype=torch.int64))
+    center = torch.tensor([0.45, -0.3])
+    before, after = ((each[0] - center).norm(dim=-1) for each in (still, moved))
+    reach = 2.0 * float(mean_distance(label == 1, centroid(label == 1)))
+    inside, beyond = before < reach - 0.01, before > reach + 0.01
+    torch.testing.assert_close(after[beyond], before[beyond])
+    torch.testing.assert_close(after[inside], before[inside].square() / reach, atol=0.02, rtol=0)
+
+
 def test_a_radial_shape_passes_over_classes_that_an_exemplar_lacks():
     labels = torch.stack([discs(0.8, 0.3), discs(0.5, center=(0.3, 0.0))])
     part, which = RadialShape(classes=(1, 2), probability=1.0), torch.tensor([0, 1] * 16)
@@ -249,6 +262,8 @@ def test_painted_classes_have_their_median_and_change_where_labels_do():
     image = torch.where((discs(0.5) == 1) & (discs(0.46) == 0), 0.7, image)  # an outline that takes in too much
     full = dict(probability=1.0, share=(1, 1), texture=(0, 0))
     painted = PaintClasses((1, 2), **full)(image, label[None], image, Stream(1))
+    several = PaintClasses((1, 2), **full)(image.expand(3, -1, -1, -1), label.expand(3, -1, -1), image, Stream(1))
+    torch.testing.assert_close(several[0], painted[0])  # each image has a median of its own
     inside = (discs(0.43) == 1) & (discs(0.37) == 0)
     assert painted[0, 0][inside].sub(0.3).abs().max() < 1e-6
     assert painted[0, 0][discs(0.23) == 1].sub(0.8).abs().max() < 1e-6
@@ -276,6 +291,8 @@ def test_strands_cover_their_share_of_a_cavity_in_the_walls_grey_and_nothing_els
         assert 0.3 - 1e-6 <= float(found[cavity].min()) <= float(found[cavity].max()) <= 0.8 + 1e-6
         return float((found[where.expand_as(cavity)] < 0.55).float().mean())
 
+    found = Trabeculae((2,), wall=1, **full, amount=(0.3, 0.3), border=0.0)(images, labels, images, Stream(3))
+    assert 0.6 < float(((found.squeeze(1)[cavity] - 0.55).abs() > 0.15).float().mean()) < 0.95  # their edges are soft
     middle, rim = discs(0.4) == 1, (discs(0.7) == 1) & (discs(0.6) == 0)
     for amount in (0.1, 0.4):
         assert abs(covered(cavity, amount=(amount, amount), border=0.0) - amount) < 0.04
