@@ -861,7 +861,7 @@ def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path
     dicom(tmp_path / "raw/images/d", hounsfield[::-1, ::-1], AFFINE @ turn)  # LPS, as scanners store
     nrrd(tmp_path / "raw/labels/d.seg.nrrd", *cut(2, 1, 2), **segments("A", "B"))
     config, checkpoint = untrained(tmp_path / "raw", modality="ct")
-    manifest = (tmp_path / "data/manifest.json").read_text()
+    manifest = re.sub(r"[0-9a-f]{16,}", "", (tmp_path / "data/manifest.json").read_text())  # checksums hold any year
     assert not any(word in manifest for word in ("Doe", "SECRET", "1970", "1.2.826", "IM0"))
     images = np.load(tmp_path / "data/train_images.npy").reshape(3, 6, 32, 32)
     assert np.array_equal(images[0], images[1])  # d is turned as the others
