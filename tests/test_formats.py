@@ -808,6 +808,19 @@ def test_colours_of_16_bits_are_refused_of_which_half_would_be_lost(kind, bands,
             read_it(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize(("dtype", "labels"), [(np.uint8, False), (np.uint8, True), (np.uint16, False), (bool, False)])
+def test_white_is_zero_is_shown_as_it_is_or_refused(dtype, labels, tmp_path):
+    pixels = (np.arange(12).reshape(3, 4) % (2 if dtype is bool else 12)).astype(dtype)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    if labels or dtype == np.uint16:
+        with pytest.raises(
+            InputError, match=r"a\.tif: expected grey whose zero is black, got white-is-zero; save it as"
+        ):
+            (read_mask if labels else read_scan)(tmp_path / "a.tif")
+    else:
+        assert np.array_equal(read_scan(tmp_path / "a.tif").voxels[0], pixels)
+
+
 @pytest.mark.parametrize(
     ("description", "told"),
     [

@@ -24,11 +24,13 @@ from cmems import ops
 from cmems.apis import budget, load_config, train, train_rounds
 from cmems.apis import test as run_test
 from cmems.apis.budget import fit_to_hours, fit_to_steps
-from cmems.apis.config import Texts, check_components, count_steps
+from cmems.apis.components import check_components
+from cmems.apis.config import Texts, count_steps
 from cmems.apis.record import read_record, write_record
 from cmems.apis.run import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
+from cmems.engine.checks import check_modules
 from cmems.engine.graph import StepGraph
 from cmems.engine.runner import RECORD
 from cmems.errors import InputError, warn_once
@@ -497,6 +499,21 @@ MISTAKES = {
         "activation_checkpointing=True",
         "activation_checkpointing: expected a list of modules' names",
     ),
+    "no module": (
+        "activation_checkpointing=['netwoks']",
+        "activation_checkpointing: expected modules of the model, as net",
+    ),
+    "a list of modules": (
+        "activation_checkpointing=['networks']",
+        "activation_checkpointing: networks only holds other modules; name one of them, as networks.0",
+    ),
+    "modules that branch": (
+        "efficient_conv_bn_eval=['networks.0']",
+        "efficient_conv_bn_eval: networks.0, a UNet, cannot be traced: ",
+    ),
+    "less than no digit": ("log_processor.num_digits=-5", "num_digits: expected an integer of 0 or more, got -5"),
+    "no step to log": ("log_processor.window_size=0", "window_size: expected an integer of 1 or more, got 0"),
+    "half a pattern": ("log_processor.mean_pattern=[", "log_processor: unterminated character set"),
     "a number for a runner": ("runner_type=5", "runner_type: expected SegmentationRunner or a subclass of it, got 5"),
     "less than no class": ("model.backbone.num_classes=-1", "model.backbone: Trying to create tensor with negative"),
     "unknown budget": ("budget={'rate': {}}", "budget.rate: budget has no such setting; did you mean rates?"),
@@ -511,6 +528,16 @@ def test_a_mistake_in_the_config_ends_in_one_message_before_any_step(mistake, ti
         train(tiny_config(), str(tmp_path / "w"), cfg_options=Texts([option.split("=")]))
     assert expected in str(caught.value)
     assert not list((tmp_path / "w").glob("*.pth"))
+
+
+def test_a_network_that_keeps_more_than_tensors_is_refused():
+    class Scaled(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"scale": 1}
+
+    check_modules(torch.nn.Linear(2, 2), {})
+    with pytest.raises(InputError, match="which checkpoints keep, got _extra_state, of kind dict"):
+        check_modules(Scaled(2, 2), {})
 
 
 TEST_MISTAKES = {

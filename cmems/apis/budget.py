@@ -12,10 +12,11 @@ from mmengine.registry import DefaultScope
 
 from cmems.apis.config import value_typed
 from cmems.datasets.volumes import VolumeDataset
+from cmems.engine.checks import check_optimizer, told
 from cmems.engine.graph import StepGraph, why_not
 from cmems.engine.loop import check_lengths, open_data
 from cmems.engine.norm import measure_norms
-from cmems.engine.runner import check_optimizer, set_up_cpu, told
+from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, warn_once
 from cmems.files import whole_file
 from cmems.registry import MODELS

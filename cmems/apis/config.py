@@ -3,7 +3,6 @@
 import ast
 import copy
 import difflib
-import inspect
 import json
 import os
 import sys
@@ -12,35 +11,19 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-import mmengine.registry
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, _ParamScheduler
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+from mmengine.optim import _ParamScheduler
 
-import cmems.registry as registries
+from cmems.apis.components import MAPS, READ, all_dicts, check_components, nearest, wanted
 from cmems.apis.launcher import LAUNCHERS
 from cmems.apis.places import find_config
 from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError, warn_once
 
-# What is read of a config once its file was: other names at its top are variables of the file.
-_READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}
-_READ |= {"find_unused_parameters", "compile", "activation_checkpointing", "efficient_conv_bn_eval", "launcher"}
-_READ |= {"budget"}
-_READ -= {"cfg"}
 # Where data_root acts, unless something else is set there.
 _DATA_PLACES = ("train_dataloader.data_root", "val_dataloader.dataset.data_root", "test_dataloader.dataset.data_root")
 _OF_TRAINING = {"train_cfg", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader", "val_evaluator", "budget"}
-# Sections that are not built by a type, with what stands there where nothing is set.
-_PLAIN = {
-    "env_cfg": dict(compiled_kernels=True, keep_memory=True, cudnn_benchmark=False, mp_cfg=None, dist_cfg=None,
-                    resource_limit=4096),
-    "randomness": dict(seed=None, diff_rank_seed=False, deterministic=False),
-    "budget": dict(rates=None),
-    "train_dataloader.exemplar_slice": dict(case=None, slice=None),
-}  # fmt: skip
 _SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
              "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget")  # fmt: skip
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -49,20 +32,6 @@ _CHOICES = dict(resume=(True, False), launcher=LAUNCHERS, log_level=_LEVELS)
 _TEXTS = ("data_root", "work_dir", "load_from", "experiment_name", "folder", "out", "out_dir")
 # What a runner of MMEngine reads and a config does not set here, with what does.
 _ELSEWHERE = dict(launcher="cmems train --launcher starts processes", compile="model.compile=True compiles networks")
-# What builders take for themselves, by the kind of what they build.
-_TAKEN = ((Hook, {"priority"}), (OptimWrapper, {"constructor", "paramwise_cfg"}),
-          (_ParamScheduler, {"convert_to_iter_based", "epoch_length"}))  # fmt: skip
-_MAPS = (dict, list, tuple)
-# What may stand where a value of a kind stood.
-_KINDS = (
-    (bool, bool, "True or False"),
-    ((int, float), (int, float, list, tuple), "a number"),
-    (str, (str, list, tuple), "a text"),
-    (dict, _MAPS, "settings, as key.name=value, or None"),
-    ((list, tuple), _MAPS, "a list"),
-)
-
-
 _WHOLE = "{'_delete_': True, …}"
 
 
@@ -112,8 +81,8 @@ def load_config(path, options=None, needs=(), trains=True):
     for name in [name for name in config if name.startswith("_")]:  # for the config files that build on it alone
         del config._cfg_dict[name]
     for name in config:
-        near = difflib.get_close_matches(name, _READ, n=1, cutoff=0.8)
-        if name not in _READ and near:
+        near = difflib.get_close_matches(name, READ, n=1, cutoff=0.8)
+        if name not in READ and near:
             raise InputError(f"config {path}: nothing reads '{name}'; did you mean {near[0]}?")
     if any(key.split(".")[0] == "custom_imports" for key in options or {}):
         raise InputError(
@@ -153,7 +122,7 @@ def _drop_scope(node):
     if isinstance(node, dict) and node.get("_scope_") == "cmems":
         del node["_scope_"]
     for part in node.values() if isinstance(node, dict) else node:
-        if isinstance(part, _MAPS):
+        if isinstance(part, MAPS):
             _drop_scope(part)
 
 
@@ -172,8 +141,8 @@ def set_options(config, options):
         old = _look_up(config, key)
         if isinstance(options, Texts):
             value = _read_text(value, "" if old is None and key.split(".")[-1] in _TEXTS else old)
-        if _wanted(old, value):
-            raise InputError(f"--cfg-options {key}: expected {_wanted(old, value)}, got {value!r}")
+        if wanted(old, value):
+            raise InputError(f"--cfg-options {key}: expected {wanted(old, value)}, got {value!r}")
         if old and isinstance(value, dict) and not value:
             raise InputError(
                 f"--cfg-options {key}: {{}} changes nothing: settings are merged; {_WHOLE} puts others there"
@@ -238,7 +207,7 @@ def count_steps(config):
     """
     steps = (config.get("train_cfg") or {}).get("max_iters")
     objectives = (config.get("model") or {}).get("objectives") or []
-    if not (isinstance(objectives, (list, tuple)) and _all_dicts(objectives)):
+    if not (isinstance(objectives, (list, tuple)) and all_dicts(objectives)):
         raise InputError(f"model.objectives: expected a list of dicts, each with a type, got {objectives!r}")
     for objective in objectives:
         begin, end = objective.get("begin", 0), objective.get("end")
@@ -284,135 +253,15 @@ def weights_content(path):
     return file_sha256(path)[:16] if path and Path(path).is_file() else None
 
 
-def check_components(config):
-    """Refuse settings that no component reads.
-
-    Raises:
-        InputError: One line per setting, with the nearest that there is.
-    """
-    problems = []
-    for name, section in config.items():
-        if name in _READ and isinstance(section, _MAPS):
-            problems += _walk(name, section)
-    if problems:
-        raise InputError(problems)
-
-
-# What a train_dataloader has beside its sources.
-_DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation", "orientation")
-_PARTS = dict(propagation="a label propagation", orientation="an orientation")
-
-
-def _walk(path, node):
-    """Yield the problems of a section and of all below it."""
-    if isinstance(node, (list, tuple)):
-        for index, part in enumerate(node):
-            if isinstance(part, _MAPS):
-                yield from _walk(f"{path}.{index}", part)
-        return
-    known, what = _settings_of(path, node)
-    for key, value in node.items():
-        if known is not None and key not in known and key not in ("type", "_scope_", "_delete_"):
-            yield f"{path}.{key}: {what} has no such setting; {_nearest(key, known)}"
-        elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
-            near = _nearest(key, {*node, *_DATA_SETTINGS} - {key})
-            yield f"{path}.{key}: expected a source (a dict with a type); {near}"
-        elif path == "train_dataloader" and key in _PARTS and value is not None and not _typed(value):
-            yield f"{path}.{key}: expected {_PARTS[key]} (a dict with a type) or None, got {value!r}"
-        elif path == "default_hooks" and value is not None and not _typed(value):
-            yield f"{path}.{key}: expected a hook (a dict with a type) or None; {_nearest(key, set(node) - {key})}"
-        elif key == "interval" and ("hooks" in path) and not (type(value) is int and value > 0):
-            yield f"{path}.interval: expected a positive number of steps, got {value!r}"
-        elif known and (wanted := _wanted_by(known.get(key), value)):
-            yield f"{path}.{key}: expected {wanted}, got {value!r}"
-        elif isinstance(value, _MAPS) and not str(key).endswith("_cfg"):  # what layers of mmcv take
-            yield from _walk(f"{path}.{key}", value)
-
-
-def _typed(value):
-    return isinstance(value, dict) and "type" in value
-
-
-def _settings_of(path, node):
-    """Return the names that a section may hold, with their defaults, and what it is; None where any may."""
-    if path in _PLAIN:
-        return _PLAIN[path], path
-    if path in ("val_dataloader", "test_dataloader"):
-        return {**_arguments(DataLoader), "num_batch_per_epoch": None}, "a data loader"
-    kind = "LogProcessor" if path == "log_processor" else node.get("type")
-    if not isinstance(kind, str):
-        return None, None
-    names = [_arguments(component) for component in _components(kind.removeprefix("cmems."))]
-    if not names or None in names:
-        return None, kind
-    return {k: v for each in names for k, v in each.items()}, kind
-
-
-def _components(kind):
-    """Return what is registered under a name, in whichever registries."""
-    found = {}
-    for registry in [*vars(registries).values(), *vars(mmengine.registry).values()]:
-        if isinstance(registry, mmengine.registry.Registry):
-            registry.import_from_location()
-            found[registry.module_dict.get(kind)] = None
-    return [component for component in found if component is not None]
-
-
-def _arguments(component):
-    """Return the names that a class or function takes, each with what tells the kind of its values, or None: any name.
-
-    Of ours that is the default, or ``inspect.Parameter.empty`` where there is none; of libraries' a default that is a
-    number, a switch or numbers in a row, unless the annotation allows None too; of one's own components nothing.
-    """
-    names = {}
-    for cls in inspect.getmro(component) if inspect.isclass(component) else (component,):
-        if inspect.isclass(cls) and "__init__" not in vars(cls):
-            continue
-        try:
-            parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters.values()
-        except (TypeError, ValueError):
-            return None
-        ours = cls.__module__.startswith("cmems.")
-        known = ours or cls.__module__.startswith(("mmengine.", "torch."))
-        for p in parameters:
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                names.setdefault(p.name, (p.default if ours else _plain_default(p)) if known else None)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-        # Else the rest is its parent's, as far as is known of ours and MMEngine's.
-        if not ours and not cls.__module__.startswith("mmengine."):
-            return None
-    else:
-        return None
-    names.pop("self", None)
-    for base, more in _TAKEN:
-        if inspect.isclass(component) and issubclass(component, base):
-            names.update(dict.fromkeys(more))
-    return names
-
-
-def _plain_default(parameter):
-    default, annotation = parameter.default, str(parameter.annotation)
-    if "Optional" in annotation or "None" in annotation:
-        return None
-    if isinstance(default, tuple) and default and all(isinstance(each, (int, float)) for each in default):
-        return _Row(default)
-    return default if isinstance(default, (int, float)) else None
-
-
-class _Row(tuple):
-    """Numbers by default: as many are expected."""
-
-
 def _look_up(config, dotted):
     """Return what a dotted key holds, or None; refuse one whose sections do not exist, or that nothing reads."""
     node, parts = config, dotted.split(".")
     name = parts[0]
     if name in _ELSEWHERE:
         raise InputError(f"--cfg-options {dotted}: it acts from no config; {_ELSEWHERE[name]}")
-    if name not in _READ and (name in config or len(parts) == 1):
-        places = [f"{k}.{dotted}" for k, v in config.items() if isinstance(v, dict) and name in v and k in _READ]
-        hint = f"did you mean {' or '.join(places)}?" if places else _nearest(dotted, _READ)
+    if name not in READ and (name in config or len(parts) == 1):
+        places = [f"{k}.{dotted}" for k, v in config.items() if isinstance(v, dict) and name in v and k in READ]
+        hint = f"did you mean {' or '.join(places)}?" if places else nearest(dotted, READ)
         raise InputError(f"--cfg-options {dotted}: nothing reads it; {hint}")
     for depth, part in enumerate(parts):
         where = ".".join(parts[: depth + 1])
@@ -463,40 +312,3 @@ def _read_text(text, old):
         return DictAction._parse_iterable(text)
     except AssertionError as error:
         raise InputError(f"--cfg-options: {error}") from error
-
-
-def _wanted(old, new):
-    """Return what was expected where a value is of another kind than the one that it replaces, else None."""
-    if isinstance(old, (list, tuple)) and isinstance(new, dict):
-        fits = all(str(key).isdecimal() and int(key) < len(old) for key in new)
-        return None if fits else "a list" + f", or settings of its parts by number, below {len(old)}" * bool(old)
-    listed = [each for each in (old, new) if isinstance(each, (list, tuple)) and len(each)]
-    if len(listed) == 2 and _all_dicts(old) and not _all_dicts(new):
-        return "a list of dicts, \"[{'type': …}]\""
-    for kind, allowed, name in _KINDS:
-        if isinstance(old, kind):
-            fits = isinstance(new, allowed) and (kind is bool or not isinstance(new, bool))
-            return None if new is None or fits else name
-    return None
-
-
-def _wanted_by(default, value):
-    """Return what a component expected where a value is not of the kind that its default tells, else None."""
-    if default is inspect.Parameter.empty:
-        return "a value" if value is None else None
-    if isinstance(default, _Row):
-        row = isinstance(value, (list, tuple)) and len(value) == len(default)
-        fits = row and all(isinstance(each, (int, float)) for each in value)
-        return None if fits else f"{len(default)} numbers"
-    if value is None and not isinstance(default, (str, dict)):  # which of a text or settings may mean "none"
-        return next((name for kind, _, name in _KINDS if isinstance(default, kind)), None)
-    return _wanted(default, value)
-
-
-def _all_dicts(parts):
-    return all(isinstance(part, dict) for part in parts)
-
-
-def _nearest(name, known):
-    near = difflib.get_close_matches(str(name), map(str, known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(sorted(map(str, known)))}"

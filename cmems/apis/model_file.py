@@ -19,8 +19,8 @@ from cmems.datasets.intensity import modality_of
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import check_networks, read_checkpoint, seal
+from cmems.engine.checks import told
 from cmems.engine.restore import load_weights
-from cmems.engine.runner import told
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction

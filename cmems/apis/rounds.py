@@ -13,7 +13,8 @@ from cmems.apis.places import BESIDE, SECOND, default_work_dir, spare_data_set
 from cmems.apis.run import TRAINS, refuse_other_run, rehearse, train
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST
-from cmems.engine.runner import remove_run, told
+from cmems.engine.checks import told
+from cmems.engine.runner import remove_run
 from cmems.errors import InputError
 from cmems.registry import MODELS
 

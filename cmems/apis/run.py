@@ -34,7 +34,8 @@ from cmems.engine.checkpoint import (
     of_training,
     read_checkpoint,
 )
-from cmems.engine.runner import RECORD, SegmentationRunner, told
+from cmems.engine.checks import told
+from cmems.engine.runner import RECORD, SegmentationRunner
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
 from cmems.locks import LOCK, folder_lock

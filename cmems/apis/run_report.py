@@ -19,7 +19,8 @@ from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset, true_affine
 from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
-from cmems.engine.runner import PAGE, RECORD, set_up_cpu, told
+from cmems.engine.checks import told
+from cmems.engine.runner import PAGE, RECORD, set_up_cpu
 from cmems.errors import InputError
 from cmems.files import check_target
 from cmems.registry import METRICS

@@ -2,21 +2,16 @@
 
 import json
 import logging
-import math
-import os
 import re
 import shutil
-import sys
-from contextlib import contextmanager, suppress
-from itertools import chain, count, islice
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_distributed, master_only
+from mmengine.dist import master_only
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader, IterableDataset
 
 from cmems import ops
 from cmems.engine.checkpoint import (
@@ -30,6 +25,7 @@ from cmems.engine.checkpoint import (
     read_checkpoint,
     seal,
 )
+from cmems.engine.checks import check_measured, check_modules, check_optimizer, check_schedules, told
 from cmems.engine.finite import REPORT
 from cmems.engine.memory import keep_freed_memory
 from cmems.engine.restore import load_optimizer, load_schedulers, load_weights
@@ -40,7 +36,6 @@ from cmems.registry import RUNNERS
 RECORD, PAGE = "run.json", "report.html"  # what a run did, and a page about it, in its work directory
 # Of MMEngine's warnings on the terminal: its own calls, and a server that a file needs not.
 _MMENGINES = re.compile("deprecated|make sure that the mlflow server is running")
-_WORKERS = 64  # that read cases, on a machine of few processors
 # What training needs is there whatever lists of hooks a config sets; a name set to None is left out, but for what
 # writes the checkpoints, which all that follows a training reads.
 _NEEDED = dict(
@@ -68,112 +63,6 @@ def remove_run(work_dir, keep):
 def _schedules(settings):
     found = settings.get("param_scheduler") or []
     return [each for each in (found if isinstance(found, list) else [found]) if isinstance(each, dict)]
-
-
-@contextmanager
-def told(section):
-    """Say what building a section of a config raises as the config's mistake, which it nearly always is.
-
-    Raises:
-        InputError: In the place of what was raised.
-    """
-    try:
-        yield
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, ImportError,
-            NotImplementedError) as error:  # fmt: skip
-        text = (str(error).strip() or "no reason given").splitlines()[-1]
-        raise InputError(f"{section}: {text} ({type(error).__name__})") from error
-
-
-def check_optimizer(wrapper):
-    """Refuse what optimisers take and no step can be made by.
-
-    Args:
-        wrapper (OptimWrapper | OptimWrapperDict): As built.
-
-    Raises:
-        InputError: A learning rate is not finite, or gradients cannot be clipped as asked.
-    """
-    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-        if type(count := getattr(each, "_accumulative_counts", 1)) is not int:
-            raise InputError(f"optim_wrapper.accumulative_counts: expected a positive integer, got {count!r}")
-        for group in each.param_groups:
-            if not math.isfinite(group["lr"]):
-                raise InputError(f"optim_wrapper.optimizer.lr: expected a finite number, got {group['lr']}")
-        if each.clip_grad_kwargs:
-            weight = torch.zeros(1)
-            weight.grad = torch.zeros(1)
-            with told("optim_wrapper.clip_grad"):  # which is read at the first step alone
-                each.clip_func([weight], **each.clip_grad_kwargs)
-                for key in {"max_norm", "clip_value"} & set(each.clip_grad_kwargs):
-                    if not each.clip_grad_kwargs[key] > 0:
-                        raise InputError(
-                            f"optim_wrapper.clip_grad.{key}: expected a number of more than 0, "
-                            f"got {each.clip_grad_kwargs[key]!r}"
-                        )
-
-
-def check_schedules(schedulers):
-    """Refuse schedules that never act, or that raise what they should lower.
-
-    Args:
-        schedulers (iterable): MMEngine's, as built.
-
-    Raises:
-        InputError: One counts epochs, of which a training has none; or its lowest value or its power is none.
-    """
-    for each in schedulers:
-        if getattr(each, "need_val_args", False):  # it acts after validations
-            continue
-        if each.by_epoch:
-            raise InputError(f"param_scheduler.by_epoch: expected False, as steps are counted, got {each.by_epoch!r}")
-        for name, most in (("eta_min", min(each.base_values)), ("eta_min_ratio", 1), ("power", sys.float_info.max)):
-            value = getattr(each, name, None)
-            if value is not None and not 0 <= value <= most:
-                upper = f"{most:g}, where {each.param_name} begins" if name == "eta_min" else f"{most:g}"
-                raise InputError(f"param_scheduler.{name}: expected a number from 0 to {upper}, got {value!r}")
-
-
-def check_measured(loop, name):
-    """Return a loop of validation or test; refuse one that measures nothing, or not each case once.
-
-    Args:
-        loop (BaseLoop): As built.
-        name (str): ``val`` or ``test``.
-
-    Raises:
-        InputError: It has no metric, its batches are not of every case, or it would start more processes than help.
-    """
-    if not getattr(getattr(loop, "evaluator", None), "metrics", True):
-        raise InputError(f"{name}_evaluator: expected one or more metrics, got none")
-    loader = getattr(loop, "dataloader", None)
-    names = [each.convention["metric"] for each in loop.evaluator.metrics if hasattr(each, "convention")]
-    if twice := [each for each in dict.fromkeys(names) if names.count(each) > 1]:
-        raise InputError(f"{name}_evaluator: expected each metric once, got {', '.join(twice)} more than once")
-    if not isinstance(loader, DataLoader):
-        return loop
-    for key, least in (("num_workers", 0), ("prefetch_factor", 1)):
-        if (value := getattr(loader, key)) is not None and (type(value) is not int or value < least):
-            raise InputError(f"{name}_dataloader.{key}: expected an integer of {least} or more, got {value!r}")
-    if isinstance(loader.dataset, IterableDataset):
-        return loop
-    if loader.batch_sampler is None:
-        raise InputError(f"{name}_dataloader.batch_size: expected a positive integer, got None")
-    if loader.drop_last or getattr(loader.batch_sampler, "drop_last", False):
-        raise InputError(f"{name}_dataloader.drop_last: expected False, as every case is measured, got True")
-    most = max(_WORKERS, 4 * (os.cpu_count() or 1))
-    if loader.num_workers > most:  # each is a process, and all of them begin before the first case is read
-        raise InputError(f"{name}_dataloader.num_workers: expected at most {most}, got {loader.num_workers}")
-    cases = len(loader.dataset)
-    if not is_distributed():  # else each process has its share
-        with torch.random.fork_rng(devices=[]):
-            drawn = list(chain(*islice(loader.batch_sampler, cases + 1)))
-        if sorted(drawn) != list(range(cases)):
-            raise InputError(
-                f"{name}_dataloader: expected a sampler that draws each of the {cases} cases once, as DefaultSampler, "
-                f"got one that draws {len(set(drawn))} of them in {len(drawn)} draws"
-            )
-    return loop
 
 
 @RUNNERS.register_module()
@@ -219,6 +108,15 @@ class SegmentationRunner(Runner):
                 handler.addFilter(lambda record: not _MMENGINES.search(record.getMessage()))
         return logger
 
+    def build_log_processor(self, log_processor):
+        """Build what sums up the log; raises InputError."""
+        with told("log_processor"):
+            built = super().build_log_processor(log_processor)
+        for key, least in (("window_size", 1), ("num_digits", 0)):
+            if type(value := getattr(built, key, least)) is not int or value < least:
+                raise InputError(f"log_processor.{key}: expected an integer of {least} or more, got {value!r}")
+        return built
+
     def dump_config(self):
         """Write the config into the work directory, but not over the file that it was read from, or a training's."""
         name = self.cfg.filename
@@ -242,6 +140,7 @@ class SegmentationRunner(Runner):
 
     def build_train_loop(self, loop):
         """Build the loop, and with it the data; raises InputError."""
+        check_modules(self.model.module if is_model_wrapper(self.model) else self.model, self.cfg)
         with told("train_cfg or train_dataloader"):
             return super().build_train_loop(loop)
 

@@ -17,7 +17,7 @@ _NOTES = (("images hold no voxel size; 1 mm is taken", ""),)
 _GREY = ("1", "L", "I", "F")
 _COLOUR = "colours are turned to grey"
 _TURNED = "the image is turned as its EXIF says that it is shown"
-_ORIENTATION, _DESCRIPTION = 274, 270  # tags
+_ORIENTATION, _DESCRIPTION, _PHOTOMETRIC = 274, 270, 262  # tags
 # How ImageJ and OME say what the pages of a TIFF are.
 _PAGES = re.compile(r'^(channels|slices|frames)=(\d{1,9})|\bSize([CZT])="(\d{1,9})"', re.MULTILINE)
 _OME = {"C": "channels", "Z": "slices", "T": "frames"}
@@ -34,12 +34,16 @@ def read_picture(path, labels=False):
             blurs labels.
 
     Raises:
-        InputError: It is missing, damaged or no image, has several frames, or claims more than it holds.
+        InputError: It is missing, damaged or no image, has several frames, claims more than it holds, or its zero is
+            white where that would be lost.
     """
     path = Path(path)
     with reading(path, _KIND), _opened(path) as image:
         if labels and image.format == "JPEG":
             raise InputError(f"{path}: JPEG blurs labels; save the mask as PNG")
+        inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+        if inverted and (labels or image.mode not in ("1", "L")):  # of which Pillow inverts all, labels too
+            raise InputError(f"{path}: expected grey whose zero is black, got white-is-zero; save it as black-is-zero")
         pages, notes = [], dict.fromkeys(() if labels else _NOTES)
         for page in range(getattr(image, "n_frames", 1)):
             image.seek(page)
