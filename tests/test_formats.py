@@ -904,6 +904,18 @@ def test_one_scan_in_every_format_gets_one_mask_at_one_place(untrained, tmp_path
     assert "d,A," in (tmp_path / "masks/trust.csv").read_text()
     again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
     assert sorted(again.kept) == ["d", "n", "r"]
+    series = sorted((tmp_path / "raw/images/d").glob("*.dcm"))
+    os.utime(series[-1], (0, 0))  # as where a slice was replaced
+    again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
+    assert (sorted(again.kept), again.mended) == (["n", "r"], [])
+    held = need("pydicom").dcmread(written["d"])
+    untouched = written["d"].read_bytes()
+    held.PixelData = bytes([held.PixelData[0] ^ 255]) + held.PixelData[1:]
+    held.save_as(written["d"])
+    again = predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks"))
+    assert (sorted(again.kept), again.mended) == (["n", "r"], ["d"])
+    written["d"].write_bytes(untouched)
+    assert not predict(config, checkpoint, str(tmp_path / "raw/images"), str(tmp_path / "masks")).mended
     words = str(tmp_path / "raw/images"), str(tmp_path / "p"), 3
     assert {p.scan for p in pick(*words, after=str(tmp_path / "masks"))} == {"n", "r"}  # of d a slice is painted
     (tmp_path / "raw/labels/d.seg.nrrd").unlink()

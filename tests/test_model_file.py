@@ -360,7 +360,7 @@ def test_parts_of_the_scans_are_segmented_side_by_side(model, scans, tmp_path, m
     code, said = cmems_predict("parts", "--part", "1/2")
     assert code == 0
     assert said.out.endswith("which to look at first: trust_1_of_2.csv\n")
-    assert {p.name for p in (tmp_path / "parts").glob("*.*")} - {"labels_itksnap.txt", "labels_slicer.ctbl"} == {
+    assert {p.name for p in (tmp_path / "parts").glob("[!.]*.*")} - {"labels_itksnap.txt", "labels_slicer.ctbl"} == {
         "a.nii.gz", "patient003_frame02.nii.gz", "trust_1_of_2.csv"}  # fmt: skip
     code, said = cmems_predict("parts")
     assert "3 masks by network 1, cleaned up, 2 of them from before" in said.out

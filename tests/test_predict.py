@@ -156,6 +156,7 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     assert sorted(drawn) == ["patient003_frame01.png", "patient003_frame02.png"]
     assert all(picture.std() > 10 for picture in drawn.values())
     assert sorted(p.name for p in (tmp_path / "masks").iterdir() if p.is_file()) == [
+        ".lock",
         "labels_itksnap.txt",
         "labels_slicer.ctbl",
         "patient003_frame01.nii.gz",
@@ -266,6 +267,70 @@ def test_masks_painted_by_hand_are_not_replaced(trained, scans, tmp_path):
     assert predict(*trained, scans, tmp_path / "masks").paths == masks.paths  # masks say themselves who made them
 
 
+def test_a_mask_that_was_edited_stays_whatever_became_of_the_table(trained, scans, tmp_path):
+    """A spreadsheet's beginning, a table that is gone, and one of other scans: the mask's header tells."""
+    masks = predict(*trained, scans, tmp_path / "m")
+    edited, other = sorted(masks.paths)
+    image = nib.load(masks.paths[edited])
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, :2] = 1
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), masks.paths[edited])  # the header stays
+    image = nib.load(masks.paths[other])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine, image.header), masks.paths[other])
+    table = tmp_path / "m" / "trust.csv"
+    written = table.read_bytes()
+    for change in (lambda: table.write_bytes(b"\xef\xbb\xbf" + written), table.unlink):
+        change()
+        again = predict(*trained, scans, tmp_path / "m", network=1)
+        assert again.mended == [edited]  # the other was stored anew, with the labels that it had
+        assert np.array_equal(np.asarray(nib.load(masks.paths[edited]).dataobj), voxels)
+    for text in (
+        written.replace(b",", b";"),
+        written.replace(b"\n", b",remark\n"),
+        written.replace(b"frame01,RV,0.", b"frame01,RV,x"),
+    ):
+        table.write_bytes(text)
+        with pytest.raises(InputError, match=r"trust\.csv: not as cmems predict wrote it \(.*\); rename it to keep it"):
+            predict(*trained, scans, tmp_path / "m")
+        assert table.read_bytes() == text
+
+
+def test_what_parts_said_of_masks_stays_when_other_scans_are_segmented(trained, scans, tmp_path):
+    first, second = sorted(scans.iterdir())
+    for k in (1, 2):
+        predict(*trained, scans, tmp_path / "m", part=(k, 2))
+    (tmp_path / "new").mkdir()
+    shutil.copy(first, tmp_path / "new" / "z.nii.gz")
+    predict(*trained, tmp_path / "new", tmp_path / "m")
+    rows = read_trust(tmp_path / "m" / "trust.csv")
+    assert sorted({row["scan"] for row in rows}) == ["patient003_frame01", "patient003_frame02", "z"]
+    assert len(rows) == 9
+    assert not list((tmp_path / "m").glob("trust_*"))
+    assert sorted(predict(*trained, scans, tmp_path / "m").kept) == ["patient003_frame01", "patient003_frame02"]
+
+
+def test_two_runs_do_not_mix_in_one_folder_but_parts_of_a_job_share_it(trained, scans, tmp_path):
+    first, second = sorted(scans.iterdir())
+    segmenter, seen = Segmenter(*trained), []
+
+    def also(*args, **choices):
+        def progress(*_):
+            try:
+                seen.append(predict(segmenter, None, scans, tmp_path / "m", **choices).paths)
+            except InputError as error:
+                seen.append(str(error))
+
+        predict(segmenter, None, first, tmp_path / "m", progress=progress, **dict(*args))
+        return seen.pop()
+
+    assert "m: another process is labelling scans in this folder (process " in also()
+    assert "m: another process is labelling scans in this folder" in also(part=(1, 2))
+    assert "m: another process is labelling scans in this folder" in also(dict(part=(1, 2)))
+    assert "m: another process is labelling scans in this folder" in also(dict(part=(1, 2)), part=(1, 2))
+    assert "m: another process is labelling scans in this folder" in also(dict(part=(1, 2)), part=(3, 3))
+    assert list(also(dict(part=(1, 2)), part=(2, 2))) == [second.name.removesuffix(".nii.gz")]
+
+
 def test_the_manifest_of_the_prepared_data_is_enough(trained, scans, prepared_acdc, tmp_path):
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / MANIFEST).write_text((prepared_acdc / MANIFEST).read_text())
@@ -325,7 +390,12 @@ def test_trust_is_kept_beside_the_masks_and_doubt_shown_on_the_scans_grid(tiny_c
     with pytest.raises(InputError, match="m: holds masks of RV, Myo, LV, as patient003_frame01.nii.gz, and would get"):
         predict(config, checkpoint, str(second), str(tmp_path / "m"), options)
     predict(config, checkpoint, str(second), str(tmp_path / "reversed"), options)
-    predict(config, checkpoint, str(second), str(tmp_path / "reversed"))  # of which none is left
+    with pytest.raises(
+        InputError, match="reversed: holds masks of LV, Myo, RV, as patient003_frame02.nii.gz, and would"
+    ):
+        predict(config, checkpoint, str(second), str(tmp_path / "reversed"))
+    (tmp_path / "reversed" / "patient003_frame02.nii.gz").unlink()
+    predict(config, checkpoint, str(second), str(tmp_path / "reversed"))
     (tmp_path / "m" / "patient003_frame01.nii.gz").unlink()  # of masks that are gone nothing is said
     predict(config, checkpoint, str(second), str(tmp_path / "m"))
     assert "frame01" not in (tmp_path / "m" / "trust.csv").read_text()

@@ -1,7 +1,6 @@
 """Masks of the training scans, by which a next round learns."""
 
 import gzip
-import hashlib
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +10,7 @@ from cmems.apis.config import load_config
 from cmems.apis.model_file import load_learner
 from cmems.apis.predict import Masks
 from cmems.apis.segmenter import best_device, segmenter_key
+from cmems.apis.trust import digest
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.readers.nifti import nifti_description, read_nifti
@@ -59,7 +59,7 @@ def _label(case, data, model, key, path):
     squares = np.array(data.train_images()[rows.start : rows.stop])
     volume = dict(image=squares, shape=entry["shape"], spacing=entry["spacing"], frame=data.frame)
     labels = model.prediction.segment_to_learn(model.predictors, volume)
-    write_labels(path, entry, labels, f"cmems {key} {_digest(labels.transpose(2, 1, 0))}")
+    write_labels(path, entry, labels, f"cmems {key} {digest(labels.transpose(2, 1, 0))}")
 
 
 def write_labels(path, entry, labels, note):
@@ -77,12 +77,7 @@ def _is_kept(path, key):
     if not path.is_file():
         return False
     name, maker, known = (*(nifti_description(path) or "").split(" "), "", "")[:3]
-    return name != "cmems" or maker == key or known != _digest(read_nifti(path).voxels.transpose(2, 1, 0))
-
-
-def _digest(voxels):
-    """Return 16 hexadecimal digits of the labels of a mask, (x, y, z)."""
-    return hashlib.sha256(np.asarray(voxels, np.uint8).tobytes()).hexdigest()[:16]
+    return name != "cmems" or maker == key or known != digest(read_nifti(path).voxels.transpose(2, 1, 0))
 
 
 def _whose(model, best):

@@ -12,7 +12,18 @@ import numpy as np
 
 from cmems.apis.places import spare_data_set
 from cmems.apis.segmenter import Segmenter
-from cmems.apis.trust import BY_HAND, by_doubt, digest, part_name, read_trust, rows_by_hand, trust_file, trust_rows
+from cmems.apis.trust import (
+    BY_HAND,
+    by_doubt,
+    is_by_hand,
+    known_rows,
+    maker,
+    part_name,
+    rows_by_hand,
+    signed,
+    trust_file,
+    trust_rows,
+)
 from cmems.datasets.prepared import is_text
 from cmems.datasets.readers.files import SCAN, file_parts, folders_in
 from cmems.datasets.readers.label_names import plain_name, read_label_names
@@ -24,10 +35,12 @@ from cmems.datasets.readers.scans import (
     mask_ending,
     mask_file,
     scan_files,
+    scan_parts,
     scan_stem,
 )
 from cmems.errors import InputError, memory_problem
 from cmems.files import NAME_BYTES, remove_parts, whole_file
+from cmems.locks import part_lock
 from cmems.visualization.colors import class_colors, label_tables
 from cmems.visualization.panels import check_pictures, panel, write_png
 
@@ -124,8 +137,9 @@ def predict(
 
     Raises:
         InputError: Something in the model, the config or the data is wrong, or there is no scan; masks of their names
-            are there, painted by hand perhaps, in a folder without any of ours, or others of other classes; a picture
-            is not ours; or a folder is where a file must be, or a file where a folder must.
+            are there, painted by hand perhaps, in a folder without any of ours, or masks of other classes;
+            ``trust.csv`` was changed by another program; another process writes there; a picture is not ours; or a
+            folder is where a file must be, or a file where a folder must.
         SomeUnusable: Some scans are, after the others' masks were written.
     """
     out, segmenter = Path(out), model
@@ -144,68 +158,70 @@ def predict(
     nameless = {name: problem for name, path in paths.items() if (problem := _odd_name(name, path, wanted(name)))}
     problems += nameless.values()
     paths = {name: path for name, path in paths.items() if name not in nameless}
-    _spare_others(out, [out / (name + mask_ending(path)) for name, path in paths.items()], segmenter.classes)
+    all_masks = [out / (name + mask_ending(path)) for name, path in paths.items()]
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
     tables = [out / name for name in ("trust.csv", part_name(*part), *label_tables(segmenter.classes))]
     _check_targets([*tables, *chain(*map(wanted, paths))])
+    _spare_others(out, all_masks, segmenter.classes)
     if pictures:
         check_pictures("--pictures", (out / PICTURES / f"{name}.png" for name in paths))
-    out.mkdir(parents=True, exist_ok=True)
-    marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
-    rows, kept, mended, unsure = _kept(out, segmenter, marks, wanted)
-    written, odd, notes = {name: wanted(name)[-1] for name in (*kept, *mended)}, {}, {}
-    writing, ahead = [], deque()
-    names = (name for name in paths if name not in written)
-    with trust_file(out, rows, part_name(*part)) as more, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with part_lock(out, "labelling scans", *part):
+        marks = {name: f"cmems {segmenter.key} {_stamp(path)}" for name, path in paths.items()}
+        rows, kept, mended = _kept(out, segmenter, marks, wanted)
+        written, odd, notes = {name: wanted(name)[-1] for name in (*kept, *mended)}, {}, {}
+        writing, ahead = [], deque()
+        names = (name for name in paths if name not in written)
+        with trust_file(out, rows, part_name(*part)) as more, ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def read_on():
-            for name in islice(names, segmenter.together):
-                ahead.append((name, pool.submit(_read, name, paths[name], segmenter.preparation)))
+            def read_on():
+                for name in islice(names, segmenter.together):
+                    ahead.append((name, pool.submit(_read, name, paths[name], segmenter.preparation)))
 
-        for done, name in enumerate(written, 1):
-            if progress:
-                progress(done, len(paths), name)
-        done, tables = len(written), False
-        read_on()
-        try:
-            while ahead:
-                batch, ready = list(ahead), []
-                ahead.clear()
-                read_on()
-                for name, reading in batch:
-                    try:
-                        ready.append(reading.result())
-                    except InputError as error:
-                        problems += error.problems
-                        continue
-                    notes[name] = ready[-1].notes
-                    if ready[-1].odd:
-                        odd[name] = ready[-1].odd
-                ready, found, short = _segmented(segmenter, ready, doubt_maps, probabilities)
-                problems += [f"{paths[name]}: too little memory to segment it ({problem})" for name, problem in short]
+            for done, name in enumerate(written, 1):
+                if progress:
+                    progress(done, len(paths), name)
+            done, tables = len(written), False
+            read_on()
+            try:
+                while ahead:
+                    batch, ready = list(ahead), []
+                    ahead.clear()
+                    read_on()
+                    for name, reading in batch:
+                        try:
+                            ready.append(reading.result())
+                        except InputError as error:
+                            problems += error.problems
+                            continue
+                        notes[name] = ready[-1].notes
+                        if ready[-1].odd:
+                            odd[name] = ready[-1].odd
+                    ready, found, short = _segmented(segmenter, ready, doubt_maps, probabilities)
+                    problems += [
+                        f"{paths[name]}: too little memory to segment it ({problem})" for name, problem in short
+                    ]
+                    problems += _settled(writing, written, rows)
+                    more()
+                    if ready and not tables:
+                        tables = _write_tables(out, segmenter.classes)
+                    for scan, models, doubt in zip(ready, *found, strict=True):
+                        files = wanted(scan.name)
+                        written[scan.name] = files[-1]
+                        drawn = _drawn(scan, models, segmenter.classes) if pictures else None
+                        maps = _maps(files, segmenter.labels(models), models, doubt, drawn)
+                        rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
+                        idle = [file for file in anything(scan.name) if file not in files]
+                        writing.append((scan.name, pool.submit(_write, paths[scan.name], scan, maps, idle, *rest)))
+                    for name, _ in batch:
+                        done += 1
+                        if progress:
+                            progress(done, len(paths), name)
+            finally:  # of what was interrupted too
                 problems += _settled(writing, written, rows)
-                more()
-                if ready and not tables:
-                    tables = _write_tables(out, segmenter.classes)
-                for scan, models, doubt in zip(ready, *found, strict=True):
-                    files = wanted(scan.name)
-                    written[scan.name] = files[-1]
-                    drawn = _drawn(scan, models, segmenter.classes) if pictures else None
-                    maps = _maps(files, segmenter.labels(models), models, doubt, drawn)
-                    rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
-                    idle = [file for file in anything(scan.name) if file not in files]
-                    job = paths[scan.name], scan, maps, idle, mended if scan.name in unsure else None, *rest
-                    writing.append((scan.name, pool.submit(_write, *job)))
-                for name, _ in batch:
-                    done += 1
-                    if progress:
-                        progress(done, len(paths), name)
-        finally:  # of what was interrupted too
-            problems += _settled(writing, written, rows)
-    if parts == 1:  # which holds what theirs say
-        for path in out.glob(part_name("*", "*")):
-            path.unlink()
-        remove_parts(out)
+        if parts == 1:  # which holds what theirs say
+            for path in out.glob(part_name("*", "*")):
+                path.unlink()
+            remove_parts(out)
     masks = Masks(written, segmenter.classes, segmenter.whose, odd, notes, by_doubt(rows), kept, mended)
     if problems:
         raise SomeUnusable(problems, masks)
@@ -234,8 +250,12 @@ def _segmented(segmenter, scans, *choices):
 
 
 def _stamp(path):
-    """Return 16 hexadecimal digits that are others once a file was replaced; nothing is read."""
-    found = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in file_parts(path)]
+    """Return 16 hexadecimal digits that are others once a file of a scan was replaced; no voxel is read."""
+    try:
+        files = scan_parts(path)
+    except InputError:  # which whoever reads the scan will say
+        files = (path,)
+    found = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for each in files for file in file_parts(each)]
     return hashlib.sha256(repr((path.name, found)).encode()).hexdigest()[:16]
 
 
@@ -273,59 +293,47 @@ def _check_targets(files):
 
 
 def _kept(out, segmenter, marks, wanted):
-    """Return the rows of trust of what is left as it is; the scans whose files this very model wrote already; those
-    whose masks somebody changed or painted since; and those of which no row tells, as whoever wrote them was killed.
+    """Return the rows of trust of what is left as it is; the scans whose files this very model wrote already; and those
+    whose masks somebody changed or painted since.
     """
     known = {}
-    for row in chain(*map(read_trust, [out / "trust.csv", *out.glob(part_name("*", "*"))])):
+    for row in known_rows(out):
         known.setdefault((row["scan"], row["made_by"]), {})[row["class"]] = row
-    rows, kept, mended, unsure = [], [], [], set()
+    rows, kept, mended = [], [], []
     for name, mark in marks.items():
-        files = wanted(name)
-        there = known.get((name, description_of(files[-1]) or ""), {})
-        if _is_mended(files[-1], there):
+        *maps, mask = wanted(name)
+        if is_by_hand(mask):
             mended.append(name)
-            rows += rows_by_hand(name, segmenter.classes, files[-1], there.values())
+            rows += rows_by_hand(name, segmenter.classes, mask)
             continue
-        there = {cls: row for cls, row in there.items() if row["note"] != BY_HAND}  # it is as it was written, again
-        if there.keys() == set(segmenter.classes) and all(description_of(path) == mark for path in files):
+        there = {cls: row for cls, row in known.get((name, mark), {}).items() if row["note"] != BY_HAND}
+        whole = maker(mask) == mark and all(description_of(path) == mark for path in maps)
+        if whole and there.keys() == set(segmenter.classes):
             kept.append(name)
             rows += there.values()
-        elif not there and description_of(files[-1]) == mark:
-            unsure.add(name)
-    return rows, kept, mended, unsure
-
-
-def _is_mended(mask, rows):
-    """Tell whether a mask is there that is not as it was written: by its header, and where that is ours, by the rows
-    of trust that are of it.
-    """
-    if not mask.is_file():
-        return False
-    if not (description_of(mask) or "").startswith("cmems "):
-        return True
-    written = {row["mask"] for row in rows.values()} - {""}
-    return bool(written) and digest(mask.read_bytes()) not in written
+    return rows, kept, mended
 
 
 def _spare_others(out, masks, classes):
     """Refuse to replace masks that nothing here wrote, as those painted by hand are not to be had again; or to write
-    beside masks of other classes, whose names the tables of labels would no longer tell.
+    among masks of other classes, some of which may stay, whose names the tables of labels would no longer tell.
     """
     tables = list(label_tables(classes))
     ours = ("trust.csv", *tables, *(path.name for path in out.glob(part_name("*", "*"))))
-    there = [path for path in masks if _is_mended(path, {})]
-    if there and not any((out / name).is_file() for name in ours):
-        more = f", as {len(there) - 1} more," * (len(there) > 1)
-        raise InputError(
-            f"{there[0]}: is there{more} and not by cmems predict, which would replace it; name another folder"
-        )
-    beside = {mask_file(out, row["scan"]) for row in read_trust(out / "trust.csv")} - {None, *masks}
-    if beside and (out / tables[0]).is_file():
+    there = [path for path in masks if path.is_file()]
+    if not any((out / name).is_file() for name in ours):
+        others = [path for path in there if not (description_of(path) or "").startswith("cmems ")]
+        if others:
+            more = f", as {len(others) - 1} more," * (len(others) > 1)
+            raise InputError(
+                f"{others[0]}: is there{more} and not by cmems predict, which would replace it; name another folder"
+            )
+    there = sorted({mask_file(out, row["scan"]) for row in known_rows(out)} - {None} | set(there))
+    if there and (out / tables[0]).is_file():
         known = list(read_label_names(out / tables[0]).values())
         if [plain_name(name) for name in known] != [plain_name(name.replace('"', "'")) for name in classes]:
             raise InputError(
-                f"{out}: holds masks of {', '.join(known)}, as {min(beside).name}, and would get some of "
+                f"{out}: holds masks of {', '.join(known)}, as {there[0].name}, and would get some of "
                 f"{', '.join(classes)}; name another folder"
             )
 
@@ -391,7 +399,7 @@ def _maps(files, mask, models, doubt, drawn=None):
     return dict(zip(files, maps, strict=True))
 
 
-def _write(path, scan, maps, idle, mended, *rest):
+def _write(path, scan, maps, idle, *rest):
     """Write maps with their scan's header; return the rows of trust, of which ``rest`` is.
 
     Args:
@@ -400,24 +408,20 @@ def _write(path, scan, maps, idle, mended, *rest):
         maps (dict[Path, np.ndarray]): Voxels by the file they go to, as :func:`nifti_like` takes them; the last are the
             mask.
         idle (list[Path]): Maps that are not asked for; those of another model's mask, or another scan's, go with it.
-        mended (list[str] | None): Gets the scan's name where the mask that is there is another, and then it stays: of
-            this model and scan, by its header, it was edited. None: nothing of that kind is there.
         *rest: See :func:`trust_rows`.
     """
     for file, voxels in maps.items():
         if file.parent.name == PICTURES:
             write_png(file, voxels, rest[-1])
             continue
-        content = encoded(path, file.name, scan.back(voxels), rest[1], rest[-1], class_colors(len(rest[1])))
-        if file == list(maps)[-1]:
-            if mended is not None and file.read_bytes() != content:
-                mended.append(scan.name)
-                continue
-            _remove_old(idle, rest[-1])
+        voxels, mark, is_mask = scan.back(voxels), rest[-1], file == list(maps)[-1]
+        if is_mask:
+            _remove_old(idle, mark)
+            mark = signed(mark, voxels, file)
+        content = encoded(path, file.name, voxels, rest[1], mark, class_colors(len(rest[1])))
         with whole_file(file) as part:
             part.write_bytes(content)
-    rows = trust_rows(*rest, digest(content))  # of the mask, which is the last
-    return rows_by_hand(scan.name, rest[1], file, rows) if mended and scan.name in mended else rows
+    return trust_rows(*rest)
 
 
 def _remove_old(files, mark):

@@ -10,6 +10,7 @@ from cmems.datasets.readers.scans import mask_file
 from cmems.errors import InputError, warn_once
 from cmems.files import remove_parts
 from cmems.launching import launch, run_command
+from cmems.locks import part_lock
 
 
 def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", parameters=None, say=print):
@@ -50,7 +51,7 @@ def predict_in_parts(words, segmenter, scans, out, jobs, launcher="local", param
         say(f"{done}/{jobs} part {item['words'][-1]}: {'ended with errors' if failure else 'done'} ({seconds:.0f} s)")
     rows = chain(*(read_trust(out / part_name(k, jobs)) for k in range(1, jobs + 1)))
     rows = list({(row["scan"], row["class"]): row for row in rows if tells(row, out)}.values())
-    with trust_file(out, rows):
+    with part_lock(out, "labelling scans", 1, 1), trust_file(out, rows):
         pass
     for line in warnings:
         if not line.startswith(MENDED):  # of all parts together, by who prints the masks

@@ -12,18 +12,19 @@ import numpy as np
 from prettytable import PrettyTable
 from scipy.ndimage import find_objects, label
 
-from cmems.datasets.readers.scans import description_of, mask_file
+from cmems.datasets.readers.scans import description_of, mask_file, read_mask
+from cmems.errors import InputError
 from cmems.evaluation.agreement import mean_dice, shared_voxels
 from cmems.files import whole_file
 from cmems.visualization.tables import csv_cell, csv_text, model_label
 
-COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by", "mask")
+COLUMNS = ("scan", "class", "agreement", "views_agreement", "softmax", "ml", "components", "note", "made_by")
 _NUMBERS = ("agreement", "views_agreement", "softmax", "ml")
 BY_HAND = "by hand"
 _HEADINGS = ("scan", "class", "networks agree", "views agree", "ml", "parts", "note")
 
 
-def trust_rows(name, classes, labels, doubt, spacing, made_by="", mask_digest=""):
+def trust_rows(name, classes, labels, doubt, spacing, made_by=""):
     """Say of each class of a volume how far its mask may be trusted.
 
     Args:
@@ -34,15 +35,14 @@ def trust_rows(name, classes, labels, doubt, spacing, made_by="", mask_digest=""
         doubt (Doubt): Beside them.
         spacing (sequence[float]): (slice, row, column), mm.
         made_by (str): By which the mask is known as this model's of this scan.
-        mask_digest (str): By which the mask's file is known as it was written, see :func:`digest`.
 
     Returns:
         list[dict]: By :data:`COLUMNS`: ``agreement``, mean Dice of any two networks' labels on the volume's grid;
         ``views_agreement``, of any two views of a network, on the networks'; ``softmax``, mean probability of the class
         where it is the label of the networks' mean; ``ml`` of the mask; ``components``, parts connected by faces before
-        any clean-up; ``note``, what a network did not find, or the mask has not; ``made_by`` and ``mask``. NaN where
-        there is nothing to compare: one network, one view, or a class that nobody finds; where one of two networks
-        finds it, their agreement is 0, and where both find it and the mask has none, what it is.
+        any clean-up; ``note``, what a network did not find, or the mask has not; ``made_by``. NaN where there is
+        nothing to compare: one network, one view, or a class that nobody finds; where one of two networks finds it,
+        their agreement is 0, and where both find it and the mask has none, what it is.
     """
     networks = {model: each for model, each in labels.items() if model.startswith("network_")}
     whole, mask = labels.get("ensemble", labels["network_1"]), list(labels.values())[-1]
@@ -64,7 +64,6 @@ def trust_rows(name, classes, labels, doubt, spacing, made_by="", mask_digest=""
                 "components": 0 if box is None else label(whole[box] == k)[1],
                 "note": _note(found, counts[k]),
                 "made_by": made_by,
-                "mask": mask_digest,
             }
         )
     return rows
@@ -77,28 +76,58 @@ def _note(found, voxels):
     return "" if voxels else "not found"
 
 
-def rows_by_hand(name, classes, path, rows=()):
+def rows_by_hand(name, classes, path):
     """Return the rows of a mask that was changed since it was written, or that nothing here wrote.
 
     Args:
         name (str): Of the scan.
         classes (sequence[str]): Foreground classes.
         path (Path): The mask.
-        rows (iterable[dict]): Those of it as it was written, whose ``mask`` is kept: by it the change is seen again.
 
     Returns:
         list[dict]: By :data:`COLUMNS`, with the note :data:`BY_HAND`; NaN and None where nothing is known of the mask.
     """
-    written = {row["class"]: row["mask"] for row in rows}
-    unknown = {**dict.fromkeys(_NUMBERS, math.nan), "components": None, "note": BY_HAND}
-    made_by = description_of(path) or ""
-    known = [{"scan": name, "class": cls, "made_by": made_by, "mask": written.get(cls, "")} for cls in classes]
-    return [{**row, **unknown} for row in known]
+    unknown = {**dict.fromkeys(_NUMBERS, math.nan), "components": None, "note": BY_HAND, "made_by": maker(path) or ""}
+    return [{"scan": name, "class": cls, **unknown} for cls in classes]
 
 
-def digest(content):
-    """Return 16 hexadecimal digits by which the bytes of a mask's file are known."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def digest(labels):
+    """Return 16 hexadecimal digits by which labels are known, whatever their dtype."""
+    return hashlib.sha256(np.asarray(labels, np.uint8).tobytes()).hexdigest()[:16]
+
+
+def signed(made_by, labels, path):
+    """Return what the header of the mask at ``path`` says: who made it, and by what its labels ``(D, H, W)`` are known.
+
+    The order of a DICOM segmentation's slices is not its file's, and slices without a label may not be in it.
+    """
+    return f"{made_by} {_known_by(labels, path)}"
+
+
+def _known_by(labels, path):
+    if path.suffix != ".dcm":
+        return digest(labels)
+    if (held := labels.any((1, 2)).nonzero()[0]).size:
+        labels = labels[held[0] : held[-1] + 1]
+    return min(digest(labels), digest(labels[::-1]))
+
+
+def maker(path):
+    """Return who made the mask at ``path``, by its header, perhaps nobody; None where there is no mask."""
+    return path and " ".join((description_of(path) or "").split()[:3])
+
+
+def is_by_hand(path):
+    """Tell whether a mask is there that is not as it was written: its header is not ours, or its labels are others."""
+    if not path.is_file():
+        return False
+    *_, known = said = (description_of(path) or "").split()[:4] or [""]
+    if len(said) < 4 or said[0] != "cmems":
+        return True
+    try:
+        return _known_by(read_mask(path).voxels, path) != known
+    except InputError:  # whoever left it so
+        return True
 
 
 def by_doubt(rows):
@@ -142,7 +171,8 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
     ends.
 
     Args:
-        out (Path): The folder. What ``trust.csv`` says of masks that are still there, and not in ``rows``, stays.
+        out (Path): The folder. What ``trust.csv`` and tables of parts say of masks that are still there, and not in
+            ``rows``, stays in ``trust.csv``.
         rows (list[dict]): Filled within the block; see :func:`trust_rows`. Sorted by doubt in the file; an empty field
             where there is nothing to compare.
         name (str): Of the table.
@@ -154,10 +184,10 @@ def trust_file(out, rows, name="trust.csv", seconds=10):
     path, written, pause = Path(out, name), time.monotonic(), 0.0
 
     def write():
-        before = read_trust(path) if name == "trust.csv" else []  # now: another process may have written since
+        before = known_rows(out) if name == "trust.csv" else []  # now: another process may have written since
         done = {row["scan"] for row in rows}
-        mark = functools.cache(lambda scan: _mark(out, scan))
-        kept = [r for r in before if r["scan"] not in done and mark(r["scan"]) == r["made_by"]]
+        made_by = functools.cache(lambda scan: maker(mask_file(out, scan)))
+        kept = [r for r in before if r["scan"] not in done and made_by(r["scan"]) == r["made_by"]]
         if rows or path.exists():
             with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as handle:
                 writer = csv.writer(handle, lineterminator="\n")
@@ -187,13 +217,18 @@ def _cell(value):
 
 def tells(row, out):
     """Return whether a row is of the mask that is there, by what its header says of who made it."""
-    return _mark(out, row["scan"]) == row["made_by"]
+    return maker(mask_file(out, row["scan"])) == row["made_by"]
 
 
-def _mark(out, scan):
-    """Return what a scan's mask says of who made it, perhaps nothing; None where there is no mask."""
-    path = mask_file(out, scan)
-    return path and (description_of(path) or "")
+def known_rows(out):
+    """Return what ``trust.csv`` and the tables of parts in a folder say, of each mask and class once.
+
+    Raises:
+        InputError: One is not as it was written.
+    """
+    tables = [Path(out, "trust.csv"), *sorted(Path(out).glob(part_name("*", "*")))]
+    rows = [row for path in tables for row in read_trust(path)]
+    return list({(row["scan"], row["class"], row["made_by"]): row for row in rows}.values())
 
 
 def _count(cell):
@@ -201,14 +236,23 @@ def _count(cell):
 
 
 def read_trust(path):
-    """Return the rows of a file that :func:`trust_file` wrote; of any other, none."""
-    texts = dict.fromkeys(("scan", "class", "note", "made_by", "mask"), csv_text)
+    """Return the rows of a file that :func:`trust_file` wrote, none where there is none.
+
+    Raises:
+        InputError: It is not as it was written: a spreadsheet's separators or numbers, further columns, another file.
+    """
+    texts = dict.fromkeys(("scan", "class", "note", "made_by"), csv_text)
+    kinds = {**texts, **dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": _count}
     try:
-        with open(path, newline="", encoding="utf-8") as handle:
+        with open(path, newline="", encoding="utf-8-sig") as handle:  # a spreadsheet's mark at the beginning
             reader = csv.DictReader(handle)
-            if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):  # the last came later
-                return []
-            kinds = {**texts, **dict.fromkeys(_NUMBERS, lambda cell: float(cell or "nan")), "components": _count}
+            names = [name for name in reader.fieldnames or () if name != "mask"]  # which stood there once
+            if tuple(names) not in (COLUMNS, ()):
+                raise ValueError(f"expected the columns {','.join(COLUMNS)}, got {','.join(names)[:120]}")
             return [{c: kind(row.get(c) or "") for c, kind in kinds.items()} for row in reader]
-    except (OSError, ValueError, TypeError):
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: not as cmems predict wrote it ({str(error)[:300]}); rename it to keep it, as it is written anew"
+        ) from error
