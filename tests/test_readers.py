@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import io
 import json
 import os
 import struct
@@ -22,9 +23,19 @@ from cmems.datasets.prepare import check, prepare
 from cmems.datasets.prepared import MANIFEST, PreparedDataset, file_sha256
 from cmems.datasets.readers.acdc import _frames
 from cmems.datasets.readers.base import matches
-from cmems.datasets.readers.files import nifti_files, reading
-from cmems.datasets.readers.geometry import known_axes, lay_on, regular, turned_array
-from cmems.datasets.readers.nifti import Volume, nifti_like, nifti_of, read_nifti
+from cmems.datasets.readers.files import check_size, nifti_files, read_out, reading
+from cmems.datasets.readers.geometry import (
+    is_to_turn,
+    known_axes,
+    lay_on,
+    regular,
+    settle_frames,
+    settle_spacing,
+    spacing_notes,
+    turned_array,
+)
+from cmems.datasets.readers.geometry import turned as reorient
+from cmems.datasets.readers.nifti import Volume, nifti_grid, nifti_like, nifti_of, read_nifti
 from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.registry import READERS
@@ -35,8 +46,9 @@ IMAGE = np.random.default_rng(0).integers(0, 500, SHAPE).astype(np.int16)
 LABEL = np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8)
 # Offsets of header fields that no library writes otherwise than well.
 FIELDS = dict(
-    dim=(40, "8h"), datatype=(70, "h"), pixdim=(76, "8f"), offset=(108, "f"), slope=(112, "f"), units=(123, "B"),
-    qform=(252, "h"), sform=(254, "h"), quatern=(256, "3f"), srow_x=(280, "4f"), srow_y=(296, "4f"), srow_z=(312, "4f"),
+    dim=(40, "8h"), datatype=(70, "h"), pixdim=(76, "8f"), offset=(108, "f"), slope=(112, "f"), inter=(116, "f"),
+    units=(123, "B"), qform=(252, "h"), sform=(254, "h"), quatern=(256, "3f"), srow_x=(280, "4f"), srow_y=(296, "4f"),
+    srow_z=(312, "4f"),
 )  # fmt: skip
 
 
@@ -170,6 +182,193 @@ def test_labels_that_one_of_their_headers_puts_elsewhere_are_said(tmp_path):
         assert bool(label.notes) == said
 
 
+# How headers are settled, and labels laid on scans, worked by hand
+
+
+def grid(affine, shape=(6, 10, 12), frames=True, names=None, voxels=None):
+    """A volume of shape (z, y, x) where ``affine`` puts it."""
+    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0)[::-1].tolist())
+    voxels = np.zeros(shape, np.uint8) if voxels is None else voxels
+    return Volume(voxels, spacing, affine, (affine,) if frames else (), names=names)
+
+
+PLACED = np.diag([1.5, 2.0, 4.0, 1.0])
+PLACED[:3, 3] = -20, 10, 5
+PAINTED = np.zeros((6, 10, 12), np.uint8)  # (z, y, x)
+PAINTED[2, 3:6, 4:9], PAINTED[3, 3, 4] = 1, 2
+
+
+def moved(x, y, z, affine=PLACED):
+    """The affine of what begins at a voxel of the scan."""
+    step = np.eye(4)
+    step[:3, 3] = x, y, z
+    return affine @ step
+
+
+def leaning(degrees, first=0, second=1):
+    """An affine whose one axis leans towards another."""
+    affine = np.eye(4)
+    affine[first, second], affine[second, second] = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    return affine @ np.diag([1.5, 2.0, 4.0, 1.0])
+
+
+def test_axes_may_lean_by_a_degree_and_must_differ_by_more_than_a_few_thousandths():
+    for first, second in ((0, 1), (2, 0), (1, 2)):
+        for degrees, said in ((0.9, ""), (1.1, "1.1 degrees off"), (1.6, "1.6 degrees off"), (40, "40 degrees off")):
+            frames, found = settle_frames("a", leaning(degrees, first, second), None)
+            assert len(frames) == 1
+            assert [detail for _, detail in found] == [said] * bool(said)
+    flat = leaning(89.99)  # two axes of one direction, and of the lengths of three
+    assert not regular(flat)
+    assert regular(leaning(89))
+    with pytest.raises(InputError, match=r"directions, got 1\.5 2 0 0; 0 0\.000349066 0 0; 0 0 4 0$"):
+        settle_frames("a", flat, None)
+    assert settle_frames("a", flat, PLACED)[0] == (PLACED,)
+    long = np.diag([1e-8, 1.0, 1e6, 1.0])  # a length each, however small or large
+    assert regular(long)
+    assert regular(long[[1, 0, 2, 3]])
+    long[0, 0] = 1e-10
+    assert not regular(long)
+
+
+@pytest.mark.parametrize(
+    ("pixdim", "steps", "spacing", "said"),
+    [
+        ((1.5, 2, 4), (1.513, 2, 4), (1.5, 2, 4), ""),  # by less than a hundredth
+        ((1.5, 2, 4), (1.5, 2, 4.1), (1.5, 2, 4), "give different voxel sizes; pixdim's is taken (1.5 x 2 x 4 and 1"),
+        ((2, 2, 2), (3, 3, 3), (2, 2, 2), "pixdim's is taken (2 x 2 x 2 and 3 x 3 x 3 mm)"),
+        ((2, 2, 2), (1, 1, 1), (2, 2, 2), ""),
+        ((1, 1, 1), (3, 2, 2), (3, 2, 2), "1 mm or none; the affine's size is taken (1 x 1 x 1 and 3 x 2 x 2 mm)"),
+        ((1, 1, 2), (3, 2, 2), (1, 1, 2), "pixdim's is taken"),
+        ((2e9, 2, 4), (1.5, 2, 4), (1.5, 2, 4), "the affine's size is taken (2e+09 x 2 x 4"),
+        ((-1.5, 2, 4), (1.5, 2, 4), (1.5, 2, 4), "the affine's size is taken"),
+        ((0, 2, np.inf), None, (1, 2, 1), "no voxel size; 1 mm is taken (pixdim is 0 x 2 x inf)"),
+        ((0.01, 0.5, 100), None, (0.01, 0.5, 100), ""),
+        ((0.0099, 0.5, 100), None, (0.0099, 0.5, 100), "voxels below 0.01 mm or above 100 mm"),
+        ((0.02, 0.5, 100.1), None, (0.02, 0.5, 100.1), "may be wrong (0.02 x 0.5 x 100.1 mm)"),
+    ],
+)  # fmt: skip
+def test_a_voxel_size_is_pixdims_unless_that_is_none(pixdim, steps, spacing, said):
+    frames = () if steps is None else (np.diag([*steps, 1.0])[[1, 2, 0, 3]],)  # whatever directions it has
+    found, more = settle_spacing(np.array(pixdim, float), frames)
+    assert found.tolist() == list(spacing)
+    text = " ".join(f"{sentence} ({detail})" for sentence, detail in more)
+    assert said in text
+    assert len(more) == bool(said)
+
+
+def test_a_pixel_is_longer_than_slices_are_apart_from_half_as_long_again_on():
+    for spacing, said in (
+        ((2, 3, 1), False), ((2, 3.1, 1), True), ((2, 1, 3.1), True), ((2, 2.9, 2.9), False), ((8, 1, 1), False),
+        ((0.5, 0.7, 0.1), False), ((0.5, 0.1, 0.8), True),
+    ):  # fmt: skip
+        assert bool(spacing_notes(spacing)) == said, spacing
+
+
+def test_what_a_viewer_saves_around_the_painted_may_jut_out_and_a_whole_mask_may_not():
+    scan = grid(PLACED)
+    wide = np.pad(PAINTED, ((1, 2), (2, 1), (3, 2)))
+    for names in (None, {1: "A"}):
+        laid = lay_on(grid(moved(-3, -2, -1), names=names, voxels=wide), scan, "label", Path("scan"))
+        assert np.array_equal(laid.voxels, PAINTED)
+        assert laid.spacing == scan.spacing
+        assert "(9, 13, 17) of (6, 10, 12)" in notes(laid)
+    beside = grid(moved(0, 2, 0), voxels=PAINTED)  # of the scan's size: it was drawn on a scan that lies elsewhere
+    with pytest.raises(InputError, match=r"the place of scan, .* up to 4 mm away \(affine axes RAS, the scan's RAS\)"):
+        lay_on(beside, scan, "label", Path("scan"))
+    laid = lay_on(beside._replace(names={1: "A"}), scan, "label", Path("scan"))
+    assert np.array_equal(laid.voxels, np.roll(PAINTED, 2, axis=1))
+
+
+def test_a_mask_lies_in_the_scan_to_its_last_voxel_and_no_further():
+    scan = grid(PLACED)
+    part = np.random.default_rng(0).integers(1, 3, (4, 7, 8), dtype=np.uint8)
+    for x, y, z in ((4, 0, 0), (0, 3, 0), (0, 0, 2), (4, 3, 2), (1, 2, 1)):
+        laid = lay_on(grid(moved(x, y, z), voxels=part), scan, "label", Path("scan"))
+        there = np.pad(part, ((z, 2 - z), (y, 3 - y), (x, 4 - x)))
+        assert np.array_equal(laid.voxels, there)
+    for place in ((5, 1, 1), (1, 4, 1), (1, 1, 3), (-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+        with pytest.raises(InputError, match=r"^label: expected shape \(6, 10, 12\) of scan, got \(4, 7, 8\)$"):
+            lay_on(grid(moved(*place), voxels=part), scan, "label", Path("scan"))
+    empty = lay_on(grid(moved(1, 2, 1), voxels=part * 0), scan, "label", Path("scan"))
+    assert not empty.voxels.any()
+    assert empty.voxels.shape == (6, 10, 12)
+    with pytest.raises(InputError, match=r"got \(4, 7, 8\)$"):  # a part whose place nobody stated but the scan's own
+        lay_on(grid(PLACED, voxels=part), scan, "label", Path("scan"))
+
+
+def test_what_lies_between_voxels_is_told_from_what_has_others():
+    scan, part = grid(PLACED), np.ones((4, 7, 8), np.uint8)
+
+    def refusal(affine, **options):
+        with pytest.raises(InputError) as caught:
+            lay_on(grid(affine, voxels=part, **options), scan, "label", Path("scan"))
+        return str(caught.value)
+
+    # 0.2 of 1.5 mm, 0.3 of 2 mm, a quarter of 4 mm: the root of 0.09 + 0.36 + 1
+    assert "lies between the voxels of scan, 1.2 mm off its grid" in refusal(moved(2.2, -0.3, 0.25))
+    assert "off its grid" not in refusal(moved(-4.05, 1, 1))
+    aside = moved(2.2, 1.3, 1.25)
+    other = aside @ np.diag([0.5, 1, 1, 1])
+    assert refusal(other).endswith("got (4, 7, 8), voxels of 4 x 2 x 0.75 mm beside 4 x 2 x 1.5")
+    turn, angle = np.eye(4), np.deg2rad(2)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    assert refusal(aside @ turn).startswith("label: expected shape (6, 10, 12) of scan, got (4, 7, 8)")
+    assert refusal(aside, frames=False) == "label: expected shape (6, 10, 12) of scan, got (4, 7, 8)"
+
+
+def test_how_far_apart_two_headers_put_a_mask_is_said_in_mm():
+    turn = np.eye(4)
+    turn[:3, :3] = [[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]
+    here, there = turn @ PLACED, turn @ PLACED
+    there[:3, 3] += 0, 0, 30
+    label = grid(there, voxels=PAINTED)
+    for frames, said in (((here, there), "one says up to 30 mm away"), ((there, here), "")):
+        laid = lay_on(label, grid(here)._replace(frames=frames), "label", Path("scan"))
+        assert np.array_equal(laid.voxels, PAINTED)
+        assert len(laid.notes) == bool(said)
+        assert said in notes(laid)
+    told = label._replace(frames=(here, there), notes=(("its own", ""),))
+    laid = lay_on(told, grid(there), "label", Path("scan"))
+    assert [sentence for sentence, _ in laid.notes][0] == "its own"
+    assert "one says up to 30 mm away" in notes(laid)
+
+
+def test_a_scan_that_is_turned_lies_where_nibabel_puts_it():
+    """Unequal sides, voxel sizes and directions, none of which may be taken for another."""
+    oblique = np.eye(4)
+    oblique[:3, :3] = [[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]
+    scan = grid(oblique @ PLACED, voxels=PAINTED)
+    image = nib.Nifti1Image(PAINTED.transpose(2, 1, 0), scan.affine)
+    for codes in ("LPS", "ASR", "IRP"):
+        found = reorient(scan, codes)
+        expected = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes)))
+        assert np.array_equal(found.voxels, np.asarray(expected.dataobj).transpose(2, 1, 0))
+        np.testing.assert_allclose(found.affine, expected.affine)
+        np.testing.assert_allclose(found.spacing, expected.header.get_zooms()[::-1])
+        assert found.frames == (found.affine,)
+        assert known_axes(found) == codes
+
+
+@pytest.mark.parametrize(
+    ("spacing", "codes", "turns"),
+    [
+        ((8, 1.5, 2), "RAS", False),  # as it lies
+        ((8, 1.5, 2), "LPS", True),
+        ((8, 1.5, 2), "ARS", True),
+        ((8, 1.5, 2), "ASR", False),  # slices of 2 mm, and pixels of 8
+        ((8, 1.5, 2), "RSA", False),
+        ((2, 2.5, 2), "RSA", True),
+        ((1.5, 8, 2), "ASR", True),  # its own slices run across the thick axis already
+        ((8, 1.5, 2), None, False),
+    ],
+)
+def test_a_scan_is_turned_unless_its_slices_would_run_across_its_thick_axis(spacing, codes, turns):
+    affine = np.diag([*spacing[::-1], 1.0])
+    assert is_to_turn(grid(affine), codes) == turns
+    assert not is_to_turn(grid(affine, frames=False), codes)
+
+
 # What a header says
 
 
@@ -194,6 +393,7 @@ NAN = float("nan")
         (dict(sform=2, qform=1, srow_z=(0, 0, 0, 0)), (8, 1.5, 1.5), "the sform is unusable"),
         (dict(srow_y=(0, 1.5, 1, 0)), (8, 1.5, 1.5), "not at right angles, as of a tilted gantry"),
         (dict(srow_y=(0, 1.5, 0.1, 0)), (8, 1.5, 1.5), ""),
+        (dict(qform=1, quatern=(0.9, 0.9, 0.9)), (8, 1.5, 1.5), ""),  # no rotation; the sform is one
         (dict(qform=1, srow_x=(-1.5, 0, 0, 0)), (8, 1.5, 1.5), "sform and qform give the axes different directions"),
     ],
 )
@@ -203,6 +403,84 @@ def test_voxel_sizes_follow_one_rule_and_are_said_where_headers_contradict_thems
     np.testing.assert_allclose(volume.spacing, spacing, rtol=1e-6)
     assert said in notes(volume)
     assert bool(said) == bool(volume.notes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "factor", "said"),
+    [
+        ({}, 1, ""),
+        (dict(units=10), 1, ""),  # mm and seconds
+        (dict(units=11), 0.001, "microns"),
+        (dict(units=9), 1000, "metres"),
+        (dict(units=0), 1, ""),
+    ],
+)
+def test_a_unit_holds_for_the_whole_affine_and_that_of_time_for_none_of_it(fields, factor, said, tmp_path):
+    affine = PLACED.copy()
+    affine[:2, :2] = [[0, 2], [1.5, 0]]
+    scale = np.array([*[factor] * 3, 1])[:, None]
+    voxels, path = np.zeros((3, 4, 5), np.int16), tmp_path / "a.nii"
+    save(voxels, path, affine, **fields)
+    for found in (read_nifti(path), nifti_grid(path)):
+        np.testing.assert_allclose(found.affine, affine * scale)
+        np.testing.assert_allclose(found.spacing, np.array([4, 2, 1.5]) * factor)
+        assert found.voxels.shape == (5, 4, 3)
+        assert said in notes(found)
+    save(voxels, path, affine, sform=0, **fields)  # nothing is known but voxel sizes: nibabel's place, in mm
+    bare = read_nifti(path)
+    assert bare.frames == ()
+    np.testing.assert_allclose(bare.affine, nib.load(path).affine * scale)
+    save(voxels, path, affine, sform=0, pixdim=(1, NAN, 2, 4, 0, 0, 0, 0), **fields)
+    np.testing.assert_allclose(read_nifti(path).affine, np.diag([1.0, 2 * factor, 4 * factor, 1]))
+
+
+def test_a_lone_slice_is_a_volume_and_five_axes_are_none(tmp_path):
+    save(IMAGE[..., 2], tmp_path / "flat.nii")
+    assert nifti_grid(tmp_path / "flat.nii").voxels.shape == (1, 18, 20)
+    assert np.array_equal(read_nifti(tmp_path / "flat.nii").voxels, IMAGE[None, ..., 2].transpose(0, 2, 1))
+    save(np.zeros((5, 4, 3, 2, 2), np.int16), tmp_path / "five.nii")
+    with pytest.raises(InputError, match=r"five\.nii: expected a 3-D volume, got shape \(5, 4, 3, 2, 2\)$"):
+        read_nifti(tmp_path / "five.nii", channel=0)
+    save(np.stack([IMAGE, IMAGE + 1], -1), tmp_path / "four.nii")
+    four = nifti_grid(tmp_path / "four.nii").voxels
+    assert four.shape == (6, 18, 20)
+    assert not four.any()
+    assert [read_nifti(tmp_path / f"{name}.nii", 0).channels for name in ("four", "flat")] == [2, 1]
+
+
+def test_a_file_that_was_cut_off_says_how_many_bytes_it_holds(tmp_path):
+    save(IMAGE, tmp_path / "a.nii")
+    whole = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii").write_bytes(whole[:-10])
+    said = r"a\.nii: truncated: shape \(20, 18, 6\) is 4,320 bytes, of which it holds 4,310$"
+    with pytest.raises(InputError, match=said):
+        read_nifti(tmp_path / "a.nii")
+    (tmp_path / "a.nii").write_bytes(whole + bytes(10))
+    assert np.array_equal(read_nifti(tmp_path / "a.nii").voxels, IMAGE.transpose(2, 1, 0))
+
+
+def test_a_written_mask_has_its_own_numbers_and_the_place_that_the_scan_was_read_at(tmp_path):
+    mask, path = LABEL.transpose(2, 1, 0), tmp_path / "scan.nii"
+
+    def written(scan):
+        (tmp_path / "mask.nii").write_bytes(nifti_like(scan, mask))
+        found = nib.load(tmp_path / "mask.nii")
+        assert np.array_equal(found.get_fdata(), LABEL)
+        assert np.array_equal(np.asarray(found.dataobj.get_unscaled()), LABEL)
+        return found
+
+    save(IMAGE, path, PLACED, slope=2, inter=5, sform=2, qform=1, srow_z=(0, 0, 0, 0))  # the sform is unusable
+    found = written(path)
+    np.testing.assert_allclose(found.affine, PLACED, atol=1e-6)
+    assert found.header.get_xyzt_units()[0] == "mm"
+    fine = PLACED.copy()
+    fine[:3, 0] = 1.1, 0, 0  # which float32 does not hold
+    image = nib.Nifti2Image(IMAGE, fine)
+    nib.save(image, tmp_path / "two.nii")
+    found = written(tmp_path / "two.nii")
+    assert isinstance(found, nib.Nifti2Image)
+    assert np.array_equal(found.affine, fine)
+    assert found.header["pixdim"][1] == 1.1
 
 
 def test_names_that_differ_in_capitals_alone_are_refused(tmp_path):
@@ -370,6 +648,29 @@ def test_what_follows_compressed_voxels_is_read_but_not_without_end(tmp_path):
     path.write_bytes(gzip.compress(content + b"\0" * (1 << 22)))
     with pytest.raises(InputError, match=r"a\.nii\.gz: damaged: expected 4,320 bytes of voxels"):
         read_nifti(path)
+
+
+def test_a_file_may_claim_what_it_can_hold_and_no_more():
+    """Compressed, a thousand times its size, as zeros are."""
+    zeros = len(gzip.compress(b"\0" * (1 << 22)))
+    for shape, itemsize, held, packed in (((4, 5, 6), 2, 240, False), ((1, 2048, 2048), 1, zeros, True)):
+        check_size("a", shape, itemsize, held, packed)
+    for shape, held, packed, claimed in (((4, 5, 6), 239, False, "240"), ((2, 2048, 2048), zeros, True, "16,777,216")):
+        with pytest.raises(
+            InputError, match=rf"^a: truncated: shape .* is {claimed} bytes, of which it holds {held:,}$"
+        ):
+            check_size("a", shape, 2, held, packed)
+    check_size("a", (1, 1, 1), 2, 2, False)
+    for shape in ((0, 5, 6), (4, 5, -6)):
+        with pytest.raises(InputError, match="^a: expected axes of one voxel or more, got shape"):
+            check_size("a", shape, 2, 240, False)
+
+
+def test_a_compressed_file_may_go_on_for_the_size_of_its_voxels_and_a_mebibyte():
+    for size in (0, 100, 1 << 20):
+        read_out(io.BytesIO(bytes(size + (1 << 20))), "a", size)
+        with pytest.raises(InputError, match=rf"^a: damaged: expected {size:,} bytes of voxels, got more than twice"):
+            read_out(io.BytesIO(bytes(size + (1 << 20) + 1)), "a", size)
 
 
 def test_pairs_upper_case_names_and_extra_axes_are_read(tmp_path):
