@@ -20,8 +20,11 @@ from cmems.apis.pick import pick
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset, true_affine
+from cmems.datasets.readers.files import files_below, folders_in, nifti_files
+from cmems.datasets.readers.folder import filled
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import read_label_names
+from cmems.datasets.readers.nifti import Volume
 from cmems.datasets.readers.scans import (
     choose_channel,
     encoded,
@@ -312,6 +315,187 @@ def test_few_slices_are_a_tenth_or_no_two_neighbours(painted, unknown, tmp_path)
     nii(tmp_path / "labels/a.nii.gz", mask)
     assert (read(tmp_path, classes=["A"])[1].voxels == 255).any() == unknown
     assert (read(tmp_path, classes=["A"], unpainted="unknown")[1].voxels == 255).any() == (len(painted) < 6)
+
+
+def test_up_to_three_masks_of_other_names_are_looked_for_by_their_place(tmp_path):
+    affines = [AFFINE.copy() for _ in range(4)]
+    for k, affine in enumerate(affines):
+        affine[0, 3] += 10 * k
+        nii(tmp_path / f"images/s{k}.nii.gz", IMAGE, affine)
+    for k in (2, 0, 1):
+        nii(tmp_path / f"labels/Untitled{k}.nii.gz", LABEL, affines[k])
+    (tmp_path / "images/damaged.nii.gz").write_bytes(b"")  # of which reading it tells
+    cases = {name: labels and labels[0].name for name, _, _, labels in folder(tmp_path).find()[0]}
+    assert cases == {"damaged": None, "s3": None, **{f"s{k}": f"Untitled{k}.nii.gz" for k in range(3)}}
+    nii(tmp_path / "labels/Untitled3.nii.gz", LABEL, affines[3])
+    rows, problems = folder(tmp_path).find()
+    assert not any(labels for *_, labels in rows)
+    assert [problem.split(": ")[0] for problem in problems] == [
+        f"{tmp_path}/labels/Untitled{k}.nii.gz" for k in range(4)
+    ]
+    assert "a label without its image in" in problems[0]
+
+
+def test_a_mask_that_fits_several_scans_or_none_names_three_of_them(tmp_path):
+    for name in ("anna", "anne", "anni"):
+        nii(tmp_path / f"images/{name}.nii.gz", IMAGE)
+    nii(tmp_path / "labels/x.nii.gz", LABEL)
+
+    def problem():
+        (only,) = folder(tmp_path).find()[1]
+        return only.removeprefix(f"{tmp_path}/labels/x.nii.gz: ")
+
+    assert problem() == "lies on the grid of 3 scans: anna, anne, anni; name it as one of them"
+    nii(tmp_path / "images/anno.nii.gz", IMAGE)
+    nii(tmp_path / "images/zoe.nii.gz", IMAGE[1:])
+    assert problem() == "lies on the grid of 4 scans: anna, anne, anni …; name it as one of them"
+    beside = AFFINE.copy()
+    beside[0, 3] += 300
+    nii(tmp_path / "labels/x.nii.gz", LABEL, beside)  # on none, and called as none
+    assert problem() == f"a label without its image in {tmp_path}/images; call it as its scan: anna, anne, anni"
+    (tmp_path / "labels/x.nii.gz").rename(tmp_path / "labels/ann.nii.gz")
+    (only,) = folder(tmp_path).find()[1]
+    assert re.search(r"call it as its scan: ann[aeio], ann[aeio], ann[aeio]$", only)
+    (tmp_path / "labels/ann.nii.gz").rename(tmp_path / "labels/zo.nii.gz")
+    (only,) = folder(tmp_path).find()[1]
+    assert "call it as its scan: zoe" in only
+    nii(tmp_path / "labels/zoe-label.nii.gz", LABEL)
+    nii(tmp_path / "labels/zoe.nii.gz", LABEL)
+    second = f"{tmp_path}/labels/zoe.nii.gz: a second label of zoe, beside zoe-label.nii.gz; keep one of them"
+    assert second in folder(tmp_path).find()[1]
+    bare = tmp_path / "bare"
+    nii(bare / "labels/x.nii.gz", LABEL)
+    (bare / "images").mkdir()
+    (only,) = folder(bare).find()[1]
+    assert only.endswith(f"a label without its image in {bare}/images; call it as its scan: none")
+
+
+def test_five_things_beside_the_folders_are_four_and_more(tmp_path, capsys):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    for name in "bcdef":
+        nii(tmp_path / f"{name}.nii.gz", IMAGE)
+    png(tmp_path / "look.png", IMAGE[..., 0].astype(np.uint16))  # beside volumes no scan
+    folder(tmp_path).find()
+    names = "b.nii.gz, c.nii.gz, d.nii.gz, e.nii.gz, …"
+    assert (
+        f"{tmp_path}: {names}: passed over; scans are read from images, masks from labels\n" in capsys.readouterr().err
+    )
+    pictures = tmp_path / "pictures"
+    for path in (pictures / "images/a.png", pictures / "b.png"):
+        png(path, IMAGE[..., 0].astype(np.uint16))
+    folder(pictures).find()
+    assert f"{pictures}: b.png: passed over;" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(labels=[1, 2**31]), "--labels: expected numbers that masks hold, below 2147483648, got 2147483648"),
+        (dict(labels=[-(2**31), 2]), "below 2147483648, got -2147483648"),
+        (dict(labels=[0, 2]), "--labels: expected 2 different numbers other than 0"),
+        (dict(channel=-1), "--channel: expected 0 or more, got -1"),
+        (dict(modality="pet"), "--modality: expected mr or ct, got 'pet'"),
+        (dict(unpainted="none"), "--unpainted: expected auto, unknown, background, got 'none'"),
+        (dict(names="n.csv", labels=[1, 2]), "--names and --labels both give the numbers of the classes"),
+        (dict(classes=()), "--classes: a folder of scans needs its foreground classes"),
+    ],
+)
+def test_an_option_of_a_folder_that_is_none_is_named(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        folder(tmp_path, **options)
+    taken = folder(tmp_path, labels=[2**31 - 1, 1 - 2**31], channel=0, modality="ct", unpainted="unknown")
+    assert (taken.labels, taken.channel, taken.modality) == ([2**31 - 1, 1 - 2**31], 0, "ct")
+    assert taken.reading() == dict(channel=0, fill_nan=False)
+    assert taken.settings()["labels"] == [2**31 - 1, 1 - 2**31]
+    assert "ignored" not in taken.settings()
+
+
+def test_numbers_that_no_class_has_are_dropped_and_five_of_them_named(tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:9, 2, 0] = 3, 4, 5, 6, 7, 8, 9
+    mask[2:4, 3, 0] = 255, 10
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", mask)
+    _, label = read(tmp_path, labels=[10, 4])
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[2:4, 3, 0], expected[3, 2, 0] = (255, 1), 2
+    assert np.array_equal(label.voxels, expected.transpose(ZYX))
+    assert "become background (3, 5, 6, 7, 8)" in said(label)
+    assert "neither learned from nor measured on (1 of 720)" in said(label)
+    _, label = read(tmp_path, labels=[255, 4], unpainted="background")  # 255 is a class here
+    expected[2:4, 3, 0] = 1, 0
+    assert np.array_equal(label.voxels, expected.transpose(ZYX))
+    assert "become background (3, 5, 6, 7, 8)" in said(label)
+    mask[mask > 4] = 0
+    mask[mask == 3] = 0
+    nii(tmp_path / "labels/a.nii.gz", mask)
+    assert "become background" not in said(read(tmp_path, labels=[9, 4], unpainted="background")[1])
+
+
+@pytest.mark.parametrize(
+    ("depth", "painted", "unknown"),
+    [
+        (20, [4, 5], True),  # a tenth
+        (20, [4, 5, 6], False),
+        (19, [4, 5], False),
+        (20, [0, 2, 4, 6, 8, 10, 12], True),
+        (20, [18, 19, 0], False),
+        (1, [0], False),
+    ],
+)
+def test_a_tenth_of_the_slices_is_few(depth, painted, unknown, tmp_path):
+    image, mask = np.random.default_rng(0).random((8, 7, depth)), np.zeros((8, 7, depth), np.uint8)
+    for z in painted:
+        mask[2:5, 1 + z % 3 : 5, z] = 1
+    nii(tmp_path / "images/a.nii.gz", image)
+    nii(tmp_path / "labels/a.nii.gz", mask)
+    _, label = read(tmp_path, classes=["A"])
+    empty = np.setdiff1d(range(depth), painted)
+    expected = mask.copy()
+    expected[..., empty] = 255 * unknown
+    assert np.array_equal(label.voxels, expected.transpose(ZYX))
+    assert (f"--unpainted background: they are background) ({len(painted)} of {depth})" in said(label)) == unknown
+
+
+def test_a_row_or_a_column_of_three_slices_is_painted_across_them(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    mask = np.zeros(SHAPE, np.uint8)
+
+    def painted(*box):
+        mask[:] = 0
+        mask[box] = 1
+        nii(tmp_path / "labels/a.nii.gz", mask)
+        return lambda **options: read(tmp_path, classes=["A"], **options)
+
+    for box, line, count in (
+        ((slice(2, 9), 4, slice(1, 4)), "row", 3), ((5, slice(2, 9), slice(1, 4)), "column", 3),
+        ((0, slice(2, 9), slice(0, 6)), "column", 6),
+    ):  # fmt: skip
+        across = painted(*box)
+        with pytest.raises(
+            InputError, match=rf"painted on one {line} of each of {count} slices, across them; expected"
+        ):
+            across()
+        assert np.array_equal(across(unpainted="background")[1].voxels, mask.transpose(ZYX))
+        assert across(unpainted="unknown")[1].voxels.max() == (255 if count < 6 else 1)
+    for box in ((slice(2, 9), 4, slice(1, 3)), (5, 4, slice(1, 5)), (slice(2, 9), slice(4, 6), slice(1, 5))):
+        painted(*box)()  # two slices; a line along the slices' axis; two rows
+    nii(tmp_path / "images/a.nii.gz", IMAGE[:, :1])  # of one row all are painted on it
+    nii(tmp_path / "labels/a.nii.gz", np.ones((12, 1, 6), np.uint8))
+    assert (read(tmp_path, classes=["A"])[1].voxels == 1).all()
+
+
+def test_nan_become_the_smallest_value_and_infinite_voxels_stay():
+    voxels = np.array([[[np.nan, np.inf, -3.0], [np.nan, 7.0, -np.inf]]], np.float32)
+    finite = voxels.copy()
+    finite[np.isinf(finite)] = 2
+    assert filled(Volume(finite, (1, 1, 1), np.eye(4))).voxels.tolist() == [[[-3, 2, -3], [-3, 7, 2]]]
+    assert filled(Volume(voxels, (1, 1, 1), np.eye(4))).voxels.tolist() == [
+        [[-np.inf, np.inf, -3], [-np.inf, 7, -np.inf]]
+    ]
+    for whole in (np.arange(6), np.full(6, np.nan), np.ones(6)):
+        volume = Volume(whole.reshape(1, 2, 3), (1, 1, 1), np.eye(4))
+        assert filled(volume) is volume
 
 
 def test_a_slice_that_was_painted_across_the_scans_own_is_refused(tmp_path):
@@ -701,6 +885,42 @@ def test_scans_and_masks_in_folders_below_are_named_and_what_cmems_wrote_there_i
     found, problems = scan_files(tmp_path / "labels", masks=True)
     assert not found
     assert problems[0] == f"{tmp_path}/labels/b.nii.gz: expected a file, got a link that leads to none"
+
+
+def test_what_lies_in_folders_below_is_counted_and_what_no_scan_is_passed_over(tmp_path, monkeypatch, capsys):
+    nii(tmp_path / "a.nii.gz", IMAGE)
+    nii(tmp_path / "below/b.nii.gz", IMAGE)
+    for name in "cde":
+        nii(tmp_path / f"more/{name}.nii.gz", IMAGE)
+    for name in (".c.nii.gz", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    where = f"in a folder below {tmp_path}, where it is not looked for"
+    told = [
+        f"{tmp_path}/below/b.nii.gz: {where}; move it up, or elsewhere",
+        f"{tmp_path}/more/c.nii.gz: {where}, as 2 more there; move it up, or elsewhere",
+    ]
+    for find in (scan_files, nifti_files):
+        found, problems = find(tmp_path)
+        assert (list(found), problems) == (["a"], told)
+    (tmp_path / "notes").write_text("")
+    assert scan_files(tmp_path)[1][0].startswith(
+        f"{tmp_path}/notes: not NIfTI, NRRD, PNG or DICOM by its name; convert"
+    )
+    for name, needed in dict(below=os.R_OK, more=os.X_OK).items():  # to list a folder, and to enter it
+        monkeypatch.setattr("os.access", lambda path, mode, n=name, bit=needed: Path(path).name != n or not mode & bit)
+        list(files_below(tmp_path))
+        assert f"{tmp_path}/{name}: passed over; this user may not read it" in capsys.readouterr().err
+
+
+def test_folders_that_a_folder_holds_are_hinted_at(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / ".hidden").mkdir()
+    hints = ["", "; it holds a folder: a", "; it holds folders: a, b", "; it holds folders: a, b, c"]
+    for name, hint in zip(("", "a", "b", "c"), hints, strict=True):
+        (tmp_path / name).mkdir(exist_ok=True)
+        assert folders_in(tmp_path) == hint
+    (tmp_path / "d").mkdir()
+    assert folders_in(tmp_path) == hints[-1]
 
 
 def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path, capsys):
