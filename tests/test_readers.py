@@ -515,6 +515,17 @@ def test_scans_of_several_orientations_become_one_and_are_said(tmp_path):
     assert said == {"orientations differ; turned to RAS", "the same voxels as another case's"}  # however stored
 
 
+def test_scans_that_all_lie_alike_are_turned_to_nothing(tmp_path):
+    for name in "abc":
+        save(IMAGE, tmp_path / f"images/{name}.nii", *([A @ turned("LPS")[1]] if name == "c" else []))
+    found = reader(tmp_path)
+    cases = found.cases()
+    assert found.settle_axes(cases[:2]) == {"RAS": 2}
+    assert (found.axes, found.usual) == (None, "RAS")
+    assert found.settle_axes(cases) == {"RAS": 2, "LPS": 1}
+    assert (found.axes, found.usual, found.settings()["axes"]) == ("RAS", "RAS", "RAS")
+
+
 def test_slices_that_lie_oblique_stay_slices_whatever_letters_their_axes_have(tmp_path):
     """Short-axis scans of hearts: ten degrees from patient to patient, and the slices' axis has another letter."""
     for name, degrees in dict(a=40, b=42, c=50).items():
@@ -818,6 +829,78 @@ def test_slices_with_a_channel_axis_are_slices_and_colours_are_refused(tmp_path)
     np.savez(folder / "case0006_slice001.npz", image=np.zeros((16, 16, 3)), label=np.zeros((16, 16)))
     with pytest.raises(InputError, match=r"slice001\.npz: image: expected one slice \(H, W\), got shape \(16, 16, 3\)"):
         make(tmp_path, tmp_path / "other", layout="transunet")
+
+
+@pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, 1, NAN), (1, float("inf"), 1)])
+def test_a_spacing_of_slices_is_of_positive_numbers(spacing, tmp_path):
+    with pytest.raises(InputError, match="--spacing: expected three positive numbers of mm, got"):
+        reader(tmp_path, "ssl4mis", spacing=spacing)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((0, 1), None),
+        ((2, 5), "without 3, 4"),
+        ((3, 9), "without 4, 5, 6, 7, 8"),
+        ((0, 7), "without 1, 2, 3, 4, 5, …"),
+        ((0, 2, 3), "without 1"),
+        ((4,), None),
+    ],
+)
+def test_slices_that_are_missing_between_others_are_counted(numbers, said, tmp_path):
+    image = np.random.default_rng(0).random((len(numbers), 1, 5, 4))  # as some converters write a slice
+    label = (image > 0.5).astype(np.uint8)
+    for z, number in enumerate(numbers):
+        h5(tmp_path / f"data/slices/p1_slice_{number}.h5", image=image[z], label=label[z])
+    h5(tmp_path / "data/p2.h5", image=image[:, 0], label=label[:, 0])
+    found = reader(tmp_path, "ssl4mis", spacing=(8, 2, 1.5))
+    for case in found.cases():
+        volume, mask = found.read(case)
+        assert np.array_equal(volume.voxels, image[:, 0])
+        assert np.array_equal(mask.voxels, label[:, 0])
+        assert np.array_equal(volume.affine, np.diag([1.5, 2, 8, 1]))
+        there = [(sentence.split(";")[0], detail) for sentence, detail in volume.notes]
+        assert there == [("numbers of slices are missing", said)] * (case.name == "p1" and said is not None)
+
+
+def test_names_of_slices_are_a_case_and_a_number_that_no_other_has(tmp_path):
+    folder = tmp_path / "data/slices"
+    for name in ("p1_slice_1", "p1_slice_01", "p1", "p2_slice_1"):
+        h5(folder / f"{name}.h5", image=np.eye(4))
+    np.save(folder / "other.npy", np.eye(4))
+    for name in ("readme.txt", ".hidden.h5"):
+        (folder / name).write_text("")
+    rows, problems = reader(tmp_path, "ssl4mis").find()
+    assert [row[0] for row in rows] == ["p1", "p2"]
+    said = "expected CASE, slice and another number than its neighbours' in the name"
+    assert problems == [f"{folder / name}: {said}" for name in ("other.npy", "p1.h5", "p1_slice_1.h5")]
+
+
+def test_slices_that_compress_well_are_read_and_those_of_other_files_are_not(tmp_path):
+    zeros = np.zeros((8, 64, 64))
+    h5(tmp_path / "data/a.h5", image=dict(data=zeros, compression="gzip", chunks=(8, 64, 64)))
+    found = reader(tmp_path, "ssl4mis")
+    assert np.array_equal(found.read(found.cases()[0])[0].voxels, zeros)
+    (tmp_path / "train_npz").mkdir()
+    np.savez_compressed(tmp_path / "train_npz/case0006_slice000.npz", image=zeros[0])
+    found = reader(tmp_path, "transunet")
+    assert np.array_equal(found.read(found.cases()[0])[0].voxels, zeros[:1])
+    layout = h5py.VirtualLayout(shape=(8, 64, 64), dtype="f8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "data/b.h5"), "image", shape=(8, 64, 64))
+    (tmp_path / "elsewhere").write_bytes(bytes(zeros.nbytes))
+    elsewhere = [(str(tmp_path / "elsewhere"), 0, zeros.nbytes)]
+    for make_it in (
+        lambda file: file.create_virtual_dataset("image", layout),
+        lambda file: file.create_dataset("image", zeros.shape, "f8", external=elsewhere),
+    ):
+        with h5py.File(tmp_path / "data/a.h5", "w") as file:
+            make_it(file)
+        found = reader(tmp_path, "ssl4mis")
+        with pytest.raises(
+            InputError, match=r"a\.h5: image: expected an array in this file, got one that lies in othe"
+        ):
+            found.read(found.cases()[0])
 
 
 # Intensities
@@ -1137,6 +1220,20 @@ def test_what_a_library_says_of_a_file_is_passed_on(tmp_path):
             reading(tmp_path / "x", "a scan"),
         ):
             raise error
+
+
+def test_a_file_that_is_missing_is_named_and_which_needs_it(tmp_path):
+    path = tmp_path / "a.hdr"
+    for error, message in (
+        (FileNotFoundError(), f"{path}: no such file"),
+        (FileNotFoundError(2, "", str(path)), f"{path}: no such file"),
+        (FileNotFoundError(2, "", "b.img"), "b.img: no such file, which a.hdr needs"),
+        (MemoryError(), f"{path}: does not fit into memory"),
+        (InputError("as it is"), "as it is"),
+    ):
+        with pytest.raises(InputError) as caught, reading(path, "a scan"):
+            raise error
+        assert str(caught.value) == message
 
 
 def test_a_manifest_that_was_changed_is_said(tmp_path, capsys):
