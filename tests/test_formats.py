@@ -498,6 +498,84 @@ def test_nan_become_the_smallest_value_and_infinite_voxels_stay():
         assert filled(volume) is volume
 
 
+def test_masks_lie_in_labels_or_beside_scans_that_lie_in_the_folder_itself(tmp_path):
+    for name in ("a", "a_mask"):
+        nii(tmp_path / f"one/images/{name}.nii.gz", IMAGE)  # without labels each is a scan
+        nii(tmp_path / f"two/{name}.nii.gz", IMAGE)
+        nii(tmp_path / f"three/{name}.nii.gz", IMAGE)
+    nii(tmp_path / "three/labels/a-label.nii.gz", LABEL)
+    found = {root: {name: labels and labels[0].name for name, _, _, labels in folder(tmp_path / root).find()[0]}
+             for root in ("one", "two", "three")}  # fmt: skip
+    assert found == dict(
+        one={"a": None, "a_mask": None}, two={"a": "a_mask.nii.gz"}, three={"a": "a-label.nii.gz", "a_mask": None}
+    )
+
+
+def test_what_cannot_be_read_as_cases_are_found_is_named_beside_the_rest(tmp_path):
+    dicom(tmp_path / "images/p", IMAGE)
+    (tmp_path / "images/p/IM0004.dcm").unlink()
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    (tmp_path / "labels/Untitled.nii.gz").write_bytes(b"")
+    rows, problems = folder(tmp_path).find()
+    assert [(name, labels[0].name) for name, _, _, labels in rows] == [("a", "a.nii.gz")]
+    (mask, series) = problems
+    assert mask.startswith(f"{tmp_path}/labels/Untitled.nii.gz: truncated or not a NIfTI file")
+    assert "expected slices 4 mm apart, got 8 mm between" in series
+
+
+def test_the_sheet_of_pick_is_no_mask_but_of_a_scan_called_so(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nii(tmp_path / "labels/a.nii.gz", LABEL)
+    png(tmp_path / "labels/slices.png", LABEL[..., 3].T.copy())
+    assert folder(tmp_path).find()[1] == []
+    for place, array in (("images", IMAGE[..., 0].astype(np.uint16)), ("labels", LABEL[..., 3])):
+        png(tmp_path / f"own/{place}/slices.png", array.T.copy())
+    (case,) = folder(tmp_path / "own").cases()
+    assert [path.name for path in case.labels] == ["slices.png"]
+
+
+def test_a_class_that_a_mask_does_not_name_has_no_voxels_in_it(tmp_path):
+    nii(tmp_path / "images/a.nii.gz", IMAGE)
+    nrrd(tmp_path / "labels/a.seg.nrrd", LABEL, **segments("liver", "spleen"))
+    _, label = read(tmp_path, classes=["kidney", "spleen"], unpainted="background", modality="ct")
+    assert np.array_equal(label.voxels, np.array([0, 0, 2])[LABEL.transpose(ZYX)])
+    assert "become background (liver)" in said(label)
+    assert not read(tmp_path, classes=["liver", "spleen"], modality="ct")[0].notes  # NIfTI tells no modality
+
+
+def test_a_segmentation_in_dicom_gives_the_classes_their_names(tmp_path):
+    need("highdicom")
+    dicom(tmp_path / "images/p", IMAGE)
+    scan = scan_files(tmp_path / "images")[0]["p"]
+    mask = np.zeros(read_grid(scan).voxels.shape, np.uint8)
+    mask[1, 2:5, 3:5], mask[1, 6, 1] = 1, 2
+    content = encoded(scan, "p.dcm", mask, ("liver", "spleen"), colors=class_colors(2))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/p.dcm").write_bytes(content)
+    found = folder(tmp_path, classes=(), unpainted="background")
+    assert found.classes == ("liver", "spleen")
+    (case,) = found.cases()
+    assert np.array_equal(found.read(case)[1].voxels, mask)
+    (source,) = found.sources(case.images)
+    assert (source["path"], source["files"]) == ("images/p", 6)
+
+
+def test_names_that_itk_snap_gives_by_itself_stay_where_there_are_no_others(tmp_path, capsys):
+    for rows in (((1, "Label 1"), (2, "Label 2")), ((1, "liver"), (2, "spleen"))):
+        (tmp_path / "snap.txt").write_text("".join(f'{n} 255 0 0 1 1 1 "{name}"\n' for n, name in rows))
+        nii(tmp_path / "images/a.nii.gz", IMAGE)
+        found = folder(tmp_path, classes=(), names=tmp_path / "snap.txt")
+        assert (found.classes, found.labels) == (tuple(name for _, name in rows), [1, 2])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_channel_of_an_image_is_said_to_be_its_only_one(tmp_path):
+    png(tmp_path / "a.png", IMAGE[..., 0].astype(np.uint16))
+    assert "it has one channel, which is read (channel 1 was asked for)" in said(read_scan(tmp_path / "a.png", 1))
+    assert "one channel" not in said(read_scan(tmp_path / "a.png"))
+
+
 def test_a_slice_that_was_painted_across_the_scans_own_is_refused(tmp_path):
     mask = np.zeros(SHAPE, np.uint8)
     mask[2:9, 4, 1:5] = 1
