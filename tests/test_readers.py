@@ -709,6 +709,7 @@ def test_pairs_upper_case_names_and_extra_axes_are_read(tmp_path):
     save(IMAGE[..., 0], tmp_path / "flat.nii")
     assert read_nifti(tmp_path / "flat.nii").voxels.shape == (1, 18, 20)
     (tmp_path / "a.img").unlink()
+    assert nifti_files(tmp_path)[0]["a"].name == "a.hdr"  # so that reading it says what is missing
     with pytest.raises(InputError, match=r"a\.img: no such file, which a\.hdr needs"):
         read_nifti(tmp_path / "a.hdr")
 
