@@ -532,6 +532,85 @@ def test_slices_at_evenly_spaced_places_tell_how_scans_lie():
     assert abs(turn - 90) < 8
 
 
+def noise(seed, side=12):
+    return torch.rand(side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def like(blob, share, seed, turns):
+    """Another scan's picture of a blob: so much of it and of noise, turned clockwise by so many right angles."""
+    return torch.rot90(share * blob + (1 - share) * noise(seed, len(blob)), -turns, (0, 1))
+
+
+def quarters(exemplar, others, label_at=(14, 33), **settings):
+    """Return by how many right angles an exemplar is turned.
+
+    Each scan is a list of slices, each of them a list of ``(row, column, blob)``, centres in 48 x 48 pixels of 0.2.
+    """
+    slices = torch.full((sum(map(len, (exemplar, *others))), 48, 48), 0.2)
+    for image, blobs in zip(slices, (blobs for scan in (exemplar, *others) for blobs in scan), strict=True):
+        for row, column, blob in blobs:
+            low = len(blob) // 2
+            image[row - low : row - low + len(blob), column - low : column - low + len(blob)] = blob
+    ends = np.cumsum([0, *map(len, (exemplar, *others))]).tolist()
+    stacks = [range(low, high) for low, high in zip(ends, ends[1:], strict=False)]
+    label = torch.zeros(1, 48, 48, dtype=torch.uint8)
+    label[0, label_at[0] - 2 : label_at[0] + 2, label_at[1] - 3 : label_at[1] + 3] = 1
+    label[0, 0] = 255  # what is unknown is no organ
+    settings = {**dict(step=90, radius=0.1, slices=1, agreement=1, width=48), **settings}
+    (turn,) = StackOrientation(**settings)(slices.numpy(), stacks, [0], label) / (math.pi / 2)
+    assert abs(turn - turn.round()) < 1e-5
+    return int(turn.round()) % 4
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("down", "across"), [(6, 0), (0, 6)])
+def test_organs_are_looked_for_as_far_from_the_centre_as_reach_says(sign, down, across):
+    blob = noise(0)
+    here = (24 + sign * down, 24 + sign * across, like(blob, 0.9, 1, 3))
+    beyond = (24 - sign * 7 * down // 6, 24 - sign * 7 * across // 6, like(blob, 1, 1, 1))  # more alike
+    exemplar, other = [[(14, 33, blob)]], [[here, beyond]]
+    assert quarters(exemplar, [other], reach=6 / 48) == 3
+    assert quarters(exemplar, [other], reach=7 / 48) == 1
+
+
+def test_discs_are_compared_whatever_lies_around_them_and_however_bright_they_are():
+    """A disc's radius is 4.8 pixels: what is alike to 3 pixels, or to 8, is less alike than what is up to there."""
+    blob, axis = noise(0, 20), torch.arange(20) - 9.5
+    far = (axis.square() + axis.square()[:, None]).sqrt()
+    inner = like(torch.where(far < 3, blob, noise(2, 20)), 1, 0, 1)
+    outer = like(torch.where((far < 6) | (far > 9), 0.7 * blob + 0.3 * noise(3, 20), blob), 1, 0, 2)
+    whole = like(torch.where(far < 6, 0.9 * blob + 0.1 * noise(4, 20), noise(5, 20)), 1, 0, 3)
+    exemplar = [[(14, 33, blob)]]
+    bids = [(13, 13, inner), (13, 35, outer), (35, 24, 0.65 + 0.2 * whole)]  # pale as it is
+    assert quarters(exemplar, [[bids]], reach=0.25) == 3
+    assert quarters(exemplar, [[bids[:2]]], reach=0.25) == 2
+    # What lies beyond the exemplar's border is not compared.
+    assert quarters([[(14, 44, noise(6, 8))]], [[[(24, 24, like(noise(6, 8), 1, 0, 1))]]], (14, 44)) == 1
+
+
+def test_slices_at_the_same_places_count_alike_and_scans_vote():
+    blobs = [noise(k) for k in range(3)]
+    home = [[] for _ in range(6)]
+    for z, (k, contrast) in {1: (0, 0.1), 3: (1, 0.1), 5: (2, 1)}.items():
+        home[z] = [(14, 33, contrast * blobs[k])]
+    home[0] = home[2] = home[4] = [(14, 33, noise(9))]  # not looked at
+
+    def scan(*turns):
+        """Nine slices, of which those at a sixth, a half and five sixths show the organs turned so."""
+        slices = [[(24, 24, like(noise(9), 1, 0, 2))] for _ in range(9)]
+        for z, k, turn in zip((1, 4, 7), range(3), turns, strict=True):
+            slices[z] = [(24, 24, like(blobs[k], 1, 0, turn))]
+        return slices
+
+    assert quarters(home, [scan(1, 1, 3)], slices=3) == 1
+    assert quarters(home, [scan(3, 1, 3)], slices=3) == 3
+    one, other, third = (scan(k, k, k) for k in (1, 3, 2))
+    votes = [one, one, one, other]  # their mean is half as long as one
+    assert quarters(home, votes, slices=3, agreement=0.4) == 1
+    assert quarters(home, votes, slices=3, agreement=0.6) == 0
+    assert quarters(home, [one, third, one, third], slices=3, scans=2) == 1  # evenly chosen
+
+
 def test_omega_turns_each_exemplar_by_its_own_angle_besides():
     labels = torch.stack([discs(0.3, center=(0.4, 0.0)), discs(0.3, center=(0.0, 0.4))])
     labels[:, SIZE // 2, SIZE // 2] = 2  # so that the organs' centroid is not their own centre alone
@@ -569,13 +648,27 @@ def test_labels_that_there_are_not_are_refused_in_every_part_of_omega(settings, 
     ("settings", "message"),
     [
         (dict(step=0), "step: expected a number from 1 to 180, got 0"),
+        (dict(step=180.5), r"step: expected a number from 1 to 180, got 180\.5"),
+        (dict(step=True), "step: expected a number from 1 to 180, got True"),
+        (dict(radius=0.05), r"radius: expected a number from 0\.1 to 0\.5, got 0\.05"),
         (dict(radius=0.7), r"radius: expected a number from 0\.1 to 0\.5, got 0\.7"),
+        (dict(reach=-0.1), r"reach: expected a number from 0 to 0\.5, got -0\.1"),
+        (dict(reach=0.6), r"reach: expected a number from 0 to 0\.5, got 0\.6"),
+        (dict(agreement=1.1), r"agreement: expected a number from 0 to 1, got 1\.1"),
         (dict(agreement="all"), "agreement: expected a number from 0 to 1, got 'all'"),
         (dict(slices=0), "slices: expected an integer of 1 or more, got 0"),
         (dict(width=15), "width: expected an integer of 16 or more, got 15"),
+        (dict(slices=True), "slices: expected an integer of 1 or more, got True"),
+        (dict(scans=0), "scans: expected an integer of 1 or more, got 0"),
         (dict(scans=2.5), r"scans: expected an integer of 1 or more, got 2\.5"),
     ],
 )
 def test_orientations_that_cannot_be_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         StackOrientation(**settings)
+
+
+def test_orientations_at_the_limits_of_their_settings_are_taken():
+    least = StackOrientation(step=1, radius=0.1, reach=0, slices=1, scans=1, agreement=0, width=16)
+    most = StackOrientation(step=180, radius=0.5, reach=0.5, agreement=1)
+    assert (len(least.angles), len(most.angles)) == (360, 2)
