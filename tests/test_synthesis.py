@@ -280,6 +280,84 @@ def test_painted_classes_have_their_median_and_change_where_labels_do():
         assert 0 <= float(grain.min()) <= float(grain.max()) <= 1
 
 
+def test_paint_has_grain_of_the_classes_own_spread_and_blurs_by_a_third_to_all_of_three_pixels():
+    """Two classes side by side, whose grey levels scatter by 0.04 and 0.01 about 0.3 and 0.7."""
+    n, size = 40, 90
+    label = torch.ones(n, size, size, dtype=torch.uint8)
+    label[..., size // 2 :] = 2
+    scatter = torch.tensor([-1.0, 0.0, 1.0, 1.0, -1.0]).repeat(size * size // 5).view(size, size)
+    image = torch.where(label == 1, 0.3 + 0.04 * scatter, 0.7 + 0.01 * scatter).unsqueeze(1)
+
+    def paint(share, texture):
+        found = PaintClasses((1, 2), probability=1.0, share=share, texture=texture)(image, label, image, Stream(7))
+        assert found.shape == image.shape
+        return found[:, 0, 3:-3]
+
+    plain = paint((1, 1), (0, 0))
+    edge = plain[..., size // 2 - 2 : size // 2 + 2]
+    torch.testing.assert_close(edge[..., [0, 3]], torch.tensor([0.3, 0.7]).expand_as(edge[..., :2]))
+    blur = (edge[..., 1] - 0.3) / (0.4 / 3)  # the neighbour is a third of three pixels' mean: how much of it is taken
+    torch.testing.assert_close((0.7 - edge[..., 2]) / (0.4 / 3), blur, atol=1e-4, rtol=0)
+    torch.testing.assert_close(blur, blur[:, :1].expand_as(blur), atol=1e-4, rtol=0)
+    assert 0.3 <= blur.min() < 0.36
+    assert 0.94 < blur.max() <= 1
+    torch.testing.assert_close(paint((0.5, 0.5), (0, 0)), (plain + image[:, 0, 3:-3]) / 2)
+    # White noise of deviation 1 once averaged over three by three, and by so much once more.
+    across = np.array([1, 2, 3, 2, 1]) / 9
+    twice, mixed = (across**2).sum() ** 2 * 9, (across[1:4].sum() / 3) ** 2 * 9
+    wanted = ((1 - blur) ** 2 + 2 * blur * (1 - blur) * mixed + blur**2 * twice).sqrt()[:, 0]
+    for texture in ((1.0, 1.0), (0.2, 0.8)):
+        grain = paint((1, 1), texture) - plain
+        sides = ((slice(3, size // 2 - 3), 0.04), (slice(size // 2 + 3, -3), 0.01))
+        found = [grain[..., columns].std((1, 2)) / (1.4826 * spread * wanted) for columns, spread in sides]
+        drawn = torch.stack(found).mean(0)
+        assert abs(float(drawn.mean()) - sum(texture) / 2) < 0.06
+        assert texture[0] - 0.09 < drawn.min() < texture[0] + 0.1
+        assert texture[1] - 0.1 < drawn.max() < texture[1] + 0.09
+
+
+def strands(labels, **settings):
+    """Return what strands follow, less its threshold, in cavities, 2, of level 0 in walls of level 1; soft by 1/4."""
+    images = torch.where(labels == 2, 0.0, 1.0).unsqueeze(1)
+    part = Trabeculae((2,), wall=1, probability=1.0, depth=(1, 1), **settings)
+    found = part(images, labels, images, Stream(5))
+    assert found.shape == images.shape
+    return found.squeeze(1).double().clamp(1e-5, 1 - 1e-5).logit() / 4
+
+
+def test_strands_follow_noise_of_two_sizes_and_of_deviation_one():
+    size, n, cells = 24, 100, (3, 8)
+    labels = torch.full((n, size, size), 2, dtype=torch.uint8)
+    labels[:, 0, 0] = 1
+    found = strands(labels, amount=(0.5, 0.5), border=0.0, cells=cells).flatten(1)[:, 1:]
+    assert abs(float(found.median(1).values.mean())) < 0.02
+    assert found.std(1).sub(1).abs().max() < 0.06
+    parts = [torch.eye(k * k).view(-1, 1, k, k) for k in cells]
+    kinds = dict(size=(size, size), mode="bicubic", align_corners=True)
+    basis = torch.cat([torch.nn.functional.interpolate(part, **kinds).flatten(1) for part in parts])[:, 1:].double()
+    coarse, fine = np.split(np.linalg.lstsq(basis.T.numpy(), found.T.numpy(), rcond=1e-6)[0], [cells[0] ** 2])
+    share = fine.std(0) / (fine.std(0) + coarse.std(0))
+    assert abs(share.mean() - 0.5) < 0.08
+    assert 0.1 < share.min() < 0.3  # neither alone
+    assert 0.7 < share.max() < 0.9
+
+
+@pytest.mark.parametrize(("size", "reach"), [(64, 2), (24, 1)])
+def test_outlines_add_to_what_strands_follow_and_all_of_a_cavity_can_be_covered(size, reach):
+    labels = discs(0.95, 0.7, size=size).expand(60, -1, -1).clone()
+    cavity, settings = labels[0] == 2, dict(amount=(0.3, 0.3), cells=(3, 5))
+    near = 1 - uniform_filter(cavity.double().numpy(), 2 * reach + 1)
+    plain, added = (strands(labels, border=border, **settings)[:, cavity] for border in (0.0, 1.5))
+    near, soft = torch.from_numpy(near)[cavity], (torch.maximum(plain.abs(), added.abs()) < 2.5)
+    assert (added == plain)[:, near < 1e-9].all()
+    draws = ((added - plain) * near * soft).sum(1) / (near.square() * soft).sum(1)
+    torch.testing.assert_close((added - plain) * soft, draws[:, None] * near * soft, atol=0.02, rtol=0)
+    assert 0 <= draws.min() < 0.15
+    assert 1.35 < draws.max() <= 1.5
+    whole = strands(labels, border=0.0, **{**settings, "amount": (1, 1)})[:, cavity]
+    assert (whole >= 0).all()
+
+
 def test_strands_cover_their_share_of_a_cavity_in_the_walls_grey_and_nothing_else():
     labels = discs(0.9, 0.7).expand(64, -1, -1).clone()  # a wall, 1, around a cavity, 2
     images = torch.where(labels == 2, 0.8, torch.where(labels == 1, 0.3, 0.1)).unsqueeze(1)
@@ -354,6 +432,12 @@ def test_each_class_has_a_gain_of_its_own_and_the_background_none():
     assert all(len(f[label == 2].unique()) == 1 for f, label in pairs)
     assert ((gains / 0.4).log().abs() <= 0.5 + 1e-5).all()
     assert gains.std(0).min() > 0.02
+    labels = torch.tensor([0, 255, 1, 254], dtype=torch.uint8).repeat(300, 1, 1)
+    found = ClassGain(width=0.5)(torch.full((300, 1, 1, 4), 0.9), labels, None, Stream(1))[:, 0, 0]
+    assert (found[:, :2] == 0.9).all()  # unknown stays too
+    low, high = found[:, 2:].aminmax(dim=0)
+    assert (high == 1).all()  # as bright as can be
+    torch.testing.assert_close(low, torch.full((2,), 0.9 * math.exp(-0.5)), atol=0.01, rtol=0)
 
 
 def test_matched_quantiles_are_the_backgrounds_and_share_zero_changes_nothing():
@@ -366,6 +450,11 @@ def test_matched_quantiles_are_the_backgrounds_and_share_zero_changes_nothing():
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
     for ends in (torch.amin, torch.amax):
         torch.testing.assert_close(ends(matched, (1, 2, 3)), ends(backgrounds, (1, 2, 3)))
+    points, halfway = np.linspace(0, 1, 5), MatchQuantiles(share=(0.5, 0.5), quantiles=5)
+    levels = [[np.quantile(each, points) for each in pair] for pair in zip(images, backgrounds, strict=True)]
+    mapped = np.stack([np.interp(x, *pair) for x, pair in zip(images.numpy(), levels, strict=True)])
+    half = halfway(images, labels, backgrounds, Stream(1))
+    np.testing.assert_allclose(half, (images.numpy() + mapped) / 2, atol=1e-5)
     kept = MatchQuantiles(share=(0, 0))(images, labels, backgrounds, Stream(1))
     torch.testing.assert_close(kept, images)
     constant = MatchQuantiles(share=(1, 1))(torch.full_like(images, 0.3), labels, backgrounds, Stream(1))
@@ -382,6 +471,22 @@ def test_amplitude_mixing_takes_the_backgrounds_low_frequencies_and_the_exemplar
     torch.testing.assert_close(found, images - images.mean((1, 2, 3), keepdim=True) + means, atol=1e-5, rtol=0)
     never = AmplitudeMix(probability=0.0)(images, labels, backgrounds, Stream(1))
     torch.testing.assert_close(never, images, atol=1e-5, rtol=0)
+    assert AmplitudeMix(0.5, (1, 1), 1.0)(images, labels, 2 * backgrounds, Stream(1)).max() == 1  # as bright as can be
+
+
+def test_amplitudes_mix_by_half_in_a_square_of_frequencies_and_phases_stay():
+    ours, theirs = (
+        a + 0.2 * torch.rand(2, 1, 20, 40, generator=torch.Generator().manual_seed(k)) for k, a in ((0, 0.2), (1, 0.5))
+    )
+    labels = torch.zeros(2, 20, 40, dtype=torch.uint8)
+    found = AmplitudeMix(window=0.1, strength=(0.5, 0.5), probability=1.0)(ours, labels, theirs, Stream(1))
+    ours, theirs, found = (np.fft.fft2(each.double().numpy()) for each in (ours, theirs, found))
+    np.testing.assert_allclose(np.angle(found / ours), 0, atol=1e-3)
+    wanted = np.abs(ours)
+    for rows in (slice(0, 3), slice(-2, None)):  # up to 2 of 20 and 4 of 40 periods
+        for columns in (slice(0, 5), slice(-4, None)):
+            wanted[..., rows, columns] = (np.abs(ours) + np.abs(theirs))[..., rows, columns] / 2
+    np.testing.assert_allclose(np.abs(found), wanted, atol=1e-3)
 
 
 def paste(**change):
