@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cmems.apis import label_training_scans, test, train, train_rounds
 from cmems.datasets.prepare import prepare
@@ -56,6 +57,53 @@ def test_a_frame_keeps_pixel_size_cuts_the_middle_and_pads_with_black_and_backgr
     assert marks[:, :10].max() == marks[:, 30:].max() == 0
     outside = frame.probabilities_back(torch.full((1, 3, 40, 40), 1 / 3), (60, 20), (2.0, 2.0))
     assert torch.equal(outside[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))  # beyond the crop
+
+
+def test_what_is_cut_or_padded_by_odd_numbers_lies_as_near_the_middle_as_can_be():
+    rows = torch.arange(1, 9, dtype=torch.float32).expand(3, 8)[None]  # 3 rows of 1 to 8
+    frame, spacing = Frame(5, 1.0), (1.0, 1.0)
+    for found in (frame.images(rows, spacing), frame.labels(rows.to(torch.uint8), spacing)):
+        assert found[0].tolist() == [[0] * 5, *[[2, 3, 4, 5, 6]] * 3, [0] * 5]
+    back = frame.labels_back(torch.arange(1, 26, dtype=torch.uint8).view(1, 5, 5), (3, 8), spacing)
+    assert back[0].tolist() == [[0, n, n + 1, n + 2, n + 3, n + 4, 0, 0] for n in (6, 11, 16)]
+    short = frame.images(torch.full((1, 2, 2), 0.5), spacing)
+    assert short[0].nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    shares = torch.stack([torch.full((5, 5), 0.4), torch.full((5, 5), 0.6)])
+    whole = frame.probabilities_back(torch.stack([shares, shares.flip(0)]), (6, 4), spacing)
+    assert whole.shape == (2, 2, 6, 4)
+    assert whole[:, :, 5].tolist() == [[[1] * 4, [0] * 4]] * 2  # a row at the end is beyond the square
+    assert (whole[0, :, :5] == shares[:, :, :4]).all()
+    assert (whole[1, :, :5] == shares.flip(0)[:, :, :4]).all()
+
+
+@pytest.mark.parametrize(("size", "pixel", "grid"), [(12, None, (12, 12)), (12, 2.0, (6, 22)), (12, 30.0, (1, 1))])
+def test_slices_are_resampled_as_pillow_does_and_labels_to_the_nearest_centre(size, pixel, grid):
+    frame, spacing, image = Frame(size, pixel), (0.75, 1.5), np.random.default_rng(0).random((16, 29), np.float32)
+    assert frame.grid(image.shape, spacing) == grid
+    resized = np.asarray(Image.fromarray(image).resize(grid[::-1], Image.Resampling.BILINEAR))
+    where = [np.floor((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(grid, image.shape, strict=True)]
+    marks = (image * 250).astype(np.uint8)
+    for found, wanted in (
+        (frame.images(torch.from_numpy(image)[None], spacing), resized),
+        (frame.labels(torch.from_numpy(marks)[None], spacing), marks[np.ix_(*where)]),
+    ):
+        expected = np.zeros((size, size))
+        (cut, put, n), (cut_x, put_x, n_x) = (
+            (max(0, (n - size) // 2), max(0, (size - n) // 2), min(n, size)) for n in grid
+        )
+        expected[put : put + n, put_x : put_x + n_x] = wanted[cut : cut + n, cut_x : cut_x + n_x]
+        np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
+def test_slices_are_of_8_to_8192_pixels_once_resampled():
+    frame = Frame(32, 2.0)
+    for shape in ((16, 2), (2, 16), (16384, 40)):
+        assert frame.problem(shape, (1.0, 1.0)) is None
+    for shape, grid in (((14, 6), "7 x 3"), ((40, 16386), "20 x 8193")):
+        expected = (
+            f"slices of {shape[0]} x {shape[1]} voxels of 1 x 1 mm become {grid} pixels of 2 mm; expected 8 to 8192"
+        )
+        assert frame.problem(shape, (1.0, 1.0)) == expected
 
 
 def spots():
