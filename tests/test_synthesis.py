@@ -63,15 +63,16 @@ def test_a_mask_has_its_centroid_and_mean_distance():
 
 
 def test_place_size_and_bend_are_drawn_within_their_ranges():
-    part = RandomAffine(degrees=10, scale=(0.5, 2.0), shift=0.1, flip=0.3, elastic=0.02, control_points=3)
-    drawn = part.draw(Stream(1), 4000)
+    place = dict(degrees=10, scale=(0.5, 2.0), shift=0.1)
+    drawn = RandomAffine(**place, flip=0.3, elastic=0.02, control_points=3).draw(Stream(1), 4000)
+    jitter = OrganJitter(classes=(1,), **place).draw(Stream(1), 4000)
     for name, low, high in (("angle", -math.pi / 18, math.pi / 18), ("scale", 0.5, 2.0), ("shift", -0.2, 0.2)):
-        found = drawn[name].double()
         reach = high - low
-        assert low <= found.min() < low + 0.01 * reach
-        assert high - 0.01 * reach < found.max() <= high
-        middle = found.log().mean() if name == "scale" else found.mean()  # as often half as large as twice
-        assert abs(middle) < 0.02
+        for found in (drawn[name].double(), jitter[name].double()):
+            assert low <= found.min() < low + 0.01 * reach
+            assert high - 0.01 * reach < found.max() <= high
+            middle = found.log().mean() if name == "scale" else found.mean()  # as often half as large as twice
+            assert abs(middle) < 0.02
     assert drawn["flip"].float().mean() == pytest.approx(0.3, abs=0.03)
     bend = drawn["displacement"]
     assert bend.shape == (4000, 2, 3, 3)
@@ -109,6 +110,19 @@ def test_a_radial_shape_bends_about_the_organs_own_centre():
     inside, beyond = before < reach - 0.01, before > reach + 0.01
     torch.testing.assert_close(after[beyond], before[beyond])
     torch.testing.assert_close(after[inside], before[inside].square() / reach, atol=0.02, rtol=0)
+
+
+def test_each_sample_has_its_own_radial_shape():
+    labels = torch.stack([discs(0.3, center=(0.2, 0.1)), 2 * discs(0.4, center=(-0.3, 0.2))])
+    which, exponent, factor = torch.tensor([1, 0, 1]), torch.tensor([0.5, 2.0, 1.5]), torch.tensor([1.0, 1.2, 0.8])
+    part = RadialShape(classes=(1, 2), reach=2.5)
+    still = unmoved(3)
+    moved = part.bend(still, dict(choice=torch.zeros(3), factor=factor, exponent=exponent), labels, which)
+    center, radius = torch.tensor([[0.2, 0.1], [-0.3, 0.2]])[which], torch.tensor([0.2, 0.8 / 3])[which]
+    far, found = ((each - center[:, None, None]).norm(dim=-1) for each in (still, moved))
+    reach = (2.5 * factor * radius)[:, None, None]
+    wanted = torch.where(far < reach, reach * (far / reach) ** exponent[:, None, None], far)
+    torch.testing.assert_close(found, wanted, atol=0.03, rtol=0)
 
 
 def test_a_radial_shape_passes_over_classes_that_an_exemplar_lacks():
@@ -167,6 +181,65 @@ def test_radii_are_measured_by_angle_and_smoothed_along_it():
     wide = (turn.cos().abs() > math.cos(half)).double().numpy()
     smooth = gaussian_filter1d(0.4 + 0.3 * wide, 1.5, mode="wrap", radius=4)
     np.testing.assert_allclose(outer[0], smooth, atol=0.035)
+
+
+def test_radii_of_waves_are_those_of_a_gaussian_along_them_and_of_discs_exact():
+    size, turn = 256, np.arange(96) * (2 * math.pi / 96)
+    axis = (torch.arange(size) * 2 + 1) / size - 1
+    angle = torch.atan2(axis[:, None] + 0.1, axis - 0.2)
+    distance = torch.hypot(axis - 0.2, axis[:, None] + 0.1)
+    label = (distance < 0.5 + 0.1 * (8 * angle).cos()).to(torch.uint8)
+    label[distance < 0.2] = 2
+    label[0, 0] = 255
+    other = discs(0.6, 0.3, size=size)
+    center, inner, outer = WallShape(cavity=2, wall=1).radii(torch.stack([label, other]))
+    torch.testing.assert_close(center, torch.tensor([[0.2, -0.1], [0.0, 0.0]]), atol=1e-3, rtol=0)
+    wave = gaussian_filter1d(0.5 + 0.1 * np.cos(8 * turn), 1.5, mode="wrap", radius=4)
+    for found, wanted in ((outer[0], wave), (inner[0], 0.2), (outer[1], 0.6), (inner[1], 0.3)):
+        np.testing.assert_allclose(found, np.broadcast_to(wanted, 96), atol=4e-3)
+
+
+def test_between_two_angles_a_radius_is_their_mean_and_beyond_the_wall_movement_decays():
+    axis = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    label = (torch.hypot(axis[None] / 0.5, axis[:, None] / 0.3) < 1).to(torch.uint8)
+    label[torch.hypot((axis[None] - 0.05) / 0.3, axis[:, None] / 0.2) < 1] = 2
+    part = WallShape(cavity=2, wall=1, reach=1.5)
+    drawn = dict(ratio=torch.tensor([0.6, 0.4]), size=torch.tensor([0.8, 1.2]), changed=torch.tensor([True, True]))
+    center, inner, outer = (each[0].double().numpy() for each in part.radii(label[None]))
+    turn = (np.arange(96) + 0.5) * (2 * math.pi / 96)
+    ray = np.stack([np.cos(turn), np.sin(turn)], 1)
+
+    def between(table):
+        return (table + np.roll(table, -1)) / 2
+
+    a, b = between(inner), between(outer)
+    for k, (ratio, size) in enumerate(((0.6, 0.8), (0.4, 1.2))):
+        share = inner / outer
+        new_a, new_b = between(size * outer * share * ratio / share.mean()), size * b
+        end = 1.5 * np.maximum(b, new_b)
+        for new, old in (
+            (new_a / 4, a / 4),
+            (new_a, a),
+            ((3 * new_a + new_b) / 4, (3 * a + b) / 4),  # stretched linearly
+            ((3 * new_b + end) / 4, (3 * new_b + end) / 4 + (b - new_b) * 0.75),
+            ((new_b + 3 * end) / 4, (new_b + 3 * end) / 4 + (b - new_b) * 0.25),
+            (1.1 * end, 1.1 * end),
+        ):
+            place = torch.from_numpy(center + new[:, None] * ray).float().expand(2, 1, -1, -1)
+            found = part.bend(place, drawn, label[None], torch.zeros(2, dtype=torch.int64))[k, 0]
+            np.testing.assert_allclose(found, center + old[:, None] * ray, atol=2e-4)
+
+
+def test_a_cavity_to_one_side_leaves_some_wall_on_every_ray():
+    label = discs(0.5)
+    label[discs(0.35, center=(0.12, 0.0)) == 1] = 2
+    drawn = dict(ratio=torch.tensor([0.88]), size=torch.ones(1), changed=torch.tensor([True]))
+    sampling = WallShape(cavity=2, wall=1).bend(unmoved(1), drawn, label[None], torch.zeros(1, dtype=torch.int64))
+    ray = sampling[0, SIZE // 2, SIZE // 2 :, 0]
+    assert (ray.diff() > 0).all()
+    fine = torch.stack([torch.linspace(0.3, 0.55, 200), torch.zeros(200)], 1)[None, None]
+    found = WallShape(cavity=2, wall=1).bend(fine, drawn, label[None], torch.zeros(1, dtype=torch.int64))
+    assert (found[0, 0, :, 0].diff() > -1e-6).all()
 
 
 def test_a_wall_at_the_ratio_that_it_has_stays_whatever_its_outline():
@@ -383,6 +456,23 @@ def test_strands_cover_their_share_of_a_cavity_in_the_walls_grey_and_nothing_els
         assert torch.equal(part(images, labels, images, Stream(3)), images)
 
 
+def test_in_pictures_of_unequal_sides_organs_turn_about_their_centre_and_unknown_is_none():
+    label = torch.zeros(2, 20, 40, dtype=torch.uint8)
+    label[0, 4:8, 10:14] = 1
+    label[1, 8:16, 30:34] = 2
+    label[:, :, :2] = 255
+    centers = torch.tensor([[24 / 40 - 1, 12 / 20 - 1], [64 / 40 - 1, 24 / 20 - 1]])
+    torch.testing.assert_close(centroid((label > 0) & (label < 255)), centers)
+    corner = torch.tensor([[1 / 40 - 1, 3 / 20 - 1]])  # of a pixel in the first column, second row
+    distance = mean_distance((label == 1)[:1] * 0 + (torch.arange(800).view(20, 40) == 40), centers[:1])
+    torch.testing.assert_close(distance, (corner - centers[:1]).norm(dim=1))
+    which, part = torch.tensor([1, 0, 1]), RandomAffine(0, (2, 2), 0, 0)
+    drawn = part.draw(Stream(0), 3) | dict(angle=torch.tensor([0.0, 0.3, 0.5]))
+    found = part.grid(drawn, (20, 40), label, which, torch.tensor([0.2, -0.4]))
+    expected = geometry.affine_matrices(torch.tensor([-0.4, 0.5, 0.1]), torch.full((3,), 2.0), center=centers[which])
+    torch.testing.assert_close(found, geometry.grid(expected, (20, 40)))
+
+
 def a_body(left, right, top, bottom, level=0.5):
     image = torch.zeros(1, 1, SIZE, SIZE)
     image[..., top:bottom, left:right] = level
@@ -407,6 +497,13 @@ def test_a_body_is_laid_upon_another_and_what_lies_in_it_lands_in_the_same_part_
     torch.testing.assert_close(squeezed[0, 0, 2], place(24, 36), atol=1e-5, rtol=0)
     torch.testing.assert_close(squeezed[0, 0, 0, 0], place(12, 0)[0], atol=1e-5, rtol=0)  # 8 columns times 1.5, not 2
     assert torch.equal(BodyFit(level=0.3)(own, other)(corners[:1]), corners[:1])
+    back = BodyFit()(other, own)(fit(corners)[:1])
+    torch.testing.assert_close(back, corners[:1], atol=1e-4, rtol=0)
+    widened = BodyFit(limit=1.5)(other, own)(torch.stack([place(24, 36), place(12, 36)]).view(1, 1, 2, 2))
+    wanted = torch.stack([place(12, 40), place(4, 40)])  # 12 columns by 1.5, not 2
+    torch.testing.assert_close(widened[0, 0], wanted, atol=1e-5, rtol=0)
+    dim = a_body(2, 62, 2, 62, level=0.25) + own
+    torch.testing.assert_close(BodyFit(level=0.25)(dim, own)(corners[:1]), corners[:1])  # as bright is not brighter
 
 
 def test_organs_are_pasted_where_the_body_is():
@@ -522,6 +619,16 @@ def test_an_organ_is_left_out_of_a_share_of_the_images():
     assert 10 < there.sum() < 30
     assert (labels == 2).flatten(1).any(1).all()
     assert torch.equal(images[:, 0] > 0.5, labels > 0)
+
+
+@pytest.mark.parametrize("probability", [1.5, -0.1, "half"])
+def test_an_organ_is_left_out_with_a_probability(probability):
+    with pytest.raises(InputError, match=f"drop: expected a probability, 0 to 1, of 2, got {probability!r}"):
+        ExemplarPaste(geometric=STILL, intensity=SAME, drop={1: 0.5, 2: probability})
+    label = two_organs()
+    make = ExemplarPaste(geometric=STILL, intensity=SAME, drop={1: 1, 2: 0})
+    _, labels = make((label > 0).float()[None], label, torch.zeros(8, 1, SIZE, SIZE), Stream(3))
+    assert torch.equal(labels, torch.where(label == 2, label, 0).expand(8, -1, -1))
 
 
 def two_organs():
