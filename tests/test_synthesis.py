@@ -604,11 +604,16 @@ def test_a_margin_is_pasted_along_but_labelled_background():
 
 @pytest.mark.parametrize(("edge", "side"), [(0.3, 3), (1.0, 3), (2.0, 5), (3.0, 7)])
 def test_an_edge_blends_what_is_pasted_with_the_background(edge, side):
-    label = discs(0.5)[None]
+    label = discs(0.5, center=(0.7, -0.2))[None]  # it goes on beyond the picture
     make = ExemplarPaste(geometric=STILL, intensity=SAME, edge=edge)
-    images, labels = make(torch.ones(1, 1, SIZE, SIZE), label, torch.zeros(1, 1, SIZE, SIZE), Stream(1))
+    backgrounds = torch.full((1, 1, SIZE, SIZE), 0.2)
+    images, labels = make(torch.full_like(backgrounds, 0.8), label, backgrounds, Stream(1))
     assert torch.equal(labels, label)
-    np.testing.assert_allclose(images[0, 0], uniform_filter((label[0] > 0).numpy().astype(float), side), atol=1e-5)
+    share, all_of_it = (
+        uniform_filter(mask.astype(float), side, mode="constant")
+        for mask in ((label[0] > 0).numpy(), np.ones((SIZE, SIZE)))
+    )
+    np.testing.assert_allclose(images[0, 0], 0.2 + 0.6 * share / all_of_it, atol=1e-5)
 
 
 def test_an_organ_is_left_out_of_a_share_of_the_images():
