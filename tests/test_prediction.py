@@ -21,7 +21,7 @@ from cmems.locks import folder_lock
 from cmems.models.postprocessing import CutAtBase, FillHoles, KeepLargest, RemoveSmall, SmoothSlices
 from cmems.models.prediction import Prediction
 from cmems.registry import POST_PROCESSORS, READERS
-from cmems.resize import Frame
+from cmems.resize import Frame, resize_images, resize_labels
 from cmems.seeding import Draws
 
 test.__test__ = False  # the command, not a test
@@ -96,7 +96,9 @@ def test_slices_are_resampled_as_pillow_does_and_labels_to_the_nearest_centre(si
 
 
 def test_slices_are_of_8_to_8192_pixels_once_resampled():
-    frame = Frame(32, 2.0)
+    frame, slices = Frame(32, 2.0), torch.zeros(2, 32, 32)
+    assert resize_images(slices, (32, 32)) is slices  # which has that size
+    assert resize_labels(slices, [32, 32]) is slices
     for shape in ((16, 2), (2, 16), (16384, 40)):
         assert frame.problem(shape, (1.0, 1.0)) is None
     for shape, grid in (((14, 6), "7 x 3"), ((40, 16386), "20 x 8193")):
