@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -483,6 +484,201 @@ def test_no_label_is_reachable_from_the_unlabelled_source(prepared_acdc):
     held = [v for v in vars(store).values() if isinstance(v, torch.Tensor | np.ndarray)]
     assert [tuple(v.shape) for v in held] == [(12, 32, 32)]
     assert held[0].dtype == torch.float16
+
+
+def test_a_store_takes_half_of_what_is_free_and_reads_the_rest_from_its_file(prepared_acdc, tmp_path, monkeypatch):
+    file = tmp_path / "train_images.npy"
+    shutil.copy(prepared_acdc / "train_images.npy", file)
+    images, rows = np.load(file, mmap_mode="r"), torch.tensor([9, 0])
+    for free, resident in ((2 * images.nbytes, True), (2 * images.nbytes - 2, False)):
+        monkeypatch.setattr("cmems.datasets.store.free_bytes", lambda device, free=free: free)
+        assert SliceStore(images).resident == resident
+    for part in (images[2:], np.array(images)[2:]):  # neither starts where the file does
+        assert torch.equal(SliceStore(part, limit=0)[rows], SliceStore(images)[rows + 2])
+    mapped = SliceStore(images, limit=0)
+    os.truncate(file, file.stat().st_size - 60)
+    assert torch.equal(
+        mapped[rows], torch.from_numpy(np.load(prepared_acdc / "train_images.npy")[rows]).float()[:, None]
+    )
+    with pytest.raises(InputError, match=r"train_images\.npy: truncated; check with `cmems check`"):
+        mapped[torch.tensor([0, 11])]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Scans of 4, 8, 2 and 4 slices, of which c is unlabelled, d painted on two; slice 3 of a lacks class 2."""
+    root, random = tmp_path_factory.mktemp("uneven"), np.random.default_rng(0)
+    for case, depth in dict(a=4, b=8, c=2, d=4).items():
+        nifti(root / f"raw/images/{case}.nii.gz", random.random((16, 16, depth)).astype(np.float32))
+        painted = np.zeros((16, 16, depth), np.uint8)
+        painted[2:9, 3:7], painted[2:9, 7:12] = 1, 2
+        if case == "a":
+            painted[..., 3] = painted[..., 3].clip(max=1)
+            painted[0, 0, 2] = 255
+        if case == "d":
+            painted[..., [0, 2]] = 0
+        if case != "c":
+            nifti(root / f"raw/labels/{case}.nii.gz", painted)
+    return run_prepare("folder", root / "raw", root / "data", size=16, classes=["A", "B"]).root
+
+
+class Shown:
+    """An Ω that shows backgrounds as they are, and knows of nothing else."""
+
+    def __call__(self, exemplars, labels, backgrounds, stream):
+        return backgrounds, labels[:1].expand(len(backgrounds), -1, -1)
+
+
+class Turned(Shown):
+    def __call__(self, exemplars, labels, backgrounds, stream, turns):
+        return backgrounds + turns.sum(), labels[:1].expand(len(backgrounds), -1, -1)
+
+
+def shown(omega=Shown, **options):
+    return dict(type="SyntheticSource", batch_size=5, synthesizer=dict(type=omega), **options)
+
+
+A, UNLABELED = dict(case="a", slice=1), dict(type="UnlabeledSource", batch_size=5)
+
+
+def test_labelled_slices_of_every_setting_are_exemplars_in_their_order(uneven):
+    further = [dict(case="b", slice=2), dict(case="a", slice=0)]
+    data = TrainData(uneven, A, further, ["a"], unlabeled=UNLABELED)
+    prepared = PreparedDataset(uneven)
+    expected = [prepared.row(case, index) for case, index in (("a", 1), ("b", 2), *(("a", i) for i in (0, 0, 1, 2, 3)))]
+    assert (data.exemplar_rows, data.given) == (expected, 7)
+    images, labels = data.exemplars
+    assert torch.equal(images, data.store[torch.tensor(expected)])
+    assert np.array_equal(labels, prepared.train_labels()[expected])
+    assert TrainData(uneven, None, None, None, unlabeled=UNLABELED).exemplar_rows == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(exemplar_slice="a 1"), "exemplar_slice: expected dict(case=..., slice=...), got 'a 1'"),
+        (dict(exemplar_slice=dict(case="a")), "exemplar_slice: expected dict(case=..., slice=...), got {'case': 'a'}"),
+        (dict(exemplar_slices=A), "exemplar_slices: expected a list of dict(case=..., slice=...), got {'case'"),
+        (dict(exemplar_slices=[A, "a"]), "exemplar_slices: expected a list of dict(case=..., slice=...), got [{"),
+        (dict(labeled_cases="a"), "labeled_cases: expected a list of cases, got 'a'"),
+        (dict(labeled_cases=["a", 1]), "labeled_cases: expected a list of cases, got ['a', 1]"),
+        (dict(exemplar_slice=dict(case="d", slice=0)), "a labelled slice, but of this case only 1, 3 is painted"),
+        (dict(unlabeled=dict(UNLABELED, batch_size=0)), "batch_size: expected a positive integer, got 0"),
+        (dict(unlabeled=dict(UNLABELED, batch_size="2")), "batch_size: expected a positive integer, got '2'"),
+        (dict(synthetic=shown(per_background=0)), "per_background: expected a positive integer or None, got 0"),
+        (dict(synthetic=shown(per_background=2.0)), "per_background: expected a positive integer or None, got 2.0"),
+        (dict(synthetic=shown(levels=1.1)), "levels: expected a number from 0 to 1, got 1.1"),
+    ],
+)
+def test_a_setting_of_the_sources_that_cannot_be_is_named(uneven, settings, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TrainData(uneven, **dict(dict(exemplar_slice=A), **settings))
+
+
+def test_slices_that_hold_every_class_are_named_five_at_most(uneven):
+    with pytest.raises(InputError, match=r"but B is absent; slices that hold all: (case=\w slice=\d(, )?){5}$"):
+        TrainData(uneven, dict(case="a", slice=3))
+
+
+def test_labels_that_are_partly_unknown_are_said_to_be(uneven):
+    for index, partial in ((1, None), (2, True)):
+        data = TrainData(
+            uneven,
+            dict(case="a", slice=index),
+            exemplar=dict(type="ExemplarSource", batch_size=1),
+            synthetic=shown(),
+            unlabeled=UNLABELED,
+        )
+        found = {name: entry.get("partial") for name, entry in data(Draws(0, 0)).items()}
+        assert found == dict(exemplar=partial, synthetic=partial, unlabeled=None)
+
+
+@pytest.mark.parametrize("per_background", [None, 1, 3])
+@pytest.mark.parametrize("levels", [None, 0.125])
+def test_what_is_said_to_be_shown_is_shown(uneven, per_background, levels):
+    options = dict(per_background=per_background, levels=levels)
+    exemplar = dict(type="ExemplarSource", batch_size=5)
+    data = TrainData(
+        uneven, A, [dict(case="b", slice=0)], exemplar=exemplar, synthetic=shown(**options), unlabeled=UNLABELED
+    )
+    seen, prepared = {name: set() for name in data.sources}, data.prepared
+    for step in range(12):
+        batches, named = data(Draws(0, step)), data.cases(Draws(0, step))
+        for name, batch in batches.items():
+            rows = [prepared.row(case, int(index)) for case, index in map(str.split, named[name])]
+            assert torch.equal(batch["images"], data.store[torch.tensor(rows)])
+            seen[name].update(named[name])
+    assert seen["exemplar"] == {"a 1", "b 0"}
+    everything = {f"{case} {i}" for case, depth in dict(a=4, b=8, c=2, d=4).items() for i in range(depth)}
+    # Places in the stack: 3/8 and 1/16 are the exemplars'.
+    near = {"a 0", "a 1", "b 0", "b 1", "b 2", "b 3", "c 0", "d 0", "d 1"}
+    assert seen["synthetic"] == (near if levels else everything)
+    assert seen["unlabeled"] == everything
+    assert len(data.sources["synthetic"]) == (per_background or 1) * (9 if levels else 18)
+
+
+def test_one_exemplar_needs_no_name_and_sources_that_are_not_wanted_stay_closed(uneven):
+    sources = dict(exemplar=dict(type="ExemplarSource", batch_size=2), unlabeled=UNLABELED, labeled=shown(levels=1))
+    data = TrainData(uneven, A, wanted=("exemplar", "unlabeled"), **sources)
+    assert data.names == ("exemplar", "unlabeled", "labeled")
+    assert list(data(Draws(0, 0))) == ["exemplar", "unlabeled"]
+    assert data.cases(Draws(0, 0))["exemplar"] == []
+    data.sources["unlabeled"] = lambda draws: dict(images=data.store[torch.tensor([draws.step])])  # anyone's
+    assert data(Draws(0, 0))["unlabeled"].keys() == {"images"}
+    assert list(data.cases(Draws(0, 0))) == ["exemplar"]
+
+
+def test_sources_of_what_prediction_will_meet_say_so(uneven, tmp_path):
+    shutil.copy(uneven.parent / "raw/labels/a.nii.gz", tmp_path)
+    data = TrainData(
+        uneven,
+        A,
+        exemplar=dict(type="ExemplarSource", batch_size=1),
+        synthetic=shown(),
+        unlabeled=UNLABELED,
+        static=dict(type="StaticLabels", batch_size=1, folder=str(tmp_path)),
+    )
+    assert {name: source.serves_scans for name, source in data.sources.items()} == dict(
+        exemplar=False, synthetic=False, unlabeled=True, static=True
+    )
+    assert data(Draws(0, 0))["static"]["partial"]  # whatever the masks hold
+
+
+class Carried:
+    """Says of a slice what the exemplar's labels say."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __call__(self, images, stacks, labels):
+        assert [len(stack) for stack in stacks] == [4, 8, 2, 4]
+        ((row, label),) = labels.items()
+        assert images[row].shape == label.shape
+        return {other: label + other for other in self.rows}
+
+
+class Found:
+    """Turns an exemplar by its row."""
+
+    def __call__(self, images, stacks, rows, labels):
+        assert [len(stack) for stack in stacks] == [4, 8, 2, 4]
+        assert (len(images), len(rows)) == (18, len(labels))
+        return torch.tensor(rows).float()
+
+
+def test_what_is_carried_comes_after_the_exemplar_and_what_turns_them_reaches_omega(uneven):
+    carry, find = dict(propagation=dict(type=Carried, rows=[6, 3])), dict(orientation=dict(type=Found))
+    data = TrainData(uneven, A, **carry, **find, synthetic=shown(Turned))
+    assert (data.exemplar_rows, data.given, data.turns.tolist()) == ([1, 6, 3], 1, [1, 6, 3])
+    images, labels = data.exemplars
+    assert torch.equal(images, data.store[torch.tensor([1, 6, 3])])
+    assert torch.equal(labels - labels[:1], torch.tensor([0, 6, 3], dtype=torch.uint8).view(3, 1, 1).expand(3, 16, 16))
+    draws = Draws(0, 0)
+    shifted = data.store[data.sources["synthetic"].drawn(draws)] + 10
+    torch.testing.assert_close(data(draws)["synthetic"]["images"], shifted)
+    nothing = TrainData(uneven, A, propagation=dict(type=Carried, rows=[]), unlabeled=UNLABELED)
+    assert (nothing.exemplar_rows, len(nothing.exemplars[0]), nothing.turns) == ([1], 1, None)
+    assert TrainData(uneven, **carry, **find, unlabeled=UNLABELED).exemplars is None
 
 
 # Real scans
