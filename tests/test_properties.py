@@ -222,6 +222,14 @@ def test_random_numbers_are_splitmix64s_whatever_the_version():
     assert torch.equal(Stream(torch.tensor([5, key])).bits((2, 3))[1:], Stream(key).bits((1, 3)))
     shared = Stream(key, part=1, parts=2).bits((2, 3), batch=None)
     assert torch.equal(shared, Stream(key).bits((2, 3)))
+    step_key = mix((derive_key(3, 0, "a") + 5 * gamma) % 2**64)
+    whole = Stream(step_key - 2**64 * (step_key >> 63)).bits(8)
+    assert torch.equal(Draws(3, 5).stream("a").bits(8), whole)
+    # The second of two processes, in the second of the two batches that make update 5.
+    draws = Draws(3, 11, 1, processes=2, batches=2)
+    assert (draws.update, draws.first, Draws(3, 10, 1, processes=2, batches=2).first) == (5, False, True)
+    assert torch.equal(draws.stream("a").bits(2), whole[6:])
+    assert draws.key("a") % 2**64 == mix((derive_key(3, 3, "a") + 5 * gamma) % 2**64)
     own = mix((2 * gamma + key) % 2**64)
     row = keyed_stream(key, torch.tensor([2])).bits((1, 3))
     assert torch.equal(row, Stream(own - 2**64 * (own >> 63)).bits((1, 3)))
@@ -239,6 +247,14 @@ def test_random_numbers_keep_their_range_and_their_key(key, low, width, high):
     assert 0 <= whole.min() <= whole.max() < high
     assert not stream.bernoulli(100, 0.0).any()
     assert stream.bernoulli(100, 1.0).all()
+
+
+def test_what_has_no_probability_never_happens():
+    lowest = Stream(38334403)  # one key of 2^24 draws 0 first
+    assert lowest.uniform(1) == 0
+    assert not Stream(38334403).bernoulli(1, 0.0)
+    assert Stream(38334403).bernoulli(1, 2.0**-24)
+    assert Stream(38334403).uniform(1, 0.5, 2.0) == 0.5
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(0, 7))
