@@ -1,7 +1,9 @@
 import math
+import time
 
 import numpy as np
 import pytest
+import torch
 from medpy.metric import binary as medpy
 from mmengine.evaluator import Evaluator
 
@@ -199,6 +201,22 @@ def test_where_nobody_annotated_no_label_counts():
     prediction = np.array([[[1, 1, 0, 1, 2]]], np.uint8)
     rows = score(reference, prediction, "strict", num_classes=3)
     assert [(r["status"], r["dsc"]) for r in rows] == [("ok", 1), ("both_empty", 1)]
+
+
+@both_ways
+@pytest.mark.parametrize("num_classes", [255, 256, 257])
+def test_255_is_unknown_unless_it_is_a_class(num_classes):
+    reference = np.array([[[254, 254, 255, 255, 0, 256]]])
+    prediction = np.array([[[254, 0, 254, 255, 255, 256]]])
+    rows = score(reference, prediction, "strict", num_classes=num_classes)
+    wanted = {  # by class: of its 2 voxels there, those here, those of both
+        255: {254: 2 / (2 + 1)},
+        256: {254: 2 / (2 + 2), 255: 2 / (2 + 2)},
+        257: {254: 2 / (2 + 2), 255: 2 / (2 + 2), 256: 1},
+    }
+    found = {row["cls"]: row["dsc"] for row in rows if row["status"] != "both_empty"}
+    assert found == pytest.approx(wanted[num_classes])
+    assert len(rows) == num_classes - 1
 
 
 @both_ways
@@ -418,6 +436,19 @@ def test_a_second_evaluation_starts_afresh():
         values = evaluator.evaluate(1)
     assert {r["case"] for r in metric.cases} == {"b"}
     assert values["ensemble/DSC"] == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="beside a GPU scores are made meanwhile")
+def test_a_batch_is_scored_before_the_next_is_predicted(monkeypatch):
+    def slow(*args, **kwargs):
+        time.sleep(0.1)
+        return score_volume(*args, **kwargs)
+
+    monkeypatch.setattr("cmems.evaluation.metrics.score_volume", slow)
+    metric = METRICS.build(dict(type="DSC"))
+    metric.dataset_meta = dict(name="toy", classes=CLASSES)
+    metric.process(None, [volume("a", labels((6, 20, 20), 4, 0)), volume("b", labels((6, 20, 20), 4, 1))])
+    assert [started.done() for started in metric.results] == [True, True]
 
 
 @both_ways
