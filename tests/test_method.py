@@ -13,7 +13,7 @@ from cmems.datasets.synthesis import ExemplarPaste
 from cmems.errors import InputError
 from cmems.models.layers import Dropout, Upsampled
 from cmems.models.learners import StepViews
-from cmems.models.losses import CrossEntropyDice
+from cmems.models.losses import CrossEntropyDice, SoftmaxMSE
 from cmems.models.pseudo_labelers import ConfidenceThreshold
 from cmems.registry import BACKBONES, MODELS
 from cmems.resize import Frame
@@ -99,6 +99,19 @@ def test_an_ignored_pixel_does_not_move_the_loss():
     assert loss(logits, labels) != loss(moved, labels)
 
 
+@pytest.mark.parametrize("loss", [CrossEntropyDice(), CrossEntropyDice(dice=0), CrossEntropyDice(ce=0), SoftmaxMSE()])
+def test_a_pixel_that_counts_alone_has_the_loss_of_an_image_of_it_and_none_has_none(loss):
+    g = torch.Generator().manual_seed(0)
+    logits, weight = torch.randn(2, 3, 4, 5, generator=g), torch.zeros(2, 4, 5)
+    soft = getattr(loss, "soft", False)
+    target = torch.rand(2, 3, 4, 5, generator=g) if soft else torch.randint(0, 3, (2, 4, 5), generator=g)
+    assert loss(logits, target, weight) == 0
+    weight[1, 2, 3] = 1
+    pixel = (slice(1, 2), ..., slice(2, 3), slice(3, 4))
+    assert loss(logits[pixel], target[pixel]) > 0
+    torch.testing.assert_close(loss(logits, target, weight), loss(logits[pixel], target[pixel]))
+
+
 def test_eq_3_keeps_a_pixel_at_the_threshold_and_sends_one_under_it_to_class_0():
     p = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.79, 0.11], [0.05, 0.05, 0.9], [0.85, 0.1, 0.05]])
     logits = p.log().T.reshape(1, 3, 2, 2)
@@ -111,6 +124,15 @@ def test_eq_3_keeps_a_pixel_at_the_threshold_and_sends_one_under_it_to_class_0()
     assert ignore.labels.flatten().tolist() == [1, 1, 2, 0]
     assert ignore.weight.flatten().tolist() == [1, 0, 1, 1]
     assert ConfidenceThreshold(0)(logits).confident.all()
+
+
+@pytest.mark.parametrize("threshold", [-0.01, 1.01, 2, float("nan")])
+def test_a_threshold_that_no_confidence_can_have_is_refused(threshold):
+    assert ConfidenceThreshold(1).threshold == 1
+    with pytest.raises(InputError, match=rf"threshold: expected a number in \[0, 1\], got {threshold}"):
+        ConfidenceThreshold(threshold)
+    with pytest.raises(InputError, match="below: expected 'background' or 'ignore', got 'zero'"):
+        ConfidenceThreshold(below="zero")
 
 
 @pytest.mark.parametrize("below", ["background", "ignore"])

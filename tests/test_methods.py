@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from test_method import batch, learner
+from test_method import batch, learner, slow_segmentation_loss
 from torch.nn import functional as F
 
 from cmems.apis import load_config, train
@@ -255,12 +255,17 @@ def test_a_factor_ramps_between_begin_and_end_alike_for_numbers_and_tensors():
     for index, value in expected.items():
         assert objective.factor(index) == pytest.approx(value, rel=1e-6)
         assert float(objective.factor(torch.tensor(index))) == pytest.approx(value, rel=1e-6)
+        assert not objective.idle(index)
     for index in (4, 40):
         assert objective.idle(index)
         assert float(objective.factor(torch.tensor(index))) == 0
     assert not objective.idle(torch.tensor(4))  # a tensor is not read
     ending = Objective("x", "unlabeled", end=40)
     assert [float(ending.factor(torch.tensor(index))) for index in (0, 39, 40)] == [1, 1, 0]
+    assert [ending.idle(index) for index in (0, 39, 40)] == [False, False, True]
+    late = Objective("x", "unlabeled", weight=2.0, begin=5)
+    assert [float(late.factor(torch.tensor(index))) for index in (0, 4, 5, 900)] == [0, 0, 2, 2]
+    assert [late.idle(index) for index in (0, 4, 5, 900)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -331,6 +336,73 @@ def test_contrasts_sum_over_the_networks_those_of_cells_of_each_slice_or_of_whol
         torch.testing.assert_close(term.value(step), slow[kind])
 
 
+def test_prototype_contrast_sums_over_the_networks_on_their_finest_maps():
+    maps, labels = torch.randn(2, 3, 4, 5, 6), torch.randint(0, 3, (2, 3, 5, 6))
+    step = SimpleNamespace(
+        labels=lambda source, m: labels[m],
+        levels=lambda m, source, view, owner: [None, maps[m]] if (view, owner) == ("weak", m) else None,
+        num_classes=3,
+    )
+    term = LOSSES.build(dict(type="PrototypeContrast", source="exemplar", temperature=0.5))
+    term.heads = torch.nn.ModuleList([torch.nn.Identity()] * 2)
+    expected = sum(prototype_contrast(F.normalize(maps[m], dim=1), labels[m], 3, 0.5) for m in range(2))
+    torch.testing.assert_close(term.value(step), expected)
+
+
+def test_heads_fit_the_levels_that_they_read():
+    net, x = SimpleNamespace(level_channels=(6, 5, 4, 3), num_classes=7), torch.rand(2, 6, 3, 2)
+    levels = CONSISTENCY_LOSSES.build(dict(type="DeepSupervision", source="exemplar")).make(net)
+    assert [head(x[:, :c]).shape for head, c in zip(levels, (6, 5, 4), strict=True)] == [(2, 7, 3, 2)] * 3
+    assert LOSSES.build(dict(type="PrototypeContrast", source="exemplar")).make(net)(x[:, :3]).shape == (2, 32, 3, 2)
+    assert CONSISTENCY_LOSSES.build(dict(type="GlobalContrast")).make(net)(x[..., 0, 0]).shape == (2, 128)
+    assert CONSISTENCY_LOSSES.build(dict(type="LocalContrast", level=1)).make(net)(x[:, :5]).shape == (2, 64, 3, 2)
+
+
+@pytest.mark.parametrize("mixup", [False, True])
+def test_a_pixel_of_unknown_label_counts_as_background_as_much_as_told(mixup):
+    images, logits, labels = torch.rand(3, 1, 4, 5), torch.randn(2, 3, 3, 4, 5), torch.randint(0, 3, (3, 4, 5))
+    labels[torch.rand(3, 4, 5) < 0.4] = 255
+    step = SimpleNamespace(
+        num_networks=2,
+        labels=lambda source, m: labels,
+        unknown=lambda source, m: labels == 255,
+        images=lambda source, view, m: images,
+        draws=SimpleNamespace(stream=lambda *key: SimpleNamespace(uniform=lambda n, batch: torch.full((n,), 0.3))),
+        logits=lambda m, source, view, owner: logits[m],
+        run=lambda m, mixed, *key: logits[m],
+    )
+    term = LOSSES.build(dict(type="Supervised", source="exemplar", unknown=0.25, mixup=mixup))
+    known, weight, expected = labels * (labels < 255), 1 - 0.75 * (labels == 255).float(), 0
+    for shift, share in ((0, 0.7), (1, 0.3)) if mixup else ((0, 1),):
+        for z in logits:
+            expected += share * slow_segmentation_loss(z, known.roll(shift, 0), weight.roll(shift, 0))
+    torch.testing.assert_close(term.value(step).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_answers_for_confident_pixels_of_unknown_label_alone():
+    model = learner(2, [dict(type="Consistency", student="strong", teacher="cross", source="synthetic", unknown=True)])
+    (term,) = model.objectives
+    data = batch(size=16)
+    data["synthetic"]["labels"][:, 3:12, :10] = 255
+    data["synthetic"]["partial"] = True
+    step, expected = StepViews(model, data, Draws(0, 0)), 0
+    for m, other in ((0, 1), (1, 0)):
+        target = step.pseudo_label(other, "synthetic")
+        weight = (step.labels("synthetic", other) == 255) * (target.probabilities.amax(1) >= 0.3)
+        assert 0 < weight.sum() < (step.labels("synthetic", other) == 255).sum()
+        logits = step.logits(m, "synthetic", "strong", other)
+        expected = expected + slow_segmentation_loss(logits, target.labels, weight)
+    torch.testing.assert_close(term.value(step).double(), expected, rtol=1e-4, atol=1e-6)
+    assert list(model(batch=data, draws=Draws(0, 0))) == ["loss_synthetic_unknown"]
+    assert term.check(model, dict(synthetic=SimpleNamespace(partial=True))) == []
+    assert term.check(model, dict(synthetic=SimpleNamespace(partial=False))) == [
+        "Consistency: unknown=True, but the labels of source 'synthetic' are all known"
+    ]
+    assert term.check(model, dict(exemplar=None, unlabeled=None)) == [
+        "Consistency: source 'synthetic' is not in train_dataloader, which has: exemplar, unlabeled"
+    ]
+
+
 def test_mixup_answers_to_both_labels_in_the_drawn_share():
     images, logits, labels = torch.rand(3, 1, 4, 4), torch.randn(3, 2, 4, 4), torch.randint(0, 2, (3, 4, 4))
     seen = []
@@ -370,23 +442,51 @@ def test_cutmix_takes_boxes_of_the_drawn_area_from_the_next_sample():
     assert torch.equal(labels, found[:, 0].long())
 
 
-def test_copy_paste_is_two_mixtures_with_two_kinds_of_label():
-    model = learner(1, [dict(type="CopyPaste", labeled="synthetic", pseudo_weight=0.5)])
+@pytest.mark.parametrize("below", ["background", "ignore"])
+def test_copy_paste_is_two_mixtures_with_two_kinds_of_label(below):
+    labeler = dict(type="ConfidenceThreshold", threshold=0.3, below=below)
+    model = learner(1, [dict(type="CopyPaste", labeled="synthetic", pseudo_weight=0.5)], pseudo_labeler=labeler)
     objective = model.objectives[0]
     step = StepViews(model, batch(), Draws(0, 0))
     loss = objective.value(step)
     inside = objective._box(step, 0, step.images("synthetic", "weak", 0))
     assert set(inside.flatten(1).sum(1).tolist()) <= {21 * 21, 21 * 22, 22 * 22}  # two thirds of 32
     ours, theirs = step.images("synthetic", "weak", 0), step.images("unlabeled", "weak", 0)
-    labels, pseudo = step.labels("synthetic", 0), step.pseudo_label(0, "unlabeled", "ema").labels
+    labels, target = step.labels("synthetic", 0), step.pseudo_label(0, "unlabeled", "ema")
+    assert 0 < target.confident.sum() < target.confident.numel()
+    counts = target.confident if below == "ignore" else torch.ones_like(inside)
     slow = 0
     for mask in (inside, ~inside):
         image = ours * mask[:, None] + theirs * ~mask[:, None]
         logits = model.networks[0](image)
         slow = (
-            slow + objective.loss(logits, labels, mask.float()) + 0.5 * objective.loss(logits, pseudo, (~mask).float())
+            slow
+            + objective.loss(logits, labels, mask.float())
+            + 0.5 * objective.loss(logits, target.labels, (counts & ~mask).float())
         )
     torch.testing.assert_close(loss, slow)
+
+
+def test_a_pasted_box_has_its_share_of_each_side_and_is_the_samples_own():
+    def boxes(n, size, draws, **options):
+        term = CONSISTENCY_LOSSES.build(dict(type="CopyPaste", labeled="synthetic", **options))
+        return term._box(SimpleNamespace(draws=draws), 0, torch.empty(n, 1, *size))
+
+    assert boxes(2, (7, 9), Draws(0, 0), box=1.0).all()
+    found = boxes(200, (20, 40), Draws(0, 0), box=0.5)
+    assert (found.any(2).sum(1) == 10).all()
+    assert (found.any(1).sum(1) == 20).all()
+    assert (found.flatten(1).sum(1) == 10 * 20).all()
+    assert found[:, 0].any()  # each edge is reached …
+    assert found[:, -1].any()
+    assert found[:, :, 0].any()
+    assert found[:, :, -1].any()
+    share = found.float().mean(0)
+    torch.testing.assert_close(share, share.flip((0, 1)), atol=0.2, rtol=0)  # … as often
+    assert len(found.unique(dim=0)) > 100
+    whole = boxes(6, (20, 40), Draws(3, 5))
+    parts = [boxes(2, (20, 40), Draws(3, 5, rank, processes=3)) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_objectives_that_know_unknown_pixels_take_what_is_partly_painted():
