@@ -1,5 +1,6 @@
 """One file that predicts without its data set, in Python and on the command line, and goes on after an interruption."""
 
+import inspect
 import json
 import math
 import os
@@ -17,12 +18,14 @@ from scipy import ndimage
 import cmems
 from cmems.apis import pick, predict, publish, train
 from cmems.apis import test as run_test
-from cmems.apis.model_file import _networks, model_of_config, read_model
+from cmems.apis.config import load_config
+from cmems.apis.model_file import _kept, _networks, _problems, model_of_config, read_model
 from cmems.apis.predict import SomeUnusable
 from cmems.apis.trust import read_trust
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
 from cmems.errors import InputError
+from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES
 
 EXTRA = 'val_dataloader = val_cfg = val_evaluator = None\nmodel["prediction"] = dict({})\n'
@@ -47,7 +50,7 @@ def make(root, prepared_acdc, prediction):
 def made(tmp_path_factory, prepared_acdc):
     """A config, its checkpoint and the model file made of it."""
     root = tmp_path_factory.mktemp("made")
-    clean = 'views=4, averaged=True, clean=[dict(type="KeepLargest", of="foreground")]'
+    clean = 'views=4, averaged=True, unknown_below=0.4, clean=[dict(type="KeepLargest", of="foreground")]'
     config, checkpoint = make(root, prepared_acdc, clean)
     publish(checkpoint, root / "model.pth")
     return config, checkpoint, str(root / "model.pth")
@@ -109,6 +112,17 @@ def test_the_file_holds_the_averaged_weights_and_no_optimiser(made):
     assert model_of_config(config, checkpoint).preparation == read_model(path).preparation
     with pytest.raises(InputError, match="it is a model file already"):
         publish(path, "again.pth")
+
+
+def test_a_model_file_takes_the_prediction_of_every_config_that_is_shipped():
+    seen = set()
+    for path in sorted(set(REPO.glob("configs/*/*.py")) - set(REPO.glob("configs/_base_/*"))):
+        prediction = load_config(str(path)).model.get("prediction") or {}
+        seen |= set(prediction)
+        content = dict(networks=[{"type": "UNet"}], env={}, channels_last=True, preparation={})
+        assert not list(_problems(dict(content, prediction=json.loads(json.dumps(_kept(prediction))))))
+    assert {"views", "resize", "averaged", "clean", "unknown_below"} <= seen
+    assert {*_kept(inspect.signature(Prediction).parameters)} == {"batch", "views", "resize", "bfloat16", "clean"}
 
 
 def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):

@@ -29,6 +29,7 @@ from cmems.registry import BACKBONES, MODELS, POST_PROCESSORS
 FORMAT, VERSION = "cmems-model", 1
 _LEADS_OUT = re.compile("pretrained|checkpoint|init_cfg|path|file|url|cache|^_")  # keys of what reads from elsewhere
 _PREDICTION = dict(batch=int, views=int, resize=str, bfloat16=bool, clean=list)
+_LEFT_OUT = ("averaged", "unknown_below")  # of a prediction's settings: which weights, and for further rounds alone
 _DATA_PLACES = ("test_dataloader.dataset.data_root", "train_dataloader.data_root", "data_root")
 _PLAIN_TEXT = re.compile(r"[\w.+ -]*")
 
@@ -82,17 +83,17 @@ def publish(checkpoint, out, config=None, cfg_options=None):
     settings, preparation, env = (
         _of_checkpoint(saved, checkpoint) if config is None else _of_config(config, cfg_options, saved, checkpoint)
     )
-    prediction, backbones = dict(settings.get("prediction") or {}), settings["backbone"]
+    prediction, backbones = settings.get("prediction") or {}, settings["backbone"]
     if isinstance(backbones, dict):
         backbones = [backbones] * settings.get("num_networks", 2)
-    prefix = "teachers.ema." if prediction.pop("averaged", False) else "networks."
+    prefix = "teachers.ema." if prediction.get("averaged") else "networks."
     weights = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
     content = dict(
         format=FORMAT,
         version=VERSION,
         cmems=cmems.__version__,
         networks=[{k: False if k == "pretrained" else v for k, v in each.items()} for each in backbones],
-        prediction=prediction,
+        prediction=_kept(prediction),
         channels_last=settings.get("channels_last", True),
         env=env,
         preparation=preparation.plain(),
@@ -150,6 +151,11 @@ def _load(config, cfg_options):
     return cfg, PreparedDataset(root, arrays=False)
 
 
+def _kept(prediction):
+    """Return of a config's ``model.prediction`` what labels scans."""
+    return {k: v for k, v in prediction.items() if k not in _LEFT_OUT}
+
+
 def _env(cfg):
     return {k: v for k, v in (cfg.get("env_cfg") or {}).items() if k in ("compiled_kernels", "keep_memory")}
 
@@ -163,7 +169,7 @@ def model_of_config(config, checkpoint, cfg_options=None):
     cfg, data = _load(config, cfg_options)
     modality_of(data.manifest["intensity"], data.root)
     learner = load_learner(cfg, config, checkpoint, data)
-    prediction = {k: v for k, v in (cfg.model.get("prediction") or {}).items() if k != "averaged"}
+    prediction = _kept(cfg.model.get("prediction") or {})
     together = value_at(cfg, "test_dataloader.batch_size")
     together = 1 if together is None else together
     if type(together) is not int or together < 1:
@@ -236,8 +242,6 @@ def _problems(content):
     for key, value in prediction.items():
         if type(value) is not _PREDICTION.get(key):
             yield f"prediction.{key:.60}: expected one of {', '.join(_PREDICTION)}, each of its type, got {value!r:.60}"
-        elif key == "batch" and not 1 <= value <= 4096:
-            yield f"prediction.batch: expected 1 to 4096, got {value}"
     layers = MODELS.names()
     for k, each in enumerate(networks):
         yield from _leads_out(each, f"networks.{k}", BACKBONES.names(), "backbone", layers)

@@ -17,7 +17,7 @@ class Prediction:
     """How networks label volumes; the learner's ``prediction`` config.
 
     Args:
-        batch (int): Slices per forward; volumes share forwards.
+        batch (int): Slices per forward, up to 4096; volumes share forwards.
         views (int): Mirror images and quarter turns whose probabilities are averaged: 1, none; 4, the mirror images;
             8, all of the square's. What W does not hold, the networks have not seen.
         resize (str): What is brought back to the scan's grid: ``"labels"``, each pixel the nearest label, as TransUNet
@@ -32,12 +32,17 @@ class Prediction:
     """
 
     def __init__(self, batch=64, views=1, resize="labels", averaged=False, clean=(), bfloat16=True, unknown_below=0.0):
-        if type(batch) is not int or batch < 1:
-            raise InputError(f"model.prediction.batch: expected a positive integer, got {batch!r}")
-        if views not in (1, 4, 8):
+        if type(batch) is not int or not 1 <= batch <= 4096:
+            raise InputError(f"model.prediction.batch: expected an integer of 1 to 4096, got {batch!r}")
+        if type(views) is not int or views not in (1, 4, 8):
             raise InputError(f"model.prediction.views: expected 1, 4 or 8, got {views!r}")
         if resize not in ("labels", "probabilities"):
             raise InputError(f"model.prediction.resize: expected 'labels' or 'probabilities', got {resize!r}")
+        for name, value in (("averaged", averaged), ("bfloat16", bfloat16)):
+            if not isinstance(value, bool):
+                raise InputError(f"model.prediction.{name}: expected True or False, got {value!r}")
+        if not isinstance(clean, (list, tuple)):
+            raise InputError(f"model.prediction.clean: expected a list of dicts, each with a type, got {clean!r}")
         if (
             isinstance(unknown_below, bool)
             or not isinstance(unknown_below, (int, float))
