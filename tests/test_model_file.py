@@ -523,6 +523,13 @@ def test_masks_overlay_their_scans_in_every_orientation(model, scans, tmp_path):
         (np.zeros((4, 4)), (1, 1, 1), None, r"expected \(D, H, W\) real numbers"),
         (np.zeros((2, 4, 4), complex), (1, 1, 1), None, "of complex128"),
         (np.ones((2, 4, 4)), (1, 1, 1), None, "the array: expected an image, got the constant 1"),
+        (np.arange(32, dtype=np.uint64).reshape(2, 4, 4) + 2**63, (1, 1, 1), None, "tell apart, got 92.*08 to 92.*39$"),
+        (
+            np.arange(500, 532).reshape(2, 4, 4) + np.iinfo(np.int64).min,  # which a float64 rounds to two values
+            (1, 1, 1),
+            None,
+            "the array: expected voxels that a float64 can tell apart, got -92",
+        ),
         (
             np.ma.masked_less(np.eye(4)[None], 1),
             (1, 1, 1),

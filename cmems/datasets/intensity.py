@@ -30,13 +30,14 @@ def image_problems(path, image, modality):
     low, high = voxels.min(), voxels.max()
     if low == high:
         return [f"{path}: expected an image, got the constant {low:g}"]
-    if not np.isfinite(float(high) - float(low)):
-        return [f"{path}: expected voxels that a float64 can tell apart, got {low:g} to {high:g}"]
+    span = float(high) - float(low)
+    if not np.isfinite(span) or span <= np.spacing(max(abs(float(low)), abs(float(high)))):
+        return [f"{path}: expected voxels that a float64 can tell apart, got {low} to {high}"]
     if modality == "unit" and not -1e-3 <= low <= high <= 1 + 1e-3:
         return [
             f"{path}: expected voxels in [0, 1], as this layout and its networks have them, got {low:g} to {high:g}"
         ]
-    if modality == "ct" and float(high) - float(low) <= 2:
+    if modality == "ct" and span <= 2:
         return [f"{path}: expected HU, got {low:g} to {high:g}{_SCALED}"]
     return []
 
