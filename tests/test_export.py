@@ -95,25 +95,9 @@ LPS = np.diag([-1500.0, -1500.0, 5000.0, 1.0])  # microns
 LIA = LPS[[0, 2, 1, 3]]  # coronal: turned, its slices would run across its thick axis
 
 
-@pytest.mark.parametrize(
-    ("change", "sform"),
-    [
-        (lambda voxels: voxels, 1),
-        (lambda voxels: voxels, LIA),
-        (lambda voxels: voxels[..., ::-1], 0),  # which tells no axes
-        (lambda voxels: np.where(voxels > 890, voxels, 0), 1),  # whose 99.5th percentile is its minimum
-        (lambda voxels: np.where(voxels == voxels.max(), np.nan, voxels), 1),
-        (lambda voxels: np.stack([voxels, voxels[::-1]], -1), 1),
-        (lambda voxels: np.where(voxels < 2, -32767, voxels), 1),
-        (lambda voxels: np.where(voxels > 5, np.inf, voxels), 1),
-        (lambda voxels: 0 * voxels, 1),
-    ],
-)
-def test_the_script_beside_a_program_prepares_a_scan_as_the_model_does(change, sform, tmp_path, monkeypatch):
-    reading = dict(channel=1, fill_nan=True)
-    content = dict(dataset="x", classes=["a"], intensity=INTENSITY["mr"], size=16, pixel=2.0, axes="RAS",
-                   orientations=["RAS"], reading=reading)  # fmt: skip
-    known, fed = Preparation.read(content, "x"), []
+def run_script(known, path, out, monkeypatch):
+    """Run the script on a scan with a program that stands in for one; return what that was fed."""
+    fed = []
 
     class Session:
         def __init__(self, model, providers):
@@ -127,28 +111,142 @@ def test_the_script_beside_a_program_prepares_a_scan_as_the_model_does(change, s
             fed.append(feed)
             return [np.rint(feed["image"] * 200).astype(np.uint8)]
 
-    affine, sform = (LPS, sform) if isinstance(sform, int) else (sform, 1)
-    scan, (path, out) = nib.Nifti1Image(change(STORED), affine), (str(tmp_path / name) for name in ("s.nii", "m.nii"))
-    scan.header.set_xyzt_units("micron")
-    scan.set_qform(None, 0)
-    scan.set_sform(affine, sform)
-    nib.save(scan, path)
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
     monkeypatch.setattr("sys.argv", ["run_onnx.py", "x.onnx", path, out])
-    try:
-        ready = known.ready(known.read_scan(path), path)
-    except InputError:
-        with pytest.raises(SystemExit, match=r"s\.nii: expected finite voxels of more than one value"):
-            runpy.run_path(str(_SCRIPT))
-        return
     runpy.run_path(str(_SCRIPT))
+    return fed
+
+
+def check_script(known, path, out, monkeypatch):
+    """Compare what the script feeds and writes with what the model is fed and labels; return the mask."""
+    ready = known.ready(known.read_scan(path), path)
+    fed = run_script(known, path, out, monkeypatch)
     assert np.array_equal(np.concatenate([feed["image"] for feed in fed]), ready.content["image"].astype(np.float32))
     np.testing.assert_allclose(fed[0]["spacing"], ready.content["spacing"][1:], rtol=1e-6)
     mask = nib.load(out)
     expected = ready.back(np.rint(ready.content["image"].astype(np.float32) * 200).astype(np.uint8))
     assert np.array_equal(np.asarray(mask.dataobj).T, expected)
-    assert (mask.get_data_dtype(), mask.header.get_xyzt_units()[0]) == (np.uint8, "micron")
+    assert mask.get_data_dtype() == np.uint8
+    return mask
+
+
+KNOWN = dict(dataset="x", classes=["a"], intensity=INTENSITY["mr"], size=16, pixel=2.0, axes="RAS",
+             orientations=["RAS"], reading=dict(channel=1, fill_nan=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "sform"),
+    [
+        (lambda voxels: voxels, 1),
+        (lambda voxels: voxels, LIA),
+        (lambda voxels: voxels[..., ::-1], 0),  # which tells no axes
+        (lambda voxels: voxels[..., 1], 1),
+        (lambda voxels: voxels * 1e-32, 1),
+        (lambda voxels: voxels + 1e7, 1),
+        (lambda voxels: np.where(voxels > 890, voxels, 0), 1),  # whose 99.5th percentile is its minimum
+        (lambda voxels: np.where(voxels == voxels.max(), np.nan, voxels), 1),
+        (lambda voxels: np.stack([voxels, voxels[::-1]], -1), 1),
+        (lambda voxels: np.where(voxels < 2, -32767, voxels), 1),
+        (lambda voxels: np.where(voxels > 5, np.inf, voxels), 1),
+        (lambda voxels: 0 * voxels, 1),
+        (lambda voxels: 2**62 + voxels.astype(np.int64), 1),
+    ],
+)
+def test_the_script_beside_a_program_prepares_a_scan_as_the_model_does(change, sform, tmp_path, monkeypatch):
+    known, (path, out) = Preparation.read(KNOWN, "x"), (str(tmp_path / name) for name in ("s.nii", "m.nii"))
+    affine, sform = (LPS, sform) if isinstance(sform, int) else (sform, 1)
+    voxels = change(STORED.astype(np.float64))
+    scan = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+    scan.header.set_xyzt_units("micron")
+    scan.set_qform(None, 0)
+    scan.set_sform(affine, sform)
+    nib.save(scan, path)
+    try:
+        known.ready(known.read_scan(path), path)
+    except InputError:
+        with pytest.raises(SystemExit, match=r"s\.nii: expected finite voxels of more than one value"):
+            run_script(known, path, out, monkeypatch)
+        return
+    mask = check_script(known, path, out, monkeypatch)
+    assert mask.header.get_xyzt_units()[0] == "micron"
     np.testing.assert_allclose(mask.affine, scan.affine)
+
+
+NO_ROWS, NO_CODES = {f"srow_{axis}": [0] * 4 for axis in "xyz"}, dict(sform_code=0, qform_code=0)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(pixdim=[1] * 8),
+        dict(pixdim=[1, 0, 0, 0, 1, 1, 1, 1]),
+        dict(pixdim=[1, 0, 2, 8, 1, 1, 1, 1]),
+        dict(pixdim=[1, -3, 3, 8, 1, 1, 1, 1]),
+        dict(pixdim=[1, 1.2, 1.2, 8, 1, 1, 1, 1]),
+        dict(pixdim=[1, np.nan, 2, 8, 1, 1, 1, 1], **NO_CODES),
+        dict(quatern_b=5),
+        dict(sform_code=0),
+        NO_CODES,
+        NO_ROWS,
+    ],
+)
+def test_the_script_settles_a_header_as_the_model_does(fields, codes, tmp_path, monkeypatch):
+    known, (path, out) = Preparation.read(KNOWN, "x"), (str(tmp_path / name) for name in ("s.nii", "m.nii"))
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), STORED.shape) * 2.5
+    affine[3, 3] = 1
+    scan = nib.Nifti1Image(STORED, affine)
+    for place in (scan.set_qform, scan.set_sform):
+        place(affine, 1)
+    nib.save(scan, path)
+    content = bytearray((tmp_path / "s.nii").read_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]), check=False)
+    for key, value in fields.items():
+        header[key] = value
+    content[:348] = header.binaryblock
+    (tmp_path / "s.nii").write_bytes(content)
+    check_script(known, path, out, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"^expected: python run_onnx\.py PROGRAM\.onnx SCAN\.nii\.gz MASK\.nii\.gz, the mask's name ending "),
+        (["x.onnx", "s.nii", "m.nii", "more"], "^expected: python run_onnx"),
+        (["x.onnx", "s.nii", "m.nrrd"], "^expected: python run_onnx"),
+        (["x.onnx", "s.nii", "./s.nii"], r"^\./s\.nii: the scan itself; name another file$"),
+        (["other.onnx", "s.nii", "m.nii"], r"^other\.onnx: expected a program of cmems export \("),
+        (["x.onnx", "none.nii", "m.nii"], r"^none\.nii: "),
+        (["x.onnx", "text.nii", "m.nii"], r"^text\.nii: "),
+        (["x.onnx", "s.mgz", "m.nii"], r"^s\.mgz: expected NIfTI of one real number per voxel$"),
+        (["x.onnx", "noplace.nii", "m.nii"], r"^noplace\.nii: expected an affine of three independent directions$"),
+        (["x.onnx", "s.nii", "none/m.nii"], r"^none/m\.nii: "),
+    ],
+)
+def test_a_mistake_with_the_script_ends_in_one_line(words, message, tmp_path, monkeypatch):
+    said = dict(Preparation.read(KNOWN, "x").plain(), modality="mr")
+
+    def session(model, providers):
+        known = dict(cmems=json.dumps(said)) if model == "x.onnx" else {}
+        meta = SimpleNamespace(custom_metadata_map=known)
+        return SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, feed: [feed["image"].astype(np.uint8)])
+
+    monkeypatch.chdir(tmp_path)
+    nib.save(nib.Nifti1Image(STORED, np.eye(4)), "s.nii")
+    nib.save(nib.MGHImage(STORED, np.eye(4)), "s.mgz")
+    (tmp_path / "text.nii").write_text("text")
+    lost = nib.Nifti1Image(STORED, np.eye(4))
+    lost.set_sform(np.diag([0, 0, 0, 1.0]), 1)
+    lost.set_qform(None, 0)
+    nib.save(lost, "noplace.nii")
+    before = (tmp_path / "s.nii").read_bytes()
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=session))
+    monkeypatch.setattr("sys.argv", ["run_onnx.py", *words])
+    with pytest.raises(SystemExit, match=message) as ended:
+        runpy.run_path(str(_SCRIPT))
+    assert len(str(ended.value).splitlines()) == 1
+    assert (tmp_path / "s.nii").read_bytes() == before
+    assert not list(tmp_path.glob("m.*"))
 
 
 def test_another_script_beside_a_program_is_left_alone_and_told_of(tmp_path, capsys):
