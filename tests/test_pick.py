@@ -131,6 +131,25 @@ def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_
         pick(str(scans), str(tmp_path / "out"), after=str(tmp_path))
 
 
+def test_a_slice_that_nothing_tells_from_others_is_the_middle_one(scans, tmp_path):
+    masks = tmp_path / "masks"
+    (masks / "doubt").mkdir(parents=True)
+    full = np.zeros((30, 40, 5), np.uint8)
+    full[3:9, 3:9, 1:] = 1
+    for name, mask in (("a_1", 0 * full), ("b_1", full)):  # networks that agree on four slices of b
+        nib.save(nib.Nifti1Image(mask, AFFINE), masks / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(0 * full, AFFINE), masks / "doubt" / f"{name}_disagreement.nii.gz")
+    with open(masks / "trust.csv", "w", newline="") as handle:
+        rows = [("a_1", "RV", "", "", "", 0, 0, "not found", ""), ("b_1", "RV", 1, "", 0.9, 1, 1, "", "")]
+        csv.writer(handle).writerows([COLUMNS, *rows])
+    assert [(f.scan, f.slice) for f in pick(str(scans), str(tmp_path / "out"), after=str(masks))] == [
+        ("a_1", 2),
+        ("b_1", 2),
+    ]
+    (masks / "doubt" / "a_1_disagreement.nii.gz").unlink()
+    assert [f.slice for f in pick(str(scans), str(tmp_path / "out"), 1, after=str(masks))] == [2]
+
+
 def test_names_that_may_be_of_one_patient_are_told():
     assert same_beginning(["p1_frame01", "p2_frame01", "p1_frame12"]) == ["p1_frame01", "p1_frame12"]
     assert same_beginning(["case_1", "case_2"]) == same_beginning(["a", "b"]) == []
@@ -142,6 +161,8 @@ def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):
         (dict(number=0), "--number: expected an integer of 1 or more"),
         (dict(patient="["), "--patient .*: expected a regular expression"),
         (dict(patient="x"), "--patient x: does not match the beginning of a_1"),
+        (dict(patient=r"\d*"), r"--patient \\d\*: does not match the beginning of a_1"),
+        (dict(patient="(a_.)?"), "does not match the beginning of b_1"),
         (dict(skip=["z"]), "--skip z: no such scan"),
         (dict(skip=["a_1", "b_1", "d_1", "c_1"], patient="[a-z]"), "every scan is passed over, as --skip names it"),
         (dict(modality="MR"), "--modality: expected mr or ct, got 'MR'"),

@@ -71,7 +71,7 @@ def pick(
     Without ``after`` they are those nearest to the middle of all slices, so far as ``description`` tells; scans that
     preparing turns, since their axes lie otherwise than most scans', are left out, which is said. With it, the scans
     come by doubt, the most doubtful first, and of each the slice on which the networks differ most, of those that show
-    the most classes.
+    the most classes; where that tells no slice from another, as in an empty mask, the one nearest to the middle.
 
     Args:
         scans (str): A folder of scans.
@@ -79,8 +79,8 @@ def pick(
             left as it is, but for an empty one on another grid than the scan's, which is replaced.
         number (int): How many.
         modality (str): ``mr`` or ``ct``: how intensities are scaled.
-        patient (str | None): A regular expression; scans whose names begin with the same match are of one patient.
-            Default: each scan is.
+        patient (str | None): A regular expression; scans whose names begin with the same match, of a character or
+            more, are of one patient. Default: each scan is.
         skip (sequence[str]): Scans whose patients are passed over, or these patients.
         after (str | None): The folder of masks that :func:`cmems.apis.predict` wrote of the scans, with ``trust.csv``,
             and ``doubt`` where maps were asked for. Patients of whom a slice is painted, in a mask in ``out`` or in
@@ -173,7 +173,7 @@ def _patients(names, pattern):
         found = {name: re.match(pattern, name) for name in names}
     except re.error as error:
         raise InputError(f"--patient {pattern}: expected a regular expression ({error})") from error
-    missed = [name for name, match in found.items() if not match]
+    missed = [name for name, match in found.items() if not (match and match[0])]  # of no text, all would be of one
     if missed:
         raise InputError(f"--patient {pattern}: does not match the beginning of {missed[0]}")
     return {name: match[0] for name, match in found.items()}
@@ -220,7 +220,8 @@ def _doubtful(paths, masks, progress):
         classes = np.array([len(np.unique(plane[plane > 0])) for plane in mask])
         differ = _differing(masks / "doubt" / f"{name}_disagreement.nii.gz", worst["made_by"], mask)
         doubt = np.count_nonzero(differ, axis=(1, 2))
-        z = int(np.lexsort((doubt, classes))[-1])
+        central = -np.abs(np.arange(len(mask)) - (len(mask) - 1) / 2)  # decides where nothing else does
+        z = int(np.lexsort((central, doubt, classes))[-1])
         if progress:
             progress(done, len(names), name)
         yield name, z, worst["note"] and f"{worst['class']}: {worst['note']}" or f"{worst['class']} in doubt"
