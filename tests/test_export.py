@@ -272,6 +272,31 @@ def test_a_program_of_torch_export_takes_slices_of_any_number_and_size(model, tm
     assert json.loads(files["cmems.json"])["classes"] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("form", "name"), [("onnx", "x.onnx"), ("torch-export", "x.pt2")])
+def test_a_program_replaces_a_program_and_no_other_file(form, name, model, tmp_path):
+    if form == "onnx":
+        for library in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(library, reason="the extra onnx is not installed")
+    elif tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5):
+        pytest.skip("this torch exports no layer of mmcv")
+    path, begun = tmp_path / name, []
+    for content in (b"precious", (tmp_path / "model.pth").read_bytes(), b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}: is there, and is no file of `cmems export` to replace; name"):
+            export(model, path, form, network=1, views=1, begin=lambda: begun.append(1))
+        assert path.read_bytes() == content
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=rf"{name}: expected the name of a file, got a folder"):
+        export(model, path, form)
+    path.rmdir()
+    assert not begun
+    for network in (1, 2):
+        before = path.read_bytes() if path.exists() else b""
+        export(model, path, form, network=network, views=1)
+        assert path.read_bytes() != before
+
+
 def test_what_cannot_be_exported_is_refused_and_leaves_no_file(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"x\.pt2: expected the name of a file that ends with \.onnx"):
         export(model, tmp_path / "x.pt2")

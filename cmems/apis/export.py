@@ -5,7 +5,8 @@ import io
 import json
 import logging
 import warnings
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
 
     Args:
         model (str): A file of :func:`cmems.apis.publish`.
-        out (str): The file, ``.onnx`` or ``.pt2``. Beside ONNX comes ``run_onnx.py``, which labels a scan by it without
+        out (str): The file, ``.onnx`` or ``.pt2``; a program of CMEMS that is there is replaced, any other file is not.
+            Beside ONNX comes ``run_onnx.py``, which labels a scan by it without
             torch; one that is there is left alone, and told of where it is another.
         form (str): ``onnx``, by torch's dynamo exporter, or ``torch-export``.
         network, views: As of :class:`cmems.apis.Segmenter`.
@@ -53,8 +55,12 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
         raise InputError(f"--format {form!s:.60}: expected {' or '.join(FORMATS)}")
     if out.suffix != FORMATS[form]:
         raise InputError(f"{out}: expected the name of a file that ends with {FORMATS[form]} (--format {form})")
+    if out.is_dir():
+        raise InputError(f"{out}: expected the name of a file, got a folder")
     if missing := [name for name in _NEEDED.get(form, ()) if importlib.util.find_spec(name) is None]:
         raise InputError(f"--format {form}: needs {', '.join(missing)}: pip install 'cmems[onnx]'")
+    if out.exists() and not _KNOWS[form](out):
+        raise InputError(f"{out}: is there, and is no file of `cmems export` to replace; name another")
     segmenter = Segmenter(model, network=network, views=views, device="cpu")
     left_out = [type(step).__name__ for step in segmenter.prediction.clean]
     graph = VolumeGraph(segmenter.networks, segmenter.prediction, segmenter.preparation.frame).eval()
@@ -131,7 +137,27 @@ def _to_torch(program, graph, path, text):
     return lambda inputs: module(*inputs).numpy()
 
 
+def _is_onnx(path):
+    """Tell whether a file says that :func:`export` wrote it, as ONNX."""
+    import onnx
+
+    try:
+        return any(entry.key == "cmems" for entry in onnx.load(path, load_external_data=False).metadata_props)
+    except Exception:  # of protobuf, over what is no ONNX
+        return False
+
+
+def _is_torch(path):
+    """Tell whether a file says that :func:`export` wrote it, as a program of ``torch.export``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(name).name == "cmems.json" for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
 _WRITERS = {"onnx": _to_onnx, "torch-export": _to_torch}
+_KNOWS = {"onnx": _is_onnx, "torch-export": _is_torch}
 
 
 def _compare(run, segmenter):
