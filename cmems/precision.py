@@ -1,6 +1,19 @@
-"""bfloat16, where the machine computes in it."""
+"""Which floats networks are made of, and compute in: bfloat16, where the machine computes in it."""
+
+from contextlib import contextmanager
 
 import torch
+
+
+@contextmanager
+def float32_by_default():
+    """Make tensors of float32 where nothing else is said, whatever the program around has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def computes_bfloat16(device_type):

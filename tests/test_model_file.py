@@ -173,6 +173,23 @@ def test_a_network_that_computes_as_it_is_built_is_read_too():
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in weights.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_networks_are_float32_whatever_the_program_around_computes_in(dtype, made, scans):
+    config, checkpoint, path = made
+    scan = scans / "patient003_frame01.nii.gz"
+    expected = cmems.Segmenter(path)(scan)
+    torch.set_default_dtype(dtype)
+    try:
+        found = [cmems.Segmenter(*words) for words in ([path], [config, checkpoint])]
+        labels = [segmenter(scan) for segmenter in found]
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for segmenter, each in zip(found, labels, strict=True):
+        assert {p.dtype for net in segmenter.networks for p in net.parameters()} == {torch.float32}
+        assert np.array_equal(each, expected)
+
+
 def poison(path, act):
     saved = torch.load(path, weights_only=True)
     content = json.loads(saved["meta"]["model"])

@@ -24,6 +24,7 @@ from cmems.engine.restore import load_weights
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction
+from cmems.precision import float32_by_default
 from cmems.registry import BACKBONES, MODELS, POST_PROCESSORS
 
 FORMAT, VERSION = "cmems-model", 1
@@ -288,7 +289,7 @@ def _networks(content, saved, name):
     """Build the networks and load their weights; their sizes are compared before memory is asked for."""
     for device in ("meta", "cpu"):
         try:
-            with torch.random.fork_rng(devices=[]), torch.device(device):
+            with torch.random.fork_rng(devices=[]), torch.device(device), float32_by_default():
                 networks = nn.ModuleList(BACKBONES.build(dict(each)) for each in content["networks"])
         except InputError as error:
             raise InputError([f"{name}: {problem}" for problem in error.problems]) from error

@@ -11,6 +11,7 @@ from cmems.errors import InputError, memory_problem
 from cmems.models.learners.views import StepViews
 from cmems.models.perturbations.base import check_draws
 from cmems.models.prediction import Prediction
+from cmems.precision import float32_by_default
 from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
 from cmems.seeding import derive_key
 
@@ -42,6 +43,7 @@ class MutualLearner(BaseModel):
             prepared.
     """
 
+    @float32_by_default()
     def __init__(
         self,
         backbone,
