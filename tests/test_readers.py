@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from cmems.apis.labeling import write_labels
 from cmems.datasets.intensity import scale_intensity, scaling_notes
+from cmems.datasets.masks import read_static_labels
 from cmems.datasets.names import name_problem
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import check, prepare
@@ -524,6 +526,52 @@ def test_scans_that_all_lie_alike_are_turned_to_nothing(tmp_path):
     assert (found.axes, found.usual) == (None, "RAS")
     assert found.settle_axes(cases) == {"RAS": 2, "LPS": 1}
     assert (found.axes, found.usual, found.settings()["axes"]) == ("RAS", "RAS", "RAS")
+
+
+@pytest.mark.parametrize("header", [{}, dict(sform=0), dict(sform=0, pixdim=(1, 3, 3, 3, 0, 0, 0, 0))])
+def test_masks_of_a_folder_lie_as_preparing_them_lays_them(header, tmp_path, capsys):
+    """Of scans of several orientations, whose own voxels have no place in the last two."""
+    for codes in ("RAS", "LPS", "LAI", "AIL", "PSR"):
+        apply, step = turned(codes)
+        save(apply(IMAGE), tmp_path / f"raw/images/{codes}.nii", np.eye(4) @ step)
+        save(apply(LABEL), tmp_path / f"raw/labels/{codes}.nii", np.eye(4) @ step, **header)
+    data = prepare(found := reader(tmp_path / "raw"), tmp_path / "out", size=16, workers=1)
+    assert data.manifest["axes"] != data.case("LPS")["notes"][0][1].removeprefix("stored as ")
+    (tmp_path / "turned").mkdir()
+    for case in found.cases():  # as a round writes them
+        _, label = found.read(case)
+        write_labels(tmp_path / f"turned/{case.name}.nii.gz", data.case(case.name), label.voxels, "")
+    for folder in ("raw/labels", "turned"):
+        rows, labels = read_static_labels(data, tmp_path / folder)
+        assert len(rows) == len(data.train_labels())
+        assert np.array_equal(labels, data.train_labels()[rows]), folder
+    told = f"{tmp_path / 'raw/labels'}: the mask's header does not say where it lies; it is taken to lie as its scan"
+    assert (told in capsys.readouterr().err) == bool(header)
+    for case in data.manifest["cases"].values():
+        del case["notes"]
+    if header:
+        with pytest.raises(InputError, match="LPS.nii: its header does not say where it lies, and manifest.json does"):
+            read_static_labels(data, tmp_path / "raw/labels")
+    else:
+        assert np.array_equal(read_static_labels(data, tmp_path / "raw/labels")[1], data.train_labels())
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([1.5, 1.5, 8, 1]), np.diag([-1.5, -1.5, 8, 1])])
+def test_masks_of_a_folder_lie_as_their_scans_where_those_tell_no_place(affine, tmp_path):
+    save(IMAGE, tmp_path / "raw/images/a.nii", sform=0)
+    save(LABEL, tmp_path / "raw/labels/a.nii", affine)
+    data = make(tmp_path / "raw", tmp_path / "out")
+    assert np.array_equal(read_static_labels(data, tmp_path / "raw/labels")[1], data.train_labels())
+
+
+def test_masks_of_a_folder_carry_the_affine_of_one_millimetre_of_their_scans(tmp_path):
+    part = np.eye(4)
+    part[2, 3] = 2
+    save(IMAGE, tmp_path / "raw/images/a.nii", np.eye(4), pixdim=(1, 1.5, 1.5, 8, 0, 0, 0, 0))
+    save(LABEL[..., 2:5], tmp_path / "raw/labels/a.nii", part, pixdim=(1, 1.5, 1.5, 8, 0, 0, 0, 0))
+    data = make(tmp_path / "raw", tmp_path / "out")
+    assert not data.case("a")["axes_known"]
+    assert np.array_equal(read_static_labels(data, tmp_path / "raw/labels")[1], data.train_labels())
 
 
 def test_slices_that_lie_oblique_stay_slices_whatever_letters_their_axes_have(tmp_path):

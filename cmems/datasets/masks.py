@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from cmems.datasets.names import composed
-from cmems.datasets.prepared import file_sha256
-from cmems.datasets.readers.base import whole_labels
+from cmems.datasets.prepared import MANIFEST, file_sha256
+from cmems.datasets.readers.base import stored_as, whole_labels
 from cmems.datasets.readers.files import MAPS, nifti_files
-from cmems.datasets.readers.geometry import lay_on
+from cmems.datasets.readers.geometry import axes, known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import Volume, read_nifti
-from cmems.errors import InputError, warn_once
+from cmems.errors import InputError, said, warn_once
 from cmems.labels import UNKNOWN
 
 
@@ -30,23 +30,26 @@ def read_static_labels(prepared, folder):
     Raises:
         InputError: Every problem, at once.
     """
-    (masks, problems), rows, labels = _masks_of(prepared, folder), [], []
+    (masks, problems), rows, labels, notes = _masks_of(prepared, folder), [], [], {}
     for case in masks:
         entry = prepared.case(case)
         try:
-            voxels = _on_grid(masks[case], case, entry).voxels
+            label = _on_grid(masks[case], case, entry)
         except InputError as error:
             problems += error.problems
             continue
-        odd = [f"{v:g}" for v in np.unique(voxels) if v not in (*range(prepared.num_classes), UNKNOWN)]
+        notes[case] = label.notes
+        odd = [f"{v:g}" for v in np.unique(label.voxels) if v not in (*range(prepared.num_classes), UNKNOWN)]
         if odd:
             problems.append(f"{masks[case]}: expected labels 0 to {prepared.num_classes - 1}, got {', '.join(odd[:5])}")
         else:
-            mask = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.uint8))
+            mask = torch.from_numpy(np.ascontiguousarray(label.voxels, dtype=np.uint8))
             labels.append(prepared.frame.labels(mask, entry["spacing"][1:]))
             rows.append(torch.arange(prepared.rows(case).start, prepared.rows(case).stop))
     if problems:
         raise InputError(problems)
+    for line in said(notes):
+        warn_once(f"{folder}: {line}")
     return torch.cat(rows), torch.cat(labels)
 
 
@@ -92,7 +95,23 @@ def masks_content(prepared, sources):
 
 
 def _on_grid(path, case, entry):
-    """Read labels onto the grid of a case of a prepared data set."""
+    """Read labels onto the grid of a case of a prepared data set, as if they had been prepared with it."""
+    (grid, codes), label = _stored_grid(entry), read_nifti(path, several=MAPS)
+    if not label.frames and "notes" not in entry:  # where a scan that was turned would say so
+        raise InputError(
+            f"{path}: its header does not say where it lies, and {MANIFEST} does not say how the scan of {case} is "
+            "stored; prepare the data again"
+        )
+    told = tuple(note for note in label.notes if list(note) not in entry.get("notes", []))  # else preparing said so
+    label = whole_labels(path, lay_on(label._replace(notes=told), grid, path, Path(case)))
+    return turned(label._replace(frames=grid.frames), codes) if codes else label
+
+
+def _stored_grid(entry):
+    """Return the grid of a case's scan as its files have it, and the axes to which it was turned, or None."""
     affine = np.asarray(entry["affine"], dtype=float)
     grid = Volume(np.broadcast_to(np.uint8(0), entry["shape"]), tuple(entry["spacing"]), affine, (affine,))
-    return whole_labels(path, lay_on(read_nifti(path, several=MAPS), grid, path, Path(case)))
+    if not entry.get("axes_known", True) and known_axes(grid):  # else an affine of 1 mm, which is the header's
+        return grid._replace(frames=()), None
+    stored = stored_as(entry.get("notes", []))
+    return (turned(grid, stored), axes(affine)) if stored else (grid, None)

@@ -319,7 +319,8 @@ class StaticLabels(_Source):
 
     Args:
         data, batch_size: As every source.
-        folder (str): ``<case>.nii.gz`` or ``.nii`` on the scan's own grid, labels 0 … K-1, 255 for unknown.
+        folder (str): ``<case>.nii.gz`` or ``.nii``, laid on the scan as ``cmems prepare`` lays masks; labels 0 … K-1,
+            255 for unknown.
 
     Raises:
         InputError: No mask belongs to a training case, or some have another grid or other labels.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmems.datasets.names import each_once, name_problem, near
-from cmems.datasets.prepared import file_sha256
+from cmems.datasets.prepared import AXES, file_sha256
 from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
 from cmems.datasets.readers.geometry import LEFT, is_to_turn, known_axes, lay_on, turned
 from cmems.datasets.readers.nifti import nifti_grid, read_nifti
@@ -19,6 +19,8 @@ from cmems.labels import UNKNOWN
 
 SPLITS = ("train", "val", "test")
 _MARKED = "voxels marked as unknown, by 255 or as ignored, are neither learned from nor measured on"
+_TURNED = "orientations differ; turned to "
+_STORED = "stored as "
 _UNTOLD = "its header tells no axes; it is taken to lie as the other scans"
 
 
@@ -179,12 +181,12 @@ class Reader:
         if self.usual and not stored:
             image = image._replace(notes=(*image.notes, (_UNTOLD, self.usual)))
         if is_to_turn(image, self.axes):
-            note = (f"orientations differ; turned to {self.axes}", f"stored as {stored}")
+            note = (f"{_TURNED}{self.axes}", f"{_STORED}{stored}")
             if label is not None:
                 label = turned(label._replace(frames=image.frames), self.axes)
             image = turned(image, self.axes)._replace(notes=(*image.notes, note))
         elif self.axes and stored and stored != self.axes:
-            image = image._replace(notes=(*image.notes, (LEFT.format(self.axes), f"stored as {stored}")))
+            image = image._replace(notes=(*image.notes, (LEFT.format(self.axes), f"{_STORED}{stored}")))
         return image, label
 
     def sources(self, paths):
@@ -214,6 +216,12 @@ class NiftiReader(Reader):
     def read_grid(self, case):
         """Read the header of a case's image, as a :class:`Volume` whose voxels mean nothing."""
         return nifti_grid(case.images[0])
+
+
+def stored_as(notes):
+    """Return the axes of the files of a case, as ``LPS``, where its notes say that it was turned; else None."""
+    details = (detail.removeprefix(_STORED) for sentence, detail in notes if sentence.startswith(_TURNED))
+    return next(filter(AXES.fullmatch, details), None)
 
 
 def whole_labels(path, label):

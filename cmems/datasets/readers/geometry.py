@@ -158,7 +158,8 @@ def lay_on(label, image, label_path, image_path):
     if not image.frames:
         return label
     if not label.frames:
-        return label._replace(notes=(*label.notes, (_PLACELESS, "")))
+        notes = (*label.notes, (_PLACELESS, ""))
+        return label._replace(spacing=image.spacing, affine=image.affine, notes=notes)
     away = _away(image.frames[0], label.frames[0], image)
     raise InputError(
         f"{label_path}: expected the place of {image_path.name}, but its header puts the corners up to {away:.3g} mm "
