@@ -272,11 +272,16 @@ def test_masks_are_found_under_what_viewers_call_them_and_beside_the_scans(tmp_p
     nii(tmp_path / "more/images/c.nii.gz", IMAGE)
     nii(tmp_path / "more/images/d.nii.gz", IMAGE, shifted)
     nii(tmp_path / "more/labels/Untitled.nii.gz", LABEL, shifted)  # lies on the grid of d alone
-    assert [c.name for c in folder(tmp_path / "more").cases() if c.labels] == ["d"]
+    read = folder(tmp_path / "more")
+    told = "labelled by a mask of another name, because it lies on this scan's grid alone"
+    assert [c.name for c in read.cases() if c.labels] == ["d"]
+    assert [(told, "Untitled.nii.gz") in read.read(case)[0].notes for case in read.cases()] == [False, True]
+    nii(tmp_path / "more/labels/c-label.nii.gz", LABEL)
+    assert [(told, "c-label.nii.gz") in read.read(case)[0].notes for case in read.cases()] == [False, False]
     for k in range(4):  # masks that are called as their scans, however many, leave it at that
         nii(tmp_path / f"more/images/named{k}.nii.gz", IMAGE)
         nii(tmp_path / f"more/labels/named{k}.nii.gz", LABEL)
-    assert [c.name for c in folder(tmp_path / "more").cases() if c.labels] == ["d", *(f"named{k}" for k in range(4))]
+    assert all(case.labels for case in folder(tmp_path / "more").cases())
     nii(tmp_path / "more/images/e.nii.gz", IMAGE, shifted)
     with pytest.raises(
         InputError, match=r"Untitled\.nii\.gz: lies on the grid of 2 scans: d, e; name it as one of them$"

@@ -37,6 +37,7 @@ _UNNAMED = re.compile(r"segment[ _](\d+)", re.IGNORECASE)
 _DROPPED = "labels that --labels or --classes do not name become background"
 _OTHER = "the header names another modality (--modality ct is for CT in HU)"
 _IN_ORDER = "segments without names are the classes in their order"
+_STRANGE = "labelled by a mask of another name, because it lies on this scan's grid alone"
 _EMPTY = "nothing is painted; it counts as unlabelled (--unpainted background: as all background)"
 _SPARSE = (
     "painted on few slices: the others are unknown, neither learned from nor measured on (--unpainted background: "
@@ -80,6 +81,7 @@ class NiftiFolderReader(NiftiReader):
         if names is not None and labels is not None:
             raise InputError("--names and --labels both give the numbers of the classes; expected one of them")
         self.channel, self.fill_nan, self.unpainted = channel, fill_nan, unpainted
+        self.placed = set()  # masks that belong to a scan of another name
         self.given = "--labels" if names is None else f"--names {names}"
         known = {} if names is None else read_label_names(names)
         ignored = (
@@ -153,7 +155,9 @@ class NiftiFolderReader(NiftiReader):
                 some = ", ".join(fits[:3]) + " …" * (len(fits) > 3)
                 problems.append(f"{path}: lies on the grid of {len(fits)} scans: {some}; name it as one of them")
                 continue
-            owner = owner or next(iter(fits), None)
+            if fits:
+                (owner,) = fits
+                self.placed.add(path)
             if not owner:
                 near = ", ".join(difflib.get_close_matches(name, scans, n=3, cutoff=0.3) or sorted(scans)[:3])
                 problems.append(f"{path}: a label without its image in {images}; call it as its scan: {near or 'none'}")
@@ -234,6 +238,8 @@ class NiftiFolderReader(NiftiReader):
     def read(self, case):
         """Read as every reader, and mark slices that nobody painted."""
         image, label = super().read(case)
+        if case.labels and case.labels[0] in self.placed:
+            image = image._replace(notes=(*image.notes, (_STRANGE, case.labels[0].name)))
         if label is None or self.unpainted == "background":
             return image, label
         turned = next((f", {said}" for said, _ in image.notes if said.startswith("orientations differ")), "")
