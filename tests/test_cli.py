@@ -439,9 +439,19 @@ def test_an_edited_config_is_kept(cli, own):
     config.write_text(config.read_text() + "# mine\n")
     assert "kept" in prepare(cli, own).out
     assert config.read_text().endswith("# mine\n")
-    assert prepare(cli, own, "--overwrite", "--exemplar", "p1:1").code == 0
+    Path("DATA/round2.py").write_text("# mine too\n")
+    done = prepare(cli, own, "--overwrite", "--exemplar", "p1:1")
     assert Path("DATA/config.py.before").read_text().endswith("# mine\n")
+    assert "what was config.py is kept as config.py.before\n" in done.out
+    assert "what was round2.py is kept as round2.py.before\n" in done.out
     assert not config.read_text().endswith("# mine\n")
+    assert "is kept as" not in prepare(cli, own, "--overwrite", "--exemplar", "p1:1").out
+    config.write_text(config.read_text() + "# mine again\n")
+    assert "config.py is kept as config.py.before2\n" in prepare(cli, own, "--overwrite", "--turn", "90").out
+    assert Path("DATA/config.py.before").read_text().endswith("# mine\n")
+    assert Path("DATA/config.py.before2").read_text().endswith("# mine again\n")
+    assert Path("DATA/round2.py.before").read_text() == "# mine too\n"
+    assert not Path("DATA/round2.py.before2").exists()
 
 
 def test_a_report_of_no_run_is_refused_in_a_line(cli, tmp_path):

@@ -1,5 +1,6 @@
 """Configs beside a prepared data set, so that ``cmems train DATA`` and ``cmems rounds DATA`` need no other."""
 
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -102,31 +103,44 @@ def write_config(data, exemplars, anatomy, replace=False):
         data (PreparedDataset): Where to.
         exemplars (list[dict]): ``case`` and ``slice`` of each labelled slice.
         anatomy (Anatomy): Choices.
-        replace (bool): Put other configs of these names aside, as ``config.py.before``.
+        replace (bool): Put other configs of these names aside, as ``config.py.before``, ``config.py.before2``, ….
 
     Returns:
-        tuple[Path, bool]: ``config.py``, and whether it says what was asked for: one that was there is kept, unless
-        ``replace``.
+        tuple[Path, bool, list[Path]]: ``config.py``; whether it says what was asked for: one that was there is kept,
+        unless ``replace``; and what was put aside.
 
     Raises:
         InputError: A slice cannot be an exemplar: see :func:`cmems.datasets.sources.load_exemplars`.
     """
     load_exemplars(data, exemplars)  # what training would end at
     anatomy.check(data.classes)
-    _write(data.root / SECOND, second_text(data), replace)
-    return data.root / BESIDE, _write(data.root / BESIDE, config_text(data, exemplars, anatomy), replace)
+    texts = {SECOND: second_text(data), BESIDE: config_text(data, exemplars, anatomy)}
+    aside = [_put_aside(data.root / name, text) for name, text in texts.items()] if replace else []
+    ours = [_write(data.root / name, text) for name, text in texts.items()]
+    return data.root / BESIDE, ours[-1], list(filter(None, aside))
 
 
-def _write(path, text, replace):
-    """Write a file unless another is there and not to be replaced; return whether it holds the text."""
+def _put_aside(path, text):
+    """Rename a file that holds another text, whose user may have edited it; return its new path, or None."""
+    if not path.is_file() or _holds(path, text):
+        return None
+    names = (path.with_name(f"{path.name}.before{k if k > 1 else ''}") for k in count(1))
+    aside = next(name for name in names if not name.exists())
+    path.rename(aside)
+    return aside
+
+
+def _write(path, text):
+    """Write a file unless one is there; return whether it holds the text."""
     if path.is_file():
-        same = path.read_text(encoding="utf-8") == text
-        if same or not replace:
-            return same
-        path.replace(path.with_name(f"{path.name}.before"))
+        return _holds(path, text)
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
     return True
+
+
+def _holds(path, text):
+    return path.read_text(encoding="utf-8", errors="replace") == text
 
 
 def config_text(data, exemplars, anatomy):

@@ -166,7 +166,9 @@ def start(data, exemplars, anatomy, replace):
             )
             return
         exemplars = [dict(case=case, slice=index) for case, index in chosen]
-    path, ours = write_config(data, exemplars, anatomy, replace)
+    path, ours, aside = write_config(data, exemplars, anatomy, replace)
+    for kept in aside:
+        print(f"  what was {kept.stem} is kept as {kept.name}")
     if not ours:
         print(f"{path}: kept, though it is not what these options make; remove it for another. cmems train {data.root}")
         return
