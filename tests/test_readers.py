@@ -1140,6 +1140,11 @@ def three(tmp_path):
         ({"train": ["a", "b"], "val": ["b"]}, "--splits val b: case b is named in train already"),
         ({"train": ["a"], "val": [1]}, "val: expected a list of case names, got 1"),
         ({"train": "a"}, "train: expected a list of case names, got 'a'"),
+        ({"training": ["a"], "val": ["b"]}, "expected the keys train, val, test; got training"),
+        (
+            {"training": [{"image": "a"}], "val": ["b"], "validation": []},
+            "of a dataset.json the list training alone is read; got val too",
+        ),
         ({"training": 1}, "expected the keys train, val, test; got training"),
         ({"training": [{"image": 3}]}, "train: expected a list of case names, got 3"),
         ([{"train": ["a"]}, {"train": ["b"]}], "2 folds; choose with --fold 0 to 1"),
@@ -1165,7 +1170,7 @@ def test_no_case_is_named_beside_none(tmp_path):
         ({"train": ["a.nii.gz"], "val": ["b.nii.gz"]}, {}, dict(a="train", b="val")),
         ([{"train": ["a"], "val": ["b"]}], {}, dict(a="train", b="val")),
         ([{"train": ["a"]}, {"train": ["b", "c"]}], dict(fold=1), dict(b="train", c="train")),
-        ({"training": [{"image": "./imagesTr/a.nii.gz"}], "test": []}, {}, dict(a="train")),
+        ({"training": [{"image": "./imagesTr/a.nii.gz"}], "test": ["./imagesTs/d.nii.gz"]}, {}, dict(a="train")),
         ({"train": ["a", "b"], "val": ["c"]}, dict(val=["b"]), dict(a="train", b="val", c="train")),
     ],
 )

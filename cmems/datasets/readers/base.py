@@ -287,8 +287,12 @@ def _read_splits(path, fold):
         splits = splits[fold or 0]
     elif fold is not None:
         raise InputError(f"{where}: --fold {fold}: the file holds no list of folds")
-    if isinstance(splits, dict) and isinstance(splits.get("training"), list):  # a Decathlon's dataset.json
-        images = [entry.get("image") if isinstance(entry, dict) else entry for entry in splits["training"]]
+    training = splits.get("training") if isinstance(splits, dict) else None
+    if isinstance(training, list) and all(isinstance(entry, dict) for entry in training):  # a Decathlon's dataset.json
+        lists = [key for key, value in splits.items() if value and isinstance(value, list)]
+        if more := sorted(set(lists) - {"training", "test"}):
+            raise InputError(f"{where}: of a dataset.json the list training alone is read; got {', '.join(more)} too")
+        images = [entry.get("image") for entry in training]
         splits = {"train": [Path(i).name if isinstance(i, str) else i for i in images]}
     unknown = sorted(map(str, set(splits) - set(SPLITS))) if isinstance(splits, dict) else [type(splits).__name__]
     if unknown:
