@@ -888,10 +888,20 @@ def test_a_term_that_never_acts_is_warned_of(capsys):
         dict(type="Two", begin=2, end=1),
         dict(type="Three", begin=0.9),
         dict(type="Four"),
+        dict(type="Five", begin=0.6, end=0.4),
+        dict(type="Six", begin=1.0),
+        dict(type="Seven", end=0.001),
+        dict(type="Eight", begin=2, end=0.4),
+        dict(type="Nine", end=0),
+        dict(type="Ten", begin=0.6, end=1.0),
     ]
     count_steps(Config(dict(train_cfg=dict(max_iters=5), model=dict(objectives=parts))))
     told = [line.removeprefix("warning: model.objectives: ") for line in capsys.readouterr().err.splitlines()]
-    assert told == ["One: begin=5: in 5 steps it never acts", "Two: begin=2, end=1: in 5 steps it never acts"]
+    never = [
+        "One: begin=5", "Two: begin=2, end=1", "Five: begin=0.6, end=0.4", "Six: begin=1.0", "Seven: end=0.001",
+        "Eight: begin=2, end=0.4", "Nine: end=0",
+    ]  # fmt: skip
+    assert told == [f"{term}: in 5 steps it never acts" for term in never]
 
 
 def test_a_folder_may_be_called_by_a_number(tiny_config, prepared_acdc, tmp_path, monkeypatch):

@@ -210,10 +210,7 @@ def count_steps(config):
     if not (isinstance(objectives, (list, tuple)) and all_dicts(objectives)):
         raise InputError(f"model.objectives: expected a list of dicts, each with a type, got {objectives!r}")
     for objective in objectives:
-        begin, end = objective.get("begin", 0), objective.get("end")
-        if type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
-            kind = f"{objective.get('type')}: begin={begin}" + f", end={end}" * (end is not None)
-            warn_once(f"model.objectives: {kind}: in {steps} steps it never acts")
+        given = ", ".join(f"{key}={objective[key]}" for key in ("begin", "end") if objective.get(key) is not None)
         for key in ("ramp_up", "begin", "end"):
             if isinstance(objective.get(key), float) and isinstance(steps, int):
                 if not 0 <= objective[key] <= 1:
@@ -222,6 +219,9 @@ def count_steps(config):
                         f"got {objective[key]}"
                     )
                 objective[key] = round(objective[key] * steps)
+        begin, end = objective.get("begin", 0), objective.get("end")
+        if type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
+            warn_once(f"model.objectives: {objective.get('type')}: {given}: in {steps} steps it never acts")
 
 
 def run_settings(config, data, masks):
