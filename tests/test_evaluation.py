@@ -424,6 +424,8 @@ def test_unlabelled_volumes_are_left_out():
 def test_a_split_without_labels_is_an_input_error(name):
     with pytest.raises(InputError, match=f"{name}: no volume of this split is labelled"):
         evaluate([volume("a", None), volume("b", None)], dict(type=name))
+    with pytest.raises(InputError, match=f"{name}: no volume of this split is labelled"):
+        evaluate([], dict(type=name))
 
 
 def test_a_second_evaluation_starts_afresh():
