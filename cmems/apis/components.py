@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 import cmems.registry as registries
 from cmems.errors import InputError
+from cmems.models.prediction import Prediction
 
 # What is read of a config once its file was: other names at its top are variables of the file.
 READ = {*inspect.signature(Runner).parameters, "data_root", "custom_imports", "runner_type", "model_wrapper_cfg"}
@@ -92,6 +93,8 @@ def _settings_of(path, node):
     """Return the names that a section may hold, with their defaults, and what it is; None where any may."""
     if path in _PLAIN:
         return _PLAIN[path], path
+    if path == "model.prediction":
+        return _arguments(Prediction), path
     if path in ("val_dataloader", "test_dataloader"):
         return {**_arguments(DataLoader), "num_batch_per_epoch": None}, "a data loader"
     kind = "LogProcessor" if path == "log_processor" else node.get("type")

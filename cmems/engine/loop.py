@@ -21,6 +21,22 @@ def check_lengths(max_iters, val_interval):
             raise InputError(f"train_cfg.{key}: expected a positive integer, got {value!r}")
 
 
+def _checked_validations(val_begin, dynamic_intervals):
+    """Return ``dynamic_intervals`` as MMEngine takes them; raises InputError where either is not of its kind."""
+    if type(val_begin) is not int or val_begin < 0:
+        raise InputError(f"train_cfg.val_begin: expected an integer of 0 or more, got {val_begin!r}")
+    if dynamic_intervals is None:
+        return None
+    pairs = dynamic_intervals if isinstance(dynamic_intervals, (list, tuple)) else [None]
+    fits = all(isinstance(p, (list, tuple)) and len(p) == 2 and type(p[0]) is type(p[1]) is int for p in pairs)
+    if not fits or any(step < 0 or interval < 1 for step, interval in pairs) or list(pairs) != sorted(pairs):
+        raise InputError(
+            "train_cfg.dynamic_intervals: expected (first step, steps between validations) pairs, the earliest first, "
+            f"got {dynamic_intervals!r}"
+        )
+    return [tuple(pair) for pair in pairs]
+
+
 def open_data(model, dataloader):
     """Open what a model's objectives read of a ``train_dataloader``, on the model's device; refuse what does not fit.
 
@@ -67,6 +83,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
         self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None, graph=True
     ):
         check_lengths(max_iters, val_interval)
+        dynamic_intervals = _checked_validations(val_begin, dynamic_intervals)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.data = open_data(model, dataloader)
         super().__init__(runner, _Batches(self), max_iters, val_begin, val_interval, dynamic_intervals)
