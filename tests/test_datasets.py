@@ -545,8 +545,8 @@ def test_labelled_slices_of_every_setting_are_exemplars_in_their_order(uneven):
     further = [dict(case="b", slice=2), dict(case="a", slice=0)]
     data = TrainData(uneven, A, further, ["a"], unlabeled=UNLABELED)
     prepared = PreparedDataset(uneven)
-    expected = [prepared.row(case, index) for case, index in (("a", 1), ("b", 2), *(("a", i) for i in (0, 0, 1, 2, 3)))]
-    assert (data.exemplar_rows, data.given) == (expected, 7)
+    expected = [prepared.row(case, index) for case, index in (("a", 1), ("b", 2), ("a", 0), ("a", 2), ("a", 3))]
+    assert (data.exemplar_rows, data.given) == (expected, 5)
     images, labels = data.exemplars
     assert torch.equal(images, data.store[torch.tensor(expected)])
     assert np.array_equal(labels, prepared.train_labels()[expected])
@@ -679,6 +679,15 @@ def test_what_is_carried_comes_after_the_exemplar_and_what_turns_them_reaches_om
     nothing = TrainData(uneven, A, propagation=dict(type=Carried, rows=[]), unlabeled=UNLABELED)
     assert (nothing.exemplar_rows, len(nothing.exemplars[0]), nothing.turns) == ([1], 1, None)
     assert TrainData(uneven, **carry, **find, unlabeled=UNLABELED).exemplars is None
+
+
+def test_slices_of_a_labelled_case_that_are_exemplars_already_count_once(prepared_acdc):
+    case = "patient001_frame01"
+    for cases in ([case], [case, case]):
+        data = TrainData(prepared_acdc, dict(case=case, slice=1), labeled_cases=cases)
+        assert data.exemplar_rows == [1, 0, 2]
+        assert data.given == len(data.exemplars[1]) == 3
+        assert np.array_equal(data.exemplars[1], data.prepared.train_labels()[[1, 0, 2]])
 
 
 # Real scans

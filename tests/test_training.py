@@ -373,6 +373,14 @@ MISTAKES = {
         "train_dataloader.exemplar_slices=[patient001_frame01]",
         "exemplar_slices: expected a list of dict(case=..., slice=...), got ['patient001_frame01']",
     ),
+    "the exemplar again": (
+        "train_dataloader.exemplar_slices=[{'case':'patient001_frame01','slice':1}]",
+        "exemplar_slices: case=patient001_frame01 slice=1: named twice, exemplar_slice included",
+    ),
+    "a slice twice": (
+        f"train_dataloader.exemplar_slices={[dict(case='patient002_frame01', slice=0)] * 2}",
+        "exemplar_slices: case=patient002_frame01 slice=0: named twice",
+    ),
     "text for cases": ("train_dataloader.labeled_cases=patient001_frame01", "labeled_cases: expected a list of"),
     "misspelt source": (
         "model.objectives=[{'type': 'Supervised', 'source': 'exemplr'}]",

@@ -24,7 +24,7 @@ class TrainData:
         data_root (str): A prepared data set.
         exemplar_slice (dict | None): ``dict(case=..., slice=...)``, the one labelled slice. Pixels labelled 255 are
             unknown.
-        exemplar_slices (Sequence[dict]): Further labelled slices.
+        exemplar_slices (Sequence[dict]): Further labelled slices, each named once.
         labeled_cases (Sequence[str]): Training cases all of whose slices are exemplars.
         propagation (dict | None): What carries the labels of these to further slices, of ``PROPAGATIONS``; they are
             exemplars then too. Only images are read for it.
@@ -60,9 +60,17 @@ class TrainData:
             if not _is_slice(exemplar_slice):
                 raise InputError(f"train_dataloader.exemplar_slice: expected {one}, got {exemplar_slice!r}")
             slices.insert(0, exemplar_slice)
+        self.exemplar_rows = []
+        for each in slices:
+            if (row := self.prepared.row(**each)) in self.exemplar_rows:
+                where = f"case={each['case']} slice={each['slice']}"
+                raise InputError(f"train_dataloader.exemplar_slices: {where}: named twice, exemplar_slice included")
+            self.exemplar_rows.append(row)
         for case in _whole_list("labeled_cases", labeled_cases, "cases", lambda each: isinstance(each, str)):
-            slices += [dict(case=case, slice=i) for i in range(len(self.prepared.rows(case)))]
-        self.exemplar_rows = [self.prepared.row(**each) for each in slices]
+            more = {row: dict(case=case, slice=k) for k, row in enumerate(self.prepared.rows(case))}
+            more = {row: each for row, each in more.items() if row not in self.exemplar_rows}
+            self.exemplar_rows += more
+            slices += more.values()
         self.exemplars = load_exemplars(self.prepared, slices, device) if slices else None
         self.given = len(slices)
         if propagation and slices:
