@@ -1063,6 +1063,23 @@ def test_a_budget_in_hours_ends_with_the_run_that_it_was_found_for(tiny_config, 
     assert not budget_file.exists()
 
 
+def test_the_command_of_a_run_of_some_hours_leaves_it_at_its_end(tiny_config, tmp_path, monkeypatch, capsys):
+    timed = iter([(1.0, 0.0)])
+    monkeypatch.setattr("cmems.apis.budget._seconds", lambda cfg: next(timed))
+    config, work = tiny_config(), tmp_path / "w"
+    train(config, str(work), hours=0.003)
+    kept = [(work / name).read_bytes() for name in ("last.pth", "budget.json")]
+    capsys.readouterr()
+    train(config, str(work), hours=0.003)
+    assert "all steps are made already (10 of 10)" in capsys.readouterr().out
+    for options in (dict(hours=0.006), dict(hours=0.003, seed=5)):
+        with pytest.raises(InputError, match=r"holds a run \(last\.pth"):
+            train(config, str(work), **options)
+    assert kept == [(work / name).read_bytes() for name in ("last.pth", "budget.json")]
+    with pytest.raises(StopIteration):  # timed anew
+        train(config, str(work), hours=0.003, overwrite=True)
+
+
 def test_a_step_and_a_validation_are_timed_before_any_runner_was_made(tiny_config, monkeypatch):
     monkeypatch.setattr(DefaultScope, "_instance_dict", {})
     config = load_config(tiny_config(extra='optim_wrapper = dict(type="AutocastOptimWrapper")\n'))

@@ -119,13 +119,15 @@ def train(
     check_launcher(launcher)
     found = None
     if hours is not None:
-        found = fit_to_hours(cfg, hours, cfg.work_dir, resume, cfg_options)
+        held = not overwrite and Path(cfg.work_dir, LAST).is_file()  # perhaps by this very command, at its end
+        found = fit_to_hours(cfg, hours, cfg.work_dir, resume or held, cfg_options)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
     tests = _complete(cfg, seed, amp)
     masks = masks_content(data, cfg.train_dataloader)
     settings = run_settings(cfg, content_of(data), masks)
     with alone(cfg.work_dir, launcher), naming(cfg.work_dir), together(cfg.work_dir):
-        resume = resume or not overwrite and _is_finished(cfg, settings)
+        same = found is None or found["hours"] == hours
+        resume = resume or not overwrite and same and _is_finished(cfg, settings)
         if resume:
             _find_checkpoint(cfg)
         elif not overwrite and rank_of(launcher) == 0:
