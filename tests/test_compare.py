@@ -366,6 +366,57 @@ def test_a_component_beside_a_rows_config_is_found_by_what_is_started(tiny_confi
         assert load_config(tmp_path / "elsewhere" / "run.py").model.strong == [dict(type="BesideNoise")]
 
 
+@pytest.fixture
+def with_modules(tiny_config, tmp_path, monkeypatch):
+    """Write a config with modules beside it, the first of which it names; forgets at the end what was loaded."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = set(sys.modules)
+
+    def write(folder, **modules):
+        (tmp_path / folder).mkdir()
+        for name, text in modules.items():
+            (tmp_path / folder / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        extra = f"custom_imports = dict(imports={[*modules][:1]})\n"
+        return tiny_config(extra=extra, name=f"{folder}/tiny.py")
+
+    yield write
+    for name in set(sys.modules) - known:
+        if name.startswith("beside_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(("first", "second"), [("mine", "mine"), ("one", "two")])
+def test_a_module_of_another_folder_is_not_taken_for_a_configs_own(first, second, with_modules, tmp_path):
+    both = dict(beside_helper="", json="")  # the second is no one's helper: Python's own comes first
+    one, two = (
+        with_modules(f"{n}", **{f"beside_{name}": "import json, beside_helper\n"}, **both)
+        for n, name in enumerate((first, second))
+    )
+    wrong = "beside_mine" if first == second else "beside_helper"
+    rows = [dict(label=each, config=each) for each in (one, two)]
+    with pytest.raises(InputError) as caught:
+        plan_runs(get_suite(dict(name="x", rows=rows)), ["x"], [0], ["A"], tmp_path)
+    assert str(caught.value) == (
+        f"config {two}: module {wrong}: expected {tmp_path}/1/{wrong}.py, got {tmp_path}/0/{wrong}.py, which has that "
+        "name already; rename one of them"
+    )
+
+
+def test_a_run_is_known_by_what_its_modules_import_from_beside_them(with_modules, tmp_path):
+    files = dict(beside_b="def f():\n    from beside_c import d\n", beside_c="d = 1\n", beside_other="")
+    config = with_modules("one", beside_a="import json, beside_b\n", **files)
+    folders = []
+    for name in (None, "beside_other", "beside_c", "beside_b"):
+        if name:
+            with open(tmp_path / f"one/{name}.py", "a") as module:
+                module.write("more = 1\n")
+        rows = [dict(label="one", config=config)]
+        folders.append(plan_runs(get_suite(dict(name="x", rows=rows)), ["x"], [0], ["A"], "w")[0]["runs"][0]["folder"])
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 3
+
+
 def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
     config = tiny_config(
         "unet/unet_acdc.py",

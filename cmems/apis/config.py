@@ -17,7 +17,7 @@ from mmengine.optim import _ParamScheduler
 
 from cmems.apis.components import MAPS, READ, all_dicts, check_components, nearest, wanted
 from cmems.apis.launcher import LAUNCHERS
-from cmems.apis.places import find_config
+from cmems.apis.places import check_modules, find_config
 from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError, warn_once
 
@@ -49,7 +49,8 @@ def load_config(path, options=None, needs=(), trains=True):
         trains (bool): The config is to be trained; else it is warned of options that training alone reads.
 
     Raises:
-        InputError: No such file, a mistake in it, an option or a setting that nothing reads, or a need that is not met.
+        InputError: No such file, a mistake in it, an option or a setting that nothing reads, or a need that is not met;
+            or a module beside it that was loaded from elsewhere.
         OSError: The system's folder of temporary files takes no copy of it.
     """
     path = find_config(path)
@@ -75,6 +76,7 @@ def load_config(path, options=None, needs=(), trains=True):
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
     except (Exception, SystemExit) as error:  # a config is Python: whatever it raises is the user's to mend
         raise InputError(f"config {path}: {type(error).__name__}: {error}") from error
+    check_modules(config)
     # Written for machines and people who compare runs: laying the text out with yapf took seconds of every start.
     config = Config(config._cfg_dict, config.text, config.filename, config.env_variables, format_python_code=False)
     _drop_scope(config._cfg_dict)

@@ -1,7 +1,9 @@
 """Where configs and their modules lie, and where they train."""
 
+import ast
 import difflib
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cmems.errors import InputError
 MODULE2PACKAGE["cmems"] = cmems.configs.__name__
 CONFIGS = Path(cmems.configs.__file__).parent / ".mim" / "configs"
 BESIDE, SECOND = "config.py", "round2.py"  # of a prepared data set
+_PACKAGES = {"site-packages", "dist-packages"}  # folders of what is installed
 
 
 def find_config(name):
@@ -98,17 +101,91 @@ def module_folders(config):
 
 
 def module_content(config):
-    """Return what the code of a config's own modules is known by, packages with all that lies in them; None of none."""
+    """Return what the code of a config's own modules is known by; None of none.
+
+    Packages count with all that lies in them, and so does what modules import from beside them.
+    """
     digest, places = hashlib.sha256(), _module_places(config)
-    for place in places:
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(path.read_bytes())
+    files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    for root in dict.fromkeys(place.parent for place in places):
+        files += _imported(own_modules(config), root).values()
+    for path in dict.fromkeys(files):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16] if places else None
+
+
+def check_modules(config, folders=()):
+    """Refuse another folder's module in place of a config's own: Python loads a name once, and one config's serves all.
+
+    Args:
+        config (Config): As it was read.
+        folders (sequence[str]): Where its modules lie, where that is not beside it.
+
+    Raises:
+        InputError: A module that it names, or that such a module imports from beside it, is loaded from elsewhere.
+    """
+    named = own_modules(config)
+    for folder in (Path(config.filename).resolve().parent, *map(Path, folders)):
+        for name, path in _imported(named, folder).items():
+            loaded = getattr(sys.modules.get(name), "__file__", None)
+            asked = any(f"{each}.".startswith(f"{name}.") for each in named)
+            if loaded and path.resolve() != Path(loaded).resolve() and (asked or not _is_installed(name, loaded)):
+                raise InputError(
+                    f"config {config.filename}: module {name}: expected {path}, got {loaded}, which has that name "
+                    "already; rename one of them"
+                )
+
+
+def _is_installed(name, path):
+    """Tell whether a module is one that a file beside a config never stands in for."""
+    return name.partition(".")[0] in sys.stdlib_module_names or not _PACKAGES.isdisjoint(Path(path).parts)
+
+
+def _imported(names, root):
+    """Return the files below a folder, by module, of modules and of all that these import from there in turn."""
+    found, waiting = {}, [*names]
+    if not _PACKAGES.isdisjoint(root.parts):
+        return found
+    for name in waiting:  # which grows
+        parts = name.split(".")
+        for k in range(1, len(parts) + 1) if parts[0] != "cmems" else ():
+            inner, below = ".".join(parts[:k]), root.joinpath(*parts[:k])
+            files = [path for path in (below / "__init__.py", below.with_name(f"{below.name}.py")) if path.is_file()]
+            if files and inner not in found:
+                found[inner] = files[0]
+                waiting += _imports(inner, files[0])
+    return found
+
+
+def _imports(name, path):
+    """Yield the names that a module imports, wherever in its code; those after ``from`` may be modules too."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):  # of a file beside it that was not loaded
+        return
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else []
+            start += [node.module] if node.module else []
+            yield from (".".join([*start, each.name]) for each in node.names)
 
 
 def _module_places(config):
     """Return the files of modules, and the folders of packages, that a config's ``custom_imports`` brought."""
-    tops = dict.fromkeys(name.partition(".")[0] for name in own_modules(config))
-    modules = [sys.modules[name] for name in tops if name in sys.modules]
-    places = [next(iter(getattr(each, "__path__", ())), None) or getattr(each, "__file__", None) for each in modules]
-    return [Path(place).resolve() for place in dict.fromkeys(places) if place]
+    places = {}
+    for name in own_modules(config):
+        module = sys.modules.get(name)
+        if file := getattr(module, "__file__", None):
+            path = Path(os.path.abspath(file))
+            path = path.parent if path.name == "__init__.py" else path
+            place = path.parents[name.count(".") - 1] if "." in name else path
+        elif folder := next(iter(getattr(module, "__path__", ())), None):  # a folder without an __init__.py
+            place = Path(os.path.abspath(folder))
+            place = place.parents[name.count(".") - 1] if "." in name else place
+        else:
+            continue
+        places[place] = None
+    return list(places)

@@ -11,7 +11,7 @@ import torch
 
 from cmems.apis.config import load_config, value_at
 from cmems.apis.model_file import load_learner
-from cmems.apis.places import BESIDE
+from cmems.apis.places import BESIDE, check_modules
 from cmems.apis.record import read_record
 from cmems.apis.rounds import rounds_in
 from cmems.apis.run import content_of, trained_on
@@ -73,6 +73,7 @@ def report_run(
     # Components of one's own lie where the run's config did; after them, load_config looks beside its copy.
     sys.path += [place for place in record.get("modules") or () if place not in sys.path]
     cfg = load_config(str(config), cfg_options)
+    check_modules(cfg, record.get("modules") or ())
     data = _data_of(cfg, record, cfg_options)
     split = split or next((each for each in ("test", "val", "train") if data.manifest["splits"].get(each)), "test")
     names = data.cases(split)
