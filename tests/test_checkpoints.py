@@ -287,8 +287,13 @@ def test_a_run_is_made_longer_and_its_schedule_stays(made, work, tmp_path, capsy
 def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, prepared_acdc, tmp_path):
     other = shutil.copytree(prepared_acdc, tmp_path / "other")
     unlabel(other, PreparedDataset(other).cases("val")[:1])
+    resized = shutil.copytree(prepared_acdc, tmp_path / "resized")
+    manifest = json.loads((resized / "manifest.json").read_text())
+    manifest["cases"][manifest["splits"]["val"][0]]["spacing"][0] = 10.0
+    (resized / "manifest.json").write_text(json.dumps(manifest))
     ways = {
         "data": ({"val_dataloader.dataset.data_root": str(other)}, "it was chosen by another validation: references: "),
+        "voxels": ({"val_dataloader.dataset.data_root": str(resized)}, "chosen by another validation: spacings: "),
         "another": ({"val_evaluator.0.preset": "strict"}, 'val_evaluator.0.preset: "transunet" there, "strict" here'),
         "split": ({"val_dataloader.dataset.split": "test"}, 'data.split: "val" there, "test" here'),
         "clean-up": (

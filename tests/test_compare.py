@@ -322,6 +322,39 @@ def test_a_run_is_known_by_what_its_data_holds(tiny_config, prepared_acdc, tmp_p
     assert folder() != first
 
 
+def test_rows_are_tested_on_their_split_and_again_where_voxel_sizes_were_corrected(
+    tiny_config, prepared_acdc, tmp_path, in_this_process
+):
+    data, work = tmp_path / "data", tmp_path / "w"
+    shutil.copytree(prepared_acdc, data)
+    split = {"test_dataloader.dataset.split": "val"}
+    rows = [dict(label=n, config=tiny_config(data=data), options=o) for n, o in (("one", {}), ("asked", split))]
+    suite = dict(name="tiny", rows=rows)
+    assert quiet(suite, ["x"], work_dir=work, steps=1)[0]["failed"] == 0
+    assert sorted(path.parent.name for path in work.rglob("metrics.json")) == ["test_test", "test_val"]
+    (tested,) = work.rglob("test_test")
+    shutil.copytree(tested, tmp_path / "before")
+    trained = {path: path.stat().st_mtime_ns for path in work.rglob("last.pth")}
+    manifest = json.loads((data / "manifest.json").read_text())
+    case = manifest["splits"]["test"][0]
+    manifest["cases"][case]["spacing"][0] = 10.0
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    report, lines = quiet(suite, ["x"], work_dir=work, steps=1)
+    assert lines[:2] == [
+        "tiny: 2 runs, 1 of them done",
+        "1 run(s) are tested again: their test was of another split, or of other voxel sizes",
+    ]
+    assert {run["state"] for entry in report["entries"] for run in entry["runs"]} == {"done"}
+    assert trained == {path: path.stat().st_mtime_ns for path in work.rglob("last.pth")}
+    assert json.loads((tested / "metrics.json").read_text())["header"]["spacings"][case] == [10.0, 1.5, 1.5]
+    with pytest.raises(InputError, match=rf"before and .*: their voxel sizes differ, of {case} \(1\); test both"):
+        compare_scores(tmp_path / "before", tested)
+    assert quiet(suite, ["x"], work_dir=work, steps=1)[1] == ["tiny: 2 runs, 2 of them done"]
+    unlabel(data, manifest["splits"]["val"])
+    planned = plan_runs(get_suite(suite), ["x"], [0], ["A"], work)
+    assert [entry["runs"][0]["split"] for entry in planned] == ["test", "test"]
+
+
 def test_a_run_is_known_by_the_masks_that_it_learns_from(tiny_config, raw_acdc, tmp_path):
     mask, other = (raw_acdc / f"training/patient001/patient001_frame0{k}_gt.nii.gz" for k in (1, 2))
     (tmp_path / "masks").mkdir()

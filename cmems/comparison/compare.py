@@ -8,13 +8,12 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from cmems.apis.config import load_config
 from cmems.apis.places import spare_data_set
 from cmems.apis.record import read_record
+from cmems.comparison.entries import metrics_file
 from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
 from cmems.comparison.suites import get_suite
-from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST, PREVIOUS
 from cmems.errors import InputError
 from cmems.files import naming, whole_file
@@ -71,7 +70,12 @@ def compare(
         say(line)
     runs = list({run["folder"]: run for entry in plan for run in entry["runs"]}.values())
     waiting = [run for run in runs if not is_done(run)]
-    halves = [r["folder"] for r in waiting if any(Path(r["folder"], name).is_file() for name in (LAST, PREVIOUS))]
+    again = [run for run in waiting if any(Path(run["folder"]).glob("test_*/metrics.json"))]
+    halves = [
+        run["folder"]
+        for run in waiting
+        if run not in again and any(Path(run["folder"], name).is_file() for name in (LAST, PREVIOUS))
+    ]
     if halves and not resume:
         raise InputError(
             f"{len(halves)} run(s) were interrupted, e.g. {halves[0]}: add --resume to go on from their last.pth, or "
@@ -82,6 +86,8 @@ def compare(
         raise InputError(list(unfit))
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     say(f"{suite.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done")
+    if again:
+        say(f"{len(again)} run(s) are tested again: their test was of another split, or of other voxel sizes")
     failures, folder = {}, Path(work_dir, suite.name)
     interrupted = True
     try:
@@ -133,12 +139,6 @@ def is_done(run):
     return metrics_file(run) is not None
 
 
-def metrics_file(run):
-    """Return the path of a run's ``metrics.json``, or None."""
-    paths = [Path(run["folder"], f"test_{split}", "metrics.json") for split in ("test", "val")]
-    return next((path for path in paths if path.is_file()), None)
-
-
 def _attempt(run, threads, stop):
     with naming(run["folder"]):
         return execute(run, threads, stop)
@@ -169,7 +169,7 @@ def execute(run, threads=None, stop=None):
             failure = run_command(words, folder / "train.txt", threads, lock, stop)
             if failure:
                 return failure
-        split = _split(config)
+        split = run["split"]
         words = ("evaluate", config, folder / "last.pth", "--split", split)
         failure = run_command(words, folder / "test.txt", threads, lock, stop)
         if failure is None and not is_done(run):
@@ -192,9 +192,3 @@ def _alone(folder, stop):
                 if stop.wait(0.5):
                     raise KeyboardInterrupt from None
         yield handle.fileno()
-
-
-def _split(config):
-    """Return ``test`` where a test case is labelled, else ``val``."""
-    data = PreparedDataset(load_config(config).test_dataloader.dataset.data_root)
-    return "test" if any(data.case(case)["labelled"] for case in data.cases("test")) else "val"

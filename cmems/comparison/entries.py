@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 
 from cmems.apis.record import read_record
-from cmems.comparison.paired import read_metrics, read_scores
+from cmems.comparison.paired import read_metrics, read_scores, unlike_data
 from cmems.comparison.rows import family
 from cmems.errors import InputError
 from cmems.visualization.tables import lost
@@ -42,10 +42,20 @@ def gather(planned, failures):
     )
 
 
+def metrics_file(run):
+    """Return the path of a run's ``metrics.json``, or None; one of voxels of another size than the data's is none."""
+    splits = [run["split"]] if run.get("split") else ("test", "val", "valtest")
+    path = next((p for s in splits if (p := Path(run["folder"], f"test_{s}", "metrics.json")).is_file()), None)
+    if path and (now := run.get("spacings")):
+        header = read_metrics(path).get("header")
+        if isinstance(header, dict) and unlike_data(header, dict(spacings=now)):
+            return None
+    return path
+
+
 def _read(run):
     """Return what a finished run's files say, or None."""
-    folder = Path(run["folder"])
-    path = next((p for s in ("test", "val") if (p := folder / f"test_{s}" / "metrics.json").is_file()), None)
+    folder, path = Path(run["folder"]), metrics_file(run)
     if path is None:
         return None
     content, values = read_metrics(path), {}

@@ -30,14 +30,15 @@ def compare_scores(a, b):
 
     Raises:
         InputError: Scores are missing, of one run twice, of weights that are not there any more, or not of the same
-            cases, reference masks, classes and conventions.
+            cases, reference masks, voxel sizes, classes and conventions.
     """
     if (one := _scores_file(Path(a))).samefile(_scores_file(Path(b))):
         raise InputError(f"{a} and {b}: expected two runs, got one, {one}, twice")
     headers = [_header(_scores_file(Path(path))) for path in (a, b)]
     for path, header in zip((a, b), headers, strict=True):
         _check_weights(_scores_file(Path(path)), header)
-    _check_references(headers, a, b)
+    if odd := unlike_data(*headers):
+        raise InputError(f"{a} and {b}: {odd}; test both on one data set")
     (first, model_a, rules_a), (second, model_b, rules_b) = read_scores(a), read_scores(b)
     metrics = [name for name in first if name in second]
     if not metrics:
@@ -207,14 +208,13 @@ def _check_weights(path, header):
         )
 
 
-def _check_references(headers, a, b):
-    """Refuse scores against other labels of the same cases: corrected ones, or another patient's of that name."""
-    ours, theirs = (each if isinstance(each := header.get("references"), dict) else {} for header in headers)
-    if other := [case for case, known in ours.items() if known and theirs.get(case) not in (None, known)]:
-        raise InputError(
-            f"{a} and {b}: their reference masks differ, of {', '.join(other[:3])}{' …' * (len(other) > 3)} "
-            f"({len(other)}); test both on one data set"
-        )
+def unlike_data(*headers):
+    """Return in what two tests' data of the same cases differ, or None: labels or voxel sizes corrected, or others'."""
+    for key, what in (("references", "reference masks"), ("spacings", "voxel sizes")):
+        ours, theirs = (each if isinstance(each := header.get(key), dict) else {} for header in headers)
+        if other := [case for case, known in ours.items() if known and theirs.get(case) not in (None, known)]:
+            return f"their {what} differ, of {', '.join(other[:3])}{' …' * (len(other) > 3)} ({len(other)})"
+    return None
 
 
 def _same(what, ours, theirs, a, b):

@@ -185,7 +185,7 @@ def _resolve(row, path, base, moved, chosen, steps):
 
 def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
     path, base, options, config = resolved
-    content, (data, unfit) = config._cfg_dict.to_dict(), _data_of(config)
+    content, (data, tested, unfit) = config._cfg_dict.to_dict(), _data_of(config)
     decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=data)
     if config.get("load_from"):
         decisive["load_from"] = weights_content(config.load_from) or str(config.load_from)
@@ -204,25 +204,38 @@ def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
         exemplar=exemplar if row.one_slice else "-",
         seed=seed,
         unfit=unfit,
+        **tested,
     )
 
 
 def _data_of(config):
-    """Return what a config's data sets hold, None for one that is not there, and what is wrong with them."""
+    """Return what a config's data sets hold, None for one that is not there; what is tested; and what is wrong."""
     found, problems, train = [], [], config.train_dataloader
+    tested = dict(split=None, spacings={})
     exemplars = [each for each in (train.get("exemplar_slice"), *train.get("exemplar_slices", ())) if each]
-    tested = config.test_dataloader.dataset.get("data_root")
-    for root, slices, sources in ((train.get("data_root"), exemplars, train), (tested, (), {})):
+    test = config.test_dataloader.dataset
+    for root, slices, part in ((train.get("data_root"), exemplars, train), (test.get("data_root"), (), test)):
         found.append(None)
         try:
             prepared = PreparedDataset(root)
             found[-1] = content_of(prepared)
-            found += [masks] if (masks := masks_content(prepared, sources)) else []
+            found += [masks] if (masks := masks_content(prepared, part if part is train else {})) else []
             if slices:
                 load_exemplars(prepared, slices)
+            if part is test:
+                tested = _tested(prepared, test.get("split") or "test")
         except InputError as error:
             problems += error.problems
-    return found, problems
+    return found, tested, problems
+
+
+def _tested(prepared, split):
+    """Return the split that a run is tested on, which is another than the config's where none of that is labelled."""
+    for each in (split, "test", "val"):
+        cases = prepared.cases(each)
+        if any(prepared.case(case)["labelled"] for case in cases):
+            return dict(split=each, spacings={case: list(prepared.case(case)["spacing"]) for case in cases})
+    raise InputError(f"{prepared.root}: no case of split '{split}' is labelled, so there is nothing to measure by")
 
 
 def config_text(path, base, options, config):

@@ -12,7 +12,7 @@ class VolumeDataset(Dataset):
     """The volumes of a split at their own resolution.
 
     Items are what :meth:`PreparedDataset.volume` returns, with ``frame``, how slices become what the networks take.
-    ``metainfo["references"]`` holds the checksum of each case's labels.
+    ``metainfo["references"]`` holds the checksum of each case's labels, ``metainfo["spacings"]`` its voxels' size.
 
     Args:
         data_root (str): A prepared data set.
@@ -33,6 +33,7 @@ class VolumeDataset(Dataset):
             classes=self.prepared.classes,
             split=split,
             references={c: files.get(f"volumes/{c}_label.npy", {}).get("sha256") for c in self.cases},
+            spacings={c: list(self.prepared.case(c)["spacing"]) for c in self.cases},
         )
         if not self.cases:
             option = "val" if split == "val" else "test"

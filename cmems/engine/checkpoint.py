@@ -189,6 +189,7 @@ def _leaves(value, path=""):
 
 _LATER = ("precise_norm", "load_from")  # of a run's settings: those that not every version wrote
 _FINISHES = ("clean", "resize")  # of model.prediction: what is made of the networks' answers
+_OF_DATA = ("references", "spacings")  # what validation data are known by
 _UNSEEN = re.compile("pretrained|init_cfg|drop")  # what trained networks do not show, or not in prediction
 
 
@@ -248,8 +249,9 @@ def _measured(runner):
     if finishes:
         found["prediction"] = finishes
     dataset = getattr(getattr(runner.val_loop, "dataloader", None), "dataset", None)
-    if references := getattr(dataset, "metainfo", {}).get("references"):  # by case: data lie anywhere
-        found["references"] = hashlib.sha256(json.dumps(references, sort_keys=True).encode()).hexdigest()[:16]
+    for key in _OF_DATA:  # by case: data lie anywhere
+        if known := getattr(dataset, "metainfo", {}).get(key):
+            found[key] = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     return json.dumps(found, sort_keys=True, default=str)
 
 
@@ -377,7 +379,7 @@ class LastBestCheckpointHook(Hook):
             measured = best.get("measured")
             if measured is not None:
                 made, own = json.loads(measured), json.loads(_measured(runner))
-                if odd := differing(made, {k: v for k, v in own.items() if k in made or k != "references"}):
+                if odd := differing(made, {k: v for k, v in own.items() if k in made or k not in _OF_DATA}):
                     raise InputError(f"it was chosen by another validation: {'; '.join(odd)}")
             known = dict(metric=str(best["metric"]), score=float(best["score"]), step=int(best["step"]))
             return dict(known, measured=measured)

@@ -57,6 +57,7 @@ class MetricTableHook(Hook):
             dataset=meta.get("name"),
             classes=list(classes),
             references=meta.get("references"),
+            spacings=meta.get("spacings"),
             experiment=getattr(runner, "experiment_name", None),
             checkpoint=None if checkpoint is None else Path(checkpoint).name,
             weights=self._weights,
