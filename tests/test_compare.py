@@ -639,29 +639,73 @@ def test_the_table_of_two_runs_is_shown_and_kept(tmp_path):
     assert [float(row["difference"]) for row in rows] == [0.125, 0.125]
 
 
+def planned_rows(folder, rows, metric="DSC"):
+    """Write tested runs, and return the plan of them: by label, scores by case of each seed; ``more`` of all."""
+    plan = []
+    for label, (seeds, more) in rows.items():
+        runs, more = [], dict(dict(preset="strict", header={}, split="val"), **more)
+        for seed, values in enumerate(seeds):
+            run, mean = folder / label / str(seed), sum(values.values()) / len(values)
+            entry = dict(mean=mean, volumes=len(values), missed=0)
+            path = scores(run / f"test_{more['split']}/metrics.csv", values, metric)
+            summary = {metric: dict(ensemble=dict(mean=entry, A=entry))}
+            rules = {metric: dict(metric=metric, preset=more["preset"], unit="mm")}
+            content = dict(header=dict(classes=["A"], **more["header"]), summary=summary, conventions=rules)
+            path.with_name("metrics.json").write_text(json.dumps(content))
+            runs.append(dict(folder=str(run), name=label, dataset="d", exemplar="A", seed=seed, base="-"))
+        plan.append(dict(dataset="d", row=Row(label, "-", one_slice=label != "full"), runs=runs))
+    return get_suite(dict(name="x", rows=[entry["row"] for entry in plan])), plan
+
+
 def test_a_report_pairs_every_row_with_the_best_of_one_slice_over_the_means_of_its_runs(tmp_path):
     values = dict(poor=[(0.1, 0.2), (0.3, 0.2)], best=[(0.5, 0.6), (0.7, 0.6)], full=[(0.9, 0.9), (0.9, 0.9)])
-    plan = []
-    for label, seeds in values.items():
-        runs = []
-        for seed, (p, q) in enumerate(seeds):
-            folder = tmp_path / label / str(seed)
-            entry = dict(mean=(p + q) / 2, volumes=2, missed=0)
-            path = scores(folder / "test_val/metrics.csv", dict(p=p, q=q))
-            summary = dict(DSC=dict(ensemble=dict(mean=entry, A=entry)))
-            rules = dict(DSC=dict(metric="DSC", preset="strict"))
-            content = dict(header=dict(classes=["A"]), summary=summary, conventions=rules)
-            path.with_name("metrics.json").write_text(json.dumps(content))
-            runs.append(dict(folder=str(folder), name=label, dataset="d", exemplar="A", seed=seed, base="-"))
-        plan.append(dict(dataset="d", row=Row(label, "-", one_slice=label != "full"), runs=runs))
-    suite = get_suite(dict(name="x", rows=[entry["row"] for entry in plan]))
-    report = write_report(suite, plan, {}, tmp_path / "x")
+    rows = {label: ([dict(zip("pq", each, strict=True)) for each in seeds], {}) for label, seeds in values.items()}
+    report = write_report(*planned_rows(tmp_path, rows), {}, tmp_path / "x")
     rows = list(csv.DictReader((tmp_path / "x" / "report_pairs.csv").read_text().splitlines()))
     assert [(row["row"], row["reference"], row["n"]) for row in rows] == [("poor", "best", "2"), ("full", "best", "2")]
     assert [float(row["difference"]) for row in rows] == pytest.approx([-0.4, 0.3])
     text = (tmp_path / "x" / "report.md").read_text()
     assert "| poor, DSC | 0.600 | 0.200 | -0.400 | -0.400 to -0.400 | 0.5 | 2 |" in text
     assert "poor, DSC" in report["text"]
+    assert "DSC, split val, mean ± sd; a missed organ counts 0\n" in text
+
+
+def test_a_report_pairs_no_rows_that_were_tested_otherwise_and_says_so(tmp_path):
+    def known(mask, slices):
+        return dict(header=dict(references=dict(p=mask, q="same"), spacings=dict(p=[slices, 1, 1])))
+
+    low, as_best = dict(p=0.1, q=0.1), known("a", 3)
+    rows = {
+        "best": ([dict(p=0.5, q=0.5)], as_best),
+        "alike": ([low], as_best),
+        "older": ([low], {}),  # of which nothing is known
+        "masks": ([low], known("b", 3)),
+        "voxels": ([low], known("a", 10)),
+        "rules": ([low], dict(as_best, preset="transunet")),
+        "fewer": ([dict(p=0.1)], as_best),
+        "others": ([dict(x=0.1)], dict(as_best, split="test")),
+    }
+    report = write_report(*planned_rows(tmp_path, rows), {}, tmp_path / "x")
+    pairs = list(csv.DictReader((tmp_path / "x" / "report_pairs.csv").read_text().splitlines()))
+    assert [(row["row"], row["n"]) for row in pairs] == [("alike", "2"), ("older", "2"), ("fewer", "1")]
+    for line in (
+        "Not compared: best and masks: their reference masks differ, of p (1).",
+        "Not compared: best and voxels: their voxel sizes differ, of p (1).",
+        "Not compared: best and rules: DSC: convention strict in mm in best, convention transunet in mm in rules.",
+        "Compared on the cases of both alone: best and fewer: cases differ: q (1) in best alone.",
+        "Not compared: best and others: cases differ: p, q (2) in best alone; x (1) in others alone.",
+    ):
+        assert line in report["text"].splitlines()
+        assert line in (tmp_path / "x" / "report.md").read_text()
+
+
+def test_a_report_of_distances_alone_says_what_a_missed_organ_counts(tmp_path):
+    rows = {name: ([dict(p=3.0)], dict(preset=name)) for name in ("nan", "strict", "transunet")}
+    suite, plan = planned_rows(tmp_path, rows, "HD95")
+    plan[0]["runs"].append(dict(plan[0]["runs"][0], exemplar="B"))
+    text = write_report(suite, plan, {}, tmp_path / "x")["text"]
+    told = "a missed organ counts nothing by nan, the volume's diagonal by strict, 0 by transunet"
+    assert f"d: HD95 in mm, split val, mean ± sd; {told}" in text.splitlines()
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def _read(run):
             values[metric] = {c: None if c in unknown or v is None else float(v) for c, v in means.items()}
             misses = {c: int(models[model][c]["missed"]) for c in classes}
             volumes = sum(int(models[model][c]["volumes"]) for c in classes)
-        unit = content["conventions"].get("HD95", {}).get("unit")
+        known = dict(header=content["header"], rules=content["conventions"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not what `cmems evaluate` writes ({type(error).__name__}: {error})") from error
     if not values:
@@ -76,7 +76,7 @@ def _read(run):
     split = path.parent.name.removeprefix("test_")
     counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
     scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
-    known = dict(facts=read_record(folder), model=model, split=split, unit=unit, cases=scores)
+    known.update(facts=read_record(folder), model=model, split=split, cases=scores)
     return dict(classes=classes, values=values, **known, **counts)
 
 

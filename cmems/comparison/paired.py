@@ -45,11 +45,12 @@ def compare_scores(a, b):
         raise InputError(f"{a} and {b}: no metric in common; one has {', '.join(first)}, the other {', '.join(second)}")
     rows = []
     for name in metrics:
-        if rules_a.get(name, rules_b.get(name)) != rules_b.get(name, rules_a.get(name)):
-            raise InputError(f"{name}: {_rule(rules_a[name])} in {a}, {_rule(rules_b[name])} in {b}; expected one")
+        if odd := unlike_rules(name, rules_a, rules_b, a, b):
+            raise InputError(f"{odd}; expected one")
         ours, theirs = first[name], second[name]
-        _same("cases", {case for each in ours.values() for case in each}, {c for e in theirs.values() for c in e}, a, b)
-        _same("classes", set(ours), set(theirs), a, b)
+        for what, kept in (("cases", cases_of), ("classes", set)):
+            if odd := unlike_sets(what, kept(ours), kept(theirs), a, b):
+                raise InputError(odd)
         for c in ("mean", *ours):
             pair = case_means(ours, theirs) if c == "mean" else (ours[c], theirs[c])
             rows.append({"metric": name, "class": c, **paired(*pair)})
@@ -217,11 +218,22 @@ def unlike_data(*headers):
     return None
 
 
-def _same(what, ours, theirs, a, b):
-    if ours != theirs:
-        alone = [f"{', '.join(sorted(s)[:3])}{' …' * (len(s) > 3)} ({len(s)}) in {where} alone"
-                 for s, where in ((ours - theirs, a), (theirs - ours, b)) if s]  # fmt: skip
-        raise InputError(f"{what} differ: {'; '.join(alone)}")
+def unlike_rules(name, ours, theirs, a, b):
+    """Return by which conventions a metric is of two tests, where that is known and differs, or None."""
+    one, other = ours.get(name), theirs.get(name)
+    return None if None in (one, other) or one == other else f"{name}: {_rule(one)} in {a}, {_rule(other)} in {b}"
+
+
+def unlike_sets(what, ours, theirs, a, b):
+    """Return what one of two tests has alone, or None."""
+    alone = [f"{', '.join(sorted(s)[:3])}{' …' * (len(s) > 3)} ({len(s)}) in {where} alone"
+             for s, where in ((ours - theirs, a), (theirs - ours, b)) if s]  # fmt: skip
+    return f"{what} differ: {'; '.join(alone)}" if alone else None
+
+
+def cases_of(scores):
+    """Return the cases of scores by class and case."""
+    return {case for each in scores.values() for case in each}
 
 
 def _rule(convention):

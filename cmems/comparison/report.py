@@ -10,8 +10,18 @@ from pathlib import Path
 from cmems.comparison import paper
 from cmems.comparison.entries import METRICS, gather, paper_cell, spread
 from cmems.comparison.formats import markdown, page, picture_of, terminal
-from cmems.comparison.paired import COLUMNS, case_means, drawn, paired
+from cmems.comparison.paired import (
+    COLUMNS,
+    case_means,
+    cases_of,
+    drawn,
+    paired,
+    unlike_data,
+    unlike_rules,
+    unlike_sets,
+)
 from cmems.comparison.rows import family
+from cmems.evaluation.conventions import DIAGONAL, PRESETS
 from cmems.files import whole_file
 from cmems.visualization.tables import csv_cell, write_csv
 
@@ -43,7 +53,7 @@ def write_report(suite, plan, failures, folder):
             blocks += [("text", table["title"]), ("table", table)]
             text += ["", f"{dataset}: {table['title']}", terminal(table)]
         blocks += [("table", t) for t in [_exemplar_table(group)] if t]
-        best, compared = _pairs(group)
+        best, compared, unpaired = _pairs(group)
         if compared:
             columns, cells = drawn(compared, (best, "row"))
             labels = [f"{row['row']}, {row['metric']}" for row in compared]
@@ -51,7 +61,7 @@ def write_report(suite, plan, failures, folder):
             blocks += [("text", _PAIRED), ("table", table)]
             text += ["", f"{dataset}: {_PAIRED}", terminal(table)]
             pairs += compared
-        ordering, troubles = _order(group), _troubles(group)
+        ordering, troubles = _order(group), [*unpaired, *_troubles(group)]
         blocks += [("plain", line) for line in (*ordering, *troubles)]
         text += [*ordering, *troubles]
     blocks += [("picture", picture), ("heading", "Runs"), ("table", _runs_table(entries))]
@@ -67,13 +77,13 @@ def write_report(suite, plan, failures, folder):
 _PAIR_COLUMNS = ("dataset", "row", "reference", *COLUMNS)
 _PAIRED = (
     "Each row against the one of highest mean DSC that learns from one slice, case by case; a case is the mean over "
-    "classes and the row's runs. 95 % by bootstrap over cases; p of Wilcoxon's signed-rank test, not corrected for the "
-    "number of rows."
+    "classes and the row's runs; a distance to what was never found is left out. 95 % by bootstrap over cases; p of "
+    "Wilcoxon's signed-rank test, not corrected for the number of rows."
 )
 _LEGEND = (
     "Cells: mean ± standard deviation over seeds and exemplars{paper}. Each run counts with its "
     "ensemble, or its network 1 where it has no other, of last.pth. Missed: organs of volumes of which nothing was "
-    "found, over all runs. HD95 in the unit of its convention; voxels under `transunet`."
+    "found, over all runs; above each table stands what they count in its means."
 )
 
 
@@ -100,12 +110,26 @@ def _table(group, metric):
         failed = sum(r["state"].startswith("failed") for r in entry["runs"])
         count = f"{done}" + f", {failed} failed" * bool(failed)
         rows.append([entry["label"], *cells, f"{entry['missed']} of {entry['volumes']}", count])
-    units = {r["found"]["unit"] for e in group for r in e["runs"] if r["found"]} - {None}
+    rules = [r["found"]["rules"].get(metric, {}) for e in group for r in e["runs"] if r["found"]]
+    units = {each.get("unit") for each in rules} - {None}
     splits = {r["found"]["split"] for e in group for r in e["runs"] if r["found"]}
     title = metric + (f" in {'/'.join(sorted(units))}" if metric == "HD95" and units else "")
     title += f", split {'/'.join(sorted(splits))}" if splits else ""
     title += ", mean ± sd" + " (paper)" * any(e["paper"] for e in group)
+    counts = {name: _counted(name, metric) for name in sorted({each.get("preset") for each in rules} & set(PRESETS))}
+    if len(set(counts.values())) == 1:
+        title += f"; a missed organ counts {counts.popitem()[1]}"
+    elif counts:
+        title += f"; a missed organ counts {', '.join(f'{how} by {name}' for name, how in counts.items())}"
     return dict(title=title, columns=["", "mean", *classes, "missed", "runs"], rows=rows)
+
+
+def _counted(preset, metric):
+    """Say what an organ of which nothing is found counts in a metric's mean."""
+    value = getattr(PRESETS[preset], metric.lower())["missed"]
+    if value == DIAGONAL:
+        return "the volume's diagonal"
+    return "nothing" if math.isnan(value) else f"{value:g}"
 
 
 def _exemplar_table(group):
@@ -115,10 +139,15 @@ def _exemplar_table(group):
         return None
     rows = []
     for entry in group:
-        values = {n: [r["found"]["values"]["DSC"]["mean"] for r in entry["runs"] if r["found"] and r["exemplar"] == n]
+        values = {n: [_mean_dsc(r) for r in entry["runs"] if r["found"] and r["exemplar"] == n]
                   for n in names}  # fmt: skip
         rows.append([entry["label"], *(_number(spread(values[n]), 3) for n in names)])
     return dict(columns=["DSC by exemplar", *names], rows=rows)
+
+
+def _mean_dsc(run):
+    """Return a run's mean DSC; None where it was not measured."""
+    return run["found"]["values"].get("DSC", {}).get("mean")
 
 
 def _order(group):
@@ -145,17 +174,43 @@ def _order(group):
 
 
 def _pairs(group):
-    """Compare every row with the best that learns from one slice: its label, and rows of ``_PAIR_COLUMNS``."""
+    """Compare every row with the best that learns from one slice.
+
+    Returns:
+        tuple[str | None, list[dict], list[str]]: That row's label; rows of ``_PAIR_COLUMNS``; and what is not compared,
+        or not of all cases, as the rows were tested otherwise.
+    """
     done = [e for e in group if e["cells"]["DSC"].get("mean")]
     best = max((e for e in done if e["one_slice"]), key=lambda e: e["cells"]["DSC"]["mean"][0], default=None)
-    rows = []
+    rows, odd = [], {}
     for metric in METRICS:
         for entry in done if best else ():
             if entry is not best and entry["cells"][metric].get("mean"):
-                found = paired(*case_means(_by_case(best, metric), _by_case(entry, metric)))
+                ours, theirs = _by_case(best, metric), _by_case(entry, metric)
+                if not ours:
+                    continue
+                labels, cases = (best["label"], entry["label"]), (cases_of(ours), cases_of(theirs))
+                unlike = _unlike(best, entry, metric) or unlike_sets("classes", set(ours), set(theirs), *labels)
+                fewer = unlike_sets("cases", *cases, *labels)
+                if unlike or not cases[0] & cases[1]:
+                    odd[f"Not compared: {' and '.join(labels)}: {unlike or fewer}."] = None
+                    continue
+                if fewer:
+                    odd[f"Compared on the cases of both alone: {' and '.join(labels)}: {fewer}."] = None
+                found = paired(*case_means(ours, theirs))
                 known = dict(dataset=entry["dataset"], row=entry["label"], reference=best["label"], metric=metric)
                 rows.append({**known, "class": "mean", **found})
-    return best and best["label"], rows
+    return best and best["label"], rows, list(odd)
+
+
+def _unlike(one, other, metric):
+    """Return why two rows' scores of a metric are not to be compared, or None."""
+    tests = [[run["found"] for run in entry["runs"] if run["found"]] for entry in (one, other)]
+    for ours, theirs in itertools.product(*tests):
+        data = unlike_data(ours["header"], theirs["header"])
+        if odd := data or unlike_rules(metric, ours["rules"], theirs["rules"], one["label"], other["label"]):
+            return odd
+    return None
 
 
 def _by_case(entry, metric):
@@ -191,7 +246,7 @@ def _runs_table(entries):
         for run in entry["runs"]:
             found = run["found"] or dict(facts={}, model="")
             facts = found["facts"]
-            dsc = _number(spread([found["values"]["DSC"]["mean"]]), 3) if run["found"] else ""
+            dsc = _number(spread([_mean_dsc(run)]), 3) if run["found"] else ""
             rows.append([entry["label"], run["dataset"], run["exemplar"], str(run["seed"]), run["state"], dsc,
                          found["model"].replace("_", " "), run["base"],
                          *(str(facts.get(k) or "") for k in ("commit", "torch", "threads", "seconds")),
