@@ -164,10 +164,60 @@ def test_rows_that_begin_with_other_weights_are_other_runs(tiny_config, tmp_path
     assert [old == new for old, new in zip(before, folders(), strict=True)] == [True, False, True]
 
 
-def test_a_row_that_sets_what_the_command_sets_for_all_is_refused(tiny_config):
-    rows = [dict(label="a", config=tiny_config(), options={"randomness.seed": 7})]
-    with pytest.raises(InputError, match=r"row a: randomness\.seed: no row sets it; cmems compare --seeds does"):
-        plan_runs(get_suite(dict(name="x", rows=rows)), ["x"], [0], ["A"], "w")
+def seeded(config):
+    config.randomness = dict(seed=7)
+    return {}
+
+
+ROW_MISTAKES = {
+    "seed": ({"randomness.seed": 7}, "randomness.seed: no row sets it; cmems compare --seeds does, for all"),
+    "seed in a section": ({"randomness": dict(seed=7)}, "randomness.seed: no row sets it; cmems compare --seeds does"),
+    "seed in place": (seeded, "randomness.seed: no row sets it; cmems compare --seeds does, for all"),
+    "folder": ({"work_dir": "w"}, "work_dir: no row sets it; cmems compare --work-dir does, for all"),
+    "misspelt": ({"modle.x": 1}, "modle.x: the config has no 'modle'"),
+    "kind": ({"train_cfg.max_iters": "many"}, "train_cfg.max_iters: expected "),
+    "slices": (
+        {"train_dataloader.exemplar_slices": [3]},
+        "train_dataloader.exemplar_slices: expected a list of dict(case=..., slice=...), got [3]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", ROW_MISTAKES)
+def test_a_mistake_in_a_rows_options_names_the_row(mistake, tiny_config):
+    options, expected = ROW_MISTAKES[mistake]
+    suite = get_suite(dict(name="x", rows=[dict(label="a", config=tiny_config(), options=options)]))
+    with pytest.raises(InputError) as caught:
+        plan_runs(suite, ["x"], [0], ["A"], "w")
+    assert str(caught.value).startswith(f"row a: {expected}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        dict(exemplar_slices=[dict(case="patient001_frame02", slice=1)]),
+        dict(labeled_cases=["patient001_frame02"]),
+        dict(exemplar_slices=None),
+    ],
+)
+@pytest.mark.parametrize("by_row", [True, False])
+def test_an_exemplar_that_is_named_is_all_that_is_labelled(more, by_row, tiny_config, tmp_path):
+    dotted = {f"train_dataloader.{key}": value for key, value in more.items()}
+    extra = "" if by_row else f"train_dataloader.update({more!r})\n"
+    row = dict(label="a", config=tiny_config(extra=extra), options=dotted if by_row else {})
+    suite = get_suite(dict(name="x", rows=[row]))
+    names = ["A", "patient002_frame01:1", *["patient001_frame01:1"] * any(more.values())]
+    runs = plan_runs(suite, ["x"], [0], names, "w")[0]["runs"]  # A is no slice alone
+    assert len({run["folder"] for run in runs}) == len(names)
+    for run, learns in zip(runs, ({}, *[dict(exemplar_slices=[], labeled_cases=[])] * 2), strict=False):
+        assert run["unfit"] == []
+        (tmp_path / "one.py").write_text(run["config"])
+        read = load_config(tmp_path / "one.py").train_dataloader
+        assert all((read.get(key) or []) == (learns or more).get(key, []) for key in more if more[key])
+    if not any(more.values()):
+        with pytest.raises(InputError, match="got A and patient001_frame01:1, which are the same slice"):
+            plan_runs(suite, ["x"], [0], ["A", "patient001_frame01:1"], "w")
 
 
 def test_missing_configs_are_listed_before_anything_runs(tmp_path):

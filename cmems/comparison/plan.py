@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmems.apis.budget import check_steps
-from cmems.apis.config import load_config, set_options, weights_content
+from cmems.apis.config import load_config, set_options, value_at, weights_content
 from cmems.apis.places import find_config, known_configs, module_content, module_folders, own_modules
 from cmems.apis.run import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
@@ -47,9 +47,11 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
         for row in suite.rows:
             runs, path = [], row.config.format(dataset=dataset)
             bases[path] = bases.get(path) or load_config(path)
-            chosen = _chosen(exemplars if row.one_slice else ["A"], dataset, bases[path])
-            for exemplar in chosen:
-                resolved = (path, bases[path], *_resolve(row, path, bases[path], {}, chosen[exemplar], steps))
+            learns = {}
+            for exemplar in exemplars if row.one_slice else ["A"]:
+                chosen = exemplar_slice(exemplar, dataset)
+                resolved = (path, bases[path], *_resolve(row, path, bases[path], {}, chosen, steps))
+                _check_other(learns, exemplar, resolved[-1])
                 runs += [_run(resolved, path, dataset, exemplar, seed, row, work_dir) for seed in seeds]
             plan.append(dict(dataset=dataset, row=row, runs=runs))
     return plan
@@ -78,7 +80,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     name = prepared.root.resolve().name
     if not any(prepared.case(c)["labelled"] for split in ("test", "val") for c in prepared.cases(split)):
         raise InputError(f"{data}: no case of val or test is labelled, so there is nothing to measure methods by")
-    chosen = _chosen(exemplars, name, own, {})
+    chosen = {exemplar: exemplar_slice(exemplar, name, {}) for exemplar in exemplars}
     plan, left_out = [], []
     for row in suite.rows:
         row, runs, method = replace(row, paper={}), [], row.config.format(dataset=TEMPLATE)
@@ -89,8 +91,10 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
             except InputError as error:
                 left_out.append(f"{row.label} is left out: {error}")
                 continue
+        learns = {}
         for exemplar in exemplars if row.one_slice else ["A"]:
             resolved = (path, own, *_resolve(row, path, own, moved, chosen.get(exemplar), steps))
+            _check_other(learns, exemplar, resolved[-1])
             runs += [_run(resolved, method, name, exemplar, seed, row, work_dir) for seed in seeds]
         plan.append(dict(dataset=name, row=row, runs=runs))
     if not plan:
@@ -108,14 +112,27 @@ def _check_asked(steps, seeds, exemplars, datasets=()):
         check_seed(seed)
 
 
-def _chosen(exemplars, dataset, config, letters=None):
-    """Return the slice of each exemplar by its name, None for the config's own; two names of one are refused."""
-    chosen, names = {exemplar: exemplar_slice(exemplar, dataset, letters) for exemplar in exemplars}, {}
-    for name, at in chosen.items():
-        at = at or config.train_dataloader.get("exemplar_slice") or {}
-        if (other := names.setdefault((at.get("case"), at.get("slice")), name)) != name:
-            raise InputError(f"--exemplars: expected each once, got {other} and {name}, which are the same slice")
-    return chosen
+def _check_other(learns, exemplar, config):
+    """Refuse two names of the same exemplar; ``learns`` has those of before by the slices that they are."""
+    slices = {(str(each["case"]), str(each["slice"])) for each in _slices(config.train_dataloader)}
+    cases = config.train_dataloader.get("labeled_cases") or []
+    if (other := learns.setdefault((frozenset(slices), repr(cases)), exemplar)) != exemplar:
+        raise InputError(f"--exemplars: expected each once, got {other} and {exemplar}, which are the same slice")
+
+
+def _slices(train):
+    """Return the labelled slices that a ``train_dataloader`` names."""
+    found = []
+    for name, one in (("exemplar_slice", True), ("exemplar_slices", False)):
+        value = train.get(name)
+        slices = ([value] if one else value) if value else []
+        if not isinstance(slices, (list, tuple)) or not all(
+            isinstance(each, dict) and set(each) == {"case", "slice"} for each in slices
+        ):
+            what = "dict(case=..., slice=...)" if one else "a list of dict(case=..., slice=...)"
+            raise InputError(f"train_dataloader.{name}: expected {what}, got {value!r}")
+        found += slices
+    return found
 
 
 def _moved(config, own, num_classes):
@@ -165,22 +182,35 @@ def _resolve(row, path, base, moved, chosen, steps):
     options = set_options(config, moved)
     try:
         more = dict(row.options(config) if callable(row.options) else row.options)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError([f"row {row.label}: {problem}" for problem in error.problems]) from error
     except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"row {row.label}: {path} lacks what the row changes ({error})") from error
     except Exception as error:  # the function is the user's, whatever it raises
         raise InputError(f"row {row.label}: options: {type(error).__name__}: {error}") from error
     for key in more:
-        if key in _SET_HERE:
-            raise InputError(f"row {row.label}: {key}: no row sets it; cmems compare --{_SET_HERE[key]} does, for all")
+        _check_set_here(row, key, key in _SET_HERE)
+    try:
+        options.update(set_options(config, more))
+        _slices(config.train_dataloader)
+    except InputError as error:
+        problems = [problem.removeprefix("--cfg-options ") for problem in error.problems]
+        raise InputError([f"row {row.label}: {problem}" for problem in problems]) from error
+    for key in _SET_HERE:
+        _check_set_here(row, key, value_at(config, key) != value_at(base, key))
+    more = {}
     if chosen is not None:
         more["train_dataloader.exemplar_slice"] = dict(_delete_=True, **chosen)
-        if config.train_dataloader.get("exemplar_slices"):
-            more["train_dataloader.exemplar_slices"] = []
+        others = ("exemplar_slices", "labeled_cases")
+        more |= {f"train_dataloader.{name}": [] for name in others if config.train_dataloader.get(name)}
     if steps is not None:
         more["train_cfg.max_iters"] = steps
     return {**options, **set_options(config, more)}, config
+
+
+def _check_set_here(row, key, is_set):
+    if is_set:
+        raise InputError(f"row {row.label}: {key}: no row sets it; cmems compare --{_SET_HERE[key]} does, for all")
 
 
 def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
@@ -212,9 +242,8 @@ def _data_of(config):
     """Return what a config's data sets hold, None for one that is not there; what is tested; and what is wrong."""
     found, problems, train = [], [], config.train_dataloader
     tested = dict(split=None, spacings={})
-    exemplars = [each for each in (train.get("exemplar_slice"), *train.get("exemplar_slices", ())) if each]
     test = config.test_dataloader.dataset
-    for root, slices, part in ((train.get("data_root"), exemplars, train), (test.get("data_root"), (), test)):
+    for root, slices, part in ((train.get("data_root"), _slices(train), train), (test.get("data_root"), (), test)):
         found.append(None)
         try:
             prepared = PreparedDataset(root)
