@@ -27,6 +27,7 @@ from cmems.apis import test as evaluate
 from cmems.apis.starter import Anatomy, write_config
 from cmems.comparison.changes import components
 from cmems.comparison.compare import compare, execute
+from cmems.comparison.compare import report as report_of
 from cmems.comparison.entries import gather
 from cmems.comparison.paired import case_means, compare_scores, paired
 from cmems.comparison.plan import plan_own, plan_runs
@@ -498,6 +499,28 @@ def test_a_run_is_known_by_what_its_modules_import_from_beside_them(with_modules
         folders.append(plan_runs(get_suite(dict(name="x", rows=rows)), ["x"], [0], ["A"], "w")[0]["runs"][0]["folder"])
     assert folders[0] == folders[1]
     assert len(set(folders)) == 3
+
+
+def test_a_report_of_other_data_or_another_file_leaves_the_first(tiny_config, own, tmp_path, in_this_process):
+    work, others, files = tmp_path / "w", shutil.copytree(own, tmp_path / "more" / own.name), []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "mine.py")
+        row = dict(label=name, config="configs/unet/unet_{dataset}.py", options={"model.backbone.channels": (4,) * 5})
+        files[-1].write_text(f"title = {name!r}\nrows = [{row!r}]\n")
+    asked = [(files[0], own), (files[0], others), (files[1], own)]
+    folders = []
+    for suite, data in (*asked, *asked):
+        report = quiet(str(suite), work_dir=work, steps=1, data=str(data))[0]
+        assert report["failed"] == 0
+        folders.append(report["files"][0].parent)
+        assert {path.parent for path in report["files"]} == {folders[-1]}
+    assert [folder.name for folder in folders[:2]] == ["mine", f"mine-{own.name}"]
+    assert len({*folders[:3]}) == 3
+    assert folders[:3] == folders[3:]
+    found = report_of(str(files[1]), work_dir=work, steps=1, data=str(own))
+    assert found["files"][0].parent == folders[2]
+    assert len(list(work.glob("*/report.md"))) == 3
 
 
 def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):

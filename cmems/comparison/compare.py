@@ -4,8 +4,11 @@ All state is in files: a run's folder is named after what its config, its own mo
 share runs, finished ones are skipped, killed ones go on, and one that changed is another run.
 """
 
+import json
+import re
 import threading
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from cmems.apis.places import spare_data_set
@@ -23,6 +26,8 @@ try:
     import fcntl
 except ImportError:  # where there is none, two commands must not share a work directory
     fcntl = None
+
+SUITE = "suite.json"  # beside a report: what it is of
 
 
 def compare(
@@ -46,7 +51,7 @@ def compare(
         datasets (sequence[str] | None): Fill ``{dataset}`` of the rows' configs. Default: the suite's.
         seeds (sequence[int]): Of each row.
         exemplars (sequence[str] | None): Letters or ``case:slice``. Default: the suite's.
-        work_dir (str): Holds ``runs`` and one folder per suite with its report.
+        work_dir (str): Holds ``runs`` and one folder per suite and data with its report.
         jobs (int): Runs at a time.
         resume (bool): Let interrupted runs go on.
         steps (int | None): Training steps instead of the configs'.
@@ -65,7 +70,7 @@ def compare(
     if jobs < 1:
         raise InputError(f"--jobs: expected 1 or more, got {jobs}")
     spare_data_set(work_dir, "--work-dir ", "the runs")
-    suite, plan = _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
+    given, (suite, plan) = suite, _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
     for line in suite.notes if data else ():
         say(line)
     runs = list({run["folder"]: run for entry in plan for run in entry["runs"]}.values())
@@ -88,7 +93,7 @@ def compare(
     say(f"{suite.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done")
     if again:
         say(f"{len(again)} run(s) are tested again: their test was of another split, or of other voxel sizes")
-    failures, folder = {}, Path(work_dir, suite.name)
+    failures, folder = {}, _report_folder(work_dir, suite, plan, given, data)
     interrupted = True
     try:
         for done, (run, failure, seconds) in enumerate(launch(_attempt, waiting, jobs, folder, launcher, slurm), 1):
@@ -115,12 +120,33 @@ def report(suite, datasets=None, seeds=(0,), exemplars=None, work_dir="work_dirs
     Raises:
         InputError: A config is missing or wrong, or no run is done.
     """
-    suite, plan = _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
+    given, (suite, plan) = suite, _planned(suite, datasets, seeds, exemplars, work_dir, steps, data)
     if not any(is_done(run) for entry in plan for run in entry["runs"]):
         raise InputError(
             f"{work_dir}: no run of suite {suite.name} is done there; cmems compare {suite.name} makes them"
         )
-    return write_report(suite, plan, {}, Path(work_dir, suite.name))
+    return write_report(suite, plan, {}, _report_folder(work_dir, suite, plan, given, data))
+
+
+def _report_folder(work_dir, suite, plan, given, data):
+    """Make the folder of a suite's report: one of its own where that of its name is of other data or another file."""
+    datasets = list(dict.fromkeys(entry["dataset"] for entry in plan))
+    file = isinstance(given, str) and given.endswith(".py")
+    known = dict(
+        suite=str(Path(given).resolve()) if file else suite.name,
+        data=str(Path(data).resolve()) if data else None,
+        datasets=datasets,
+    )
+    text = json.dumps(known, indent=1) + "\n"
+    named = re.sub(r"[^\w.-]+", "-", "_".join(datasets))
+    for end in ("", f"-{named}", f"-{sha256(text.encode()).hexdigest()[:8]}"):
+        folder = Path(work_dir, f"{suite.name}{end}")
+        held = folder / SUITE
+        if not held.is_file() or held.read_text(encoding="utf-8", errors="replace") == text:
+            break
+    with whole_file(held) as part:
+        part.write_text(text, encoding="utf-8")
+    return folder
 
 
 def _planned(suite, datasets, seeds, exemplars, work_dir, steps, data):
