@@ -342,15 +342,18 @@ def test_a_run_that_goes_on_with_other_code_of_one_s_own_says_so(tiny_config, tm
     module.write_text("")
     extra = 'custom_imports = dict(imports=["changed_since"])\nval_dataloader = val_cfg = val_evaluator = None\n'
     config, work = tiny_config(extra=extra), tmp_path / "w"
-    logs = []
-    for steps, text, hooks in ((1, "", []), (2, "", []), (3, "more = 1\n", []), (4, "more = 1\n", ["EmptyCacheHook"])):
-        module.write_text(text)
+    logs, more, hook = [], "more = 1\n", ["EmptyCacheHook"]
+    ways = (("", "", []), ("", "", []), (more, "", []), (more, "", hook), (more, more, hook))
+    for steps, (text, helper, hooks) in enumerate(ways, 1):
+        module.write_text(f"def later():\n    import changed_helper\n{text}")
+        (tmp_path / "changed_helper.py").write_text(helper)
         hooks = [dict(type=each) for each in hooks]
         train(config, str(work), resume=steps > 1, cfg_options={"train_cfg.max_iters": steps, "custom_hooks": hooks})
         logs.append(max(work.glob("*/*.log"), key=os.path.getmtime).read_text())
     told = "the run goes on with other code of one's own: "
-    assert [log.count(told) for log in logs] == [0, 0, 1, 1]
+    assert [log.count(told) for log in logs] == [0, 0, 1, 1, 1]
     assert f'{told}modules: "' in logs[2]
+    assert f'{told}modules: "' in logs[4]  # of what it imports from beside it
     assert f'{told}custom_hooks.0.type: not set there, "EmptyCacheHook" here' in logs[3]
 
 
