@@ -430,7 +430,7 @@ def test_a_row_of_trust_is_of_the_mask_that_is_there(model, scans, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.prediction.vews", 1, "model: .*unexpected keyword argument 'vews'"),
+        ("model.prediction.vews", 1, "model.prediction.vews: .* no such setting; did you mean views"),
         ("model.objectives", None, "model.objectives: expected a value, got None"),
         ("test_dataloader.batch_size", -1, "test_dataloader.batch_size: expected a positive integer, got -1"),
         ("test_dataloader.batch_size", 0, "test_dataloader.batch_size: expected a positive integer, got 0"),

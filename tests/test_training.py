@@ -442,7 +442,7 @@ MISTAKES = {
     "text for a part": ("model.prediction={'clean': ['foo']}", "post-processor: expected settings (a dict with a type"),
     "no slice a forward": ("model.prediction={'batch': 0}", "batch: expected an integer of 1 to 4096, got 0"),
     "more slices than a model file takes": ("model.prediction={'batch': 5000}", "of 1 to 4096, got 5000"),
-    "a switch for views": ("model.prediction={'views': True}", "model.prediction.views: expected 1, 4 or 8, got True"),
+    "a switch for views": ("model.prediction={'views': True}", "model.prediction.views: expected a number, got True"),
     "a number for bfloat16": ("model.prediction={'bfloat16': 1}", "bfloat16: expected True or False, got 1"),
     "parts without one": (
         f"{OMEGA}=[]",

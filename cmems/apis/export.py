@@ -36,8 +36,8 @@ def export(model, out, form="onnx", network=None, views=None, begin=None):
     Args:
         model (str): A file of :func:`cmems.apis.publish`.
         out (str): The file, ``.onnx`` or ``.pt2``; a program of CMEMS that is there is replaced, any other file is not.
-            Beside ONNX comes ``run_onnx.py``, which labels a scan by it without
-            torch; one that is there is left alone, and told of where it is another.
+            Beside ONNX comes ``run_onnx.py``, which labels a scan by it without torch; one that is there is left alone,
+            and told of where it is another.
         form (str): ``onnx``, by torch's dynamo exporter, or ``torch-export``.
         network, views: As of :class:`cmems.apis.Segmenter`.
         begin (callable | None): Called once everything was checked, before what takes long.
