@@ -181,6 +181,18 @@ def test_another_seed_gives_other_weights(tiny_config, tmp_path):
     assert not same(weights(tmp_path / "0" / "last.pth"), weights(tmp_path / "1" / "last.pth"))
 
 
+def test_a_program_that_computes_in_float64_trains_the_same_weights(tiny_config, tmp_path):
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            train(tiny_config(), str(tmp_path / str(dtype)), cfg_options={"train_cfg.max_iters": 1})
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found[dtype] = weights(tmp_path / str(dtype) / "last.pth")
+    assert same(found[torch.float32], found[torch.float64])
+
+
 def test_labels_cannot_leak(tiny_config, raw_acdc, tmp_path):
     """Every label but the exemplar's slice replaced by noise on disk: training gives the same bits."""
     noisy, random = tmp_path / "noisy", np.random.default_rng(0)

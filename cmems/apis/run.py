@@ -39,6 +39,7 @@ from cmems.engine.runner import RECORD, SegmentationRunner
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
 from cmems.locks import LOCK, folder_lock
+from cmems.precision import float32_by_default
 from cmems.registry import RUNNERS
 from cmems.visualization import say
 from cmems.visualization.panels import check_pictures
@@ -54,6 +55,7 @@ TRACKERS = dict(
 )  # fmt: skip
 
 
+@float32_by_default()
 def train(
     config,
     work_dir=None,
@@ -154,6 +156,7 @@ def train(
     return runner
 
 
+@float32_by_default()
 def rehearse(config, cfg_options=None, seed=None, amp=False, steps=None):
     """Make the first step of a training in a folder that is thrown away: what :func:`train` would end at, it ends at.
 
