@@ -4,9 +4,12 @@ import inspect
 import json
 import math
 import os
+import pickle
 import shutil
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -604,3 +607,27 @@ def test_a_choice_that_is_none_is_refused_in_one_line(made, scans, tmp_path, mon
         with pytest.raises(InputError, match=message):
             predict(second, given.pop("checkpoint", None), scans, tmp_path / "masks", **given)
     assert not (tmp_path / "masks").exists()
+
+
+def test_threads_take_turns_at_one_segmenter_and_a_copy_has_a_turn_of_its_own(model, scans):
+    segmenter, inside, most = cmems.Segmenter(model, network=1, views=1), [], []
+    path = scans / "patient003_frame01.nii.gz"
+    labels, whole = segmenter(path), segmenter.prediction.segment
+
+    def watched(*args):
+        inside.append(0)
+        most.append(len(inside))
+        time.sleep(0.05)
+        try:
+            return whole(*args)
+        finally:
+            inside.pop()
+
+    segmenter.prediction.segment = watched
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(segmenter, [path] * 8):
+            assert np.array_equal(found, labels)
+    assert most == [1] * 8
+    del segmenter.prediction.segment
+    again = pickle.loads(pickle.dumps(segmenter))
+    assert np.array_equal(again(path), labels)

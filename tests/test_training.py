@@ -30,7 +30,7 @@ from cmems.apis.record import read_record, write_record
 from cmems.apis.run import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checks import check_modules
+from cmems.engine.checks import check_model
 from cmems.engine.graph import StepGraph
 from cmems.engine.runner import RECORD
 from cmems.errors import InputError, warn_once
@@ -574,9 +574,9 @@ def test_a_network_that_keeps_more_than_tensors_is_refused():
         def get_extra_state(self):
             return {"scale": 1}
 
-    check_modules(torch.nn.Linear(2, 2), {})
+    check_model(torch.nn.Linear(2, 2), {})
     with pytest.raises(InputError, match="which checkpoints keep, got _extra_state, of kind dict"):
-        check_modules(Scaled(2, 2), {})
+        check_model(Scaled(2, 2), {})
 
 
 TEST_MISTAKES = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 import warnings
 
 import numpy as np
@@ -96,6 +97,7 @@ class Segmenter:
         whose = "the ensemble" if len(chosen) > 1 else f"network {alone}"
         self.whose = f"{whose}, cleaned up" if settings["clean"] else whose
         self.name, self.together = found.name, found.together
+        self._turn = threading.Lock()  # layers of mmcv change themselves while they predict
 
     def __call__(self, scan, spacing=None, axes=None):
         """Label a scan.
@@ -145,12 +147,22 @@ class Segmenter:
 
     def segment(self, scans):
         """Label the :class:`Ready` scans of :meth:`Preparation.ready`: ``(D, H, W)`` uint8 each, in their axes."""
-        found = self.prediction.segment(self.networks, [ready.content for ready in scans])
+        with self._turn:
+            found = self.prediction.segment(self.networks, [ready.content for ready in scans])
         return [self.labels(models) for models in found]
 
     def segment_with_doubt(self, scans, maps=False, probabilities=False):
         """Label scans as :meth:`segment` does; see :meth:`Prediction.segment_with_doubt`."""
-        return self.prediction.segment_with_doubt(self.networks, [s.content for s in scans], maps, probabilities)
+        with self._turn:
+            return self.prediction.segment_with_doubt(self.networks, [s.content for s in scans], maps, probabilities)
+
+    def __getstate__(self):
+        """Return what a copy for another process takes: all but the lock."""
+        return {name: value for name, value in vars(self).items() if name != "_turn"}
+
+    def __setstate__(self, state):
+        """Take it, with a lock of its own."""
+        vars(self).update(state, _turn=threading.Lock())
 
     def labels(self, models):
         """Return the labels that count of :meth:`Prediction.segment`'s, by name."""

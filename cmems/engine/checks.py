@@ -83,7 +83,7 @@ def check_schedules(schedulers):
                 raise InputError(f"param_scheduler.{name}: expected a number from 0 to {upper}, got {value!r}")
 
 
-def check_modules(model, config):
+def check_model(model, config):
     """Refuse a model that checkpoints cannot hold, and names of modules that are none.
 
     Args:

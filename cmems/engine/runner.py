@@ -25,7 +25,7 @@ from cmems.engine.checkpoint import (
     read_checkpoint,
     seal,
 )
-from cmems.engine.checks import check_measured, check_modules, check_optimizer, check_schedules, told
+from cmems.engine.checks import check_measured, check_model, check_optimizer, check_schedules, told
 from cmems.engine.finite import REPORT
 from cmems.engine.memory import keep_freed_memory
 from cmems.engine.restore import load_optimizer, load_schedulers, load_weights
@@ -140,7 +140,7 @@ class SegmentationRunner(Runner):
 
     def build_train_loop(self, loop):
         """Build the loop, and with it the data; raises InputError."""
-        check_modules(self.model.module if is_model_wrapper(self.model) else self.model, self.cfg)
+        check_model(self.model.module if is_model_wrapper(self.model) else self.model, self.cfg)
         with told("train_cfg or train_dataloader"):
             return super().build_train_loop(loop)
 
