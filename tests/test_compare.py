@@ -151,6 +151,37 @@ def test_rows_that_say_the_same_are_one_run():
     assert folder("figure4", "τ = 0.95") != whole
 
 
+def leaves(value, path=()):
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    if pairs is None:
+        return {path: value}
+    return {k: v for name, each in pairs for k, v in leaves(each, (*path, name)).items()}
+
+
+@pytest.mark.parametrize("method", ["FixMatch", "CPS", "UniMatch"])
+def test_each_part_of_cmems_plus_is_added_to_another_method_by_itself(method):
+    rows = [row for row in SUITES["plus_parts"].rows if row.label.startswith(method)]
+    entries = plan_runs(get_suite(dict(name="x", rows=rows)), ["acdc_cpu"], [0], ["A"], "w")
+    configs = []
+    for entry in entries:
+        config = load_config("configs/cmems_plus/unet_acdc_cpu.py")
+        config.merge_from_dict(entry["row"].options(config))
+        config.model.prediction.pop("views")  # all eight, where hearts lie any way up
+        configs.append(leaves(config._cfg_dict.to_dict()))
+    bare, *parts, whole = configs
+    missing = {path for path, value in whole.items() if bare.get(path, value) != value or path not in bare}
+    added = [{path for path in whole if path not in bare or part.get(path) != bare[path]} & {*part} for part in parts]
+    assert all(added)
+    assert len(parts) == 7
+    assert sum(map(len, added)) == len(set().union(*added))  # no two share a place
+    assert set().union(*added) == missing
+    for part, places in zip(parts, added, strict=True):
+        assert all(part[path] == whole[path] for path in places)
+    everything = next(row for row in SUITES["plus_methods"].rows if row.label.startswith(method))
+    plan = plan_runs(get_suite(dict(name="x", rows=[everything])), ["acdc_cpu"], [0], ["A"], "w")
+    assert plan[0]["runs"][0]["folder"] == entries[-1]["runs"][0]["folder"]
+
+
 def test_rows_that_begin_with_other_weights_are_other_runs(tiny_config, tmp_path):
     def folders():
         rows = [dict(label=n, config=tiny_config(), options={"load_from": str(tmp_path / n)}) for n in "ab"]

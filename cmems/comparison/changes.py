@@ -1,6 +1,7 @@
 """What rows change of their configs: functions of a config that return dotted keys with values, or that make such."""
 
 import copy
+import functools
 
 _E, _S = dict(type="Supervised", source="exemplar"), dict(type="Supervised", source="synthetic")
 
@@ -123,6 +124,24 @@ def _of_exemplar(key, change):
     return options
 
 
+def together(*parts):
+    """Return what makes several changes one after the other, each of the config that those before it leave.
+
+    Args:
+        parts (dict | callable): As the options of a row.
+    """
+
+    def options(config):
+        config, changed = copy.deepcopy(config), {}
+        for part in parts:
+            settings = part(config) if callable(part) else part
+            config.merge_from_dict(copy.deepcopy(settings))  # which takes words out of what it merges
+            changed.update(settings)
+        return changed
+
+    return options
+
+
 def objectives_of(method):
     """Return what makes, of CMEMS+'s config, another method with all that goes beside the objectives.
 
@@ -131,13 +150,18 @@ def objectives_of(method):
     """
 
     def options(config):
-        from cmems.apis.config import load_config  # and torch with it, which a list of suites needs not
-
-        model = load_config(f"configs/{method}/unet_acdc.py").model.to_dict()
+        model = copy.deepcopy(_model_of(method))
         changed = {f"model.pseudo_labeler.{key}": value for key, value in model["pseudo_labeler"].items()}
         return {**changed, **{f"model.{key}": model[key] for key in ("num_networks", "objectives")}}
 
     return options
+
+
+@functools.cache
+def _model_of(method):
+    from cmems.apis.config import load_config  # and torch with it, which a list of suites needs not
+
+    return load_config(f"configs/{method}/unet_acdc.py").model.to_dict()
 
 
 def objective(student, **values):

@@ -95,6 +95,35 @@ _PLUS_WITHOUT = {
         "model.prediction.resize": "labels",
     },
 }
+# What other methods can be given one by one, and what takes all of it away.
+_PLUS_PARTS = {
+    "how hearts lie": changes.any_way_up,
+    "change of shape": changes.shapes(),
+    "look of each organ": changes.together(
+        *(changes.without_look(kind) for kind in ("PaintClasses", "ClassGain", "Trabeculae"))
+    ),
+    **{
+        part: _PLUS_WITHOUT[part]
+        for part in ("margin and soft edge", "missing organs", "warped copies of the exemplar")
+    },
+    "prediction": _PLUS_WITHOUT["its prediction: last weights, one view, labels resized"],
+}
+_PLUS_METHODS = dict(fixmatch_sd="FixMatch", cps_sd="CPS", unimatch="UniMatch")
+
+
+def _plus_row(label, method, *without):
+    """Make a row of CMEMS+'s config with another method's objectives, some of the parts taken away."""
+    taken = (_PLUS_PARTS[part] for part in without)
+    return Row(label, _PLUS, changes.together(changes.objectives_of(method), *taken))
+
+
+def _parts_added(method, label):
+    yield _plus_row(f"{label}, pixels and rate of CMEMS+", method, *_PLUS_PARTS)
+    for part in _PLUS_PARTS:
+        yield _plus_row(f"{label} + {part}", method, *(other for other in _PLUS_PARTS if other != part))
+    yield _plus_row(f"{label} + all", method)
+
+
 _NOTES_CMEMS = (paper.NOTES["hd95"], paper.NOTES["hd95_cmems"])
 _NOTES = (paper.NOTES["fair"], paper.NOTES["fullysup"], paper.NOTES["hd95"])
 SUITES = {
@@ -169,11 +198,15 @@ SUITES = {
             "Other methods with all of CMEMS+ but the objectives",
             (
                 _PLUS_ROW,
-                *(
-                    Row(f"{label}, all else of CMEMS+", _PLUS, changes.objectives_of(name))
-                    for name, label in (("fixmatch_sd", "FixMatch"), ("cps_sd", "CPS"), ("unimatch", "UniMatch"))
-                ),
+                *(_plus_row(f"{label}, all else of CMEMS+", name) for name, label in _PLUS_METHODS.items()),
             ),
+            ("acdc_cpu",),
+            ("A", "B", "C"),
+        ),
+        Suite(
+            "plus_parts",
+            "Other methods with each of CMEMS+'s parts",
+            tuple(row for name, label in _PLUS_METHODS.items() for row in _parts_added(name, label)),
             ("acdc_cpu",),
             ("A", "B", "C"),
         ),
