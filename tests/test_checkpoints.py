@@ -483,7 +483,7 @@ def test_a_file_that_may_not_grow_is_named_and_none_is_cut(
         with small_files(None):
             return load_config(*args, **options)
 
-    for module in ("run", "model_file"):
+    for module in ("training", "testing", "model_file"):
         monkeypatch.setattr(sys.modules[f"cmems.apis.{module}"], "load_config", load)
     scan = raw_acdc / "training/patient004/patient004_frame01.nii.gz"
     last, out = str(work / "last.pth"), str(tmp_path / "out")

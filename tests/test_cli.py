@@ -20,7 +20,7 @@ from test_formats import nrrd, segments
 from cmems.apis import load_config
 from cmems.apis.places import find_config, known_configs
 from cmems.apis.record import read_record
-from cmems.apis.run import _flat
+from cmems.apis.training import _flat
 from cmems.cli import main
 from cmems.cli.commands import COMMANDS
 from cmems.datasets.prepared import PreparedDataset

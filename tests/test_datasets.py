@@ -248,7 +248,7 @@ def test_preparing_again_does_nothing_and_other_settings_need_overwrite(raw_acdc
     run_prepare("acdc", raw_acdc, out)
     before = (out / "manifest.json").stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr("cmems.datasets.prepare._convert", lambda *a: pytest.fail("converted again"))
+        patch.setattr("cmems.datasets.prepare.convert", lambda *a: pytest.fail("converted again"))
         run_prepare("acdc", raw_acdc, out)
     assert (out / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="already holds another prepared data set; --overwrite"):

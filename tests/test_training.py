@@ -27,7 +27,7 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.components import check_components
 from cmems.apis.config import Texts, count_steps
 from cmems.apis.record import read_record, write_record
-from cmems.apis.run import _track
+from cmems.apis.training import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checks import check_model

@@ -7,8 +7,9 @@ from cmems.apis.model_file import publish
 from cmems.apis.pick import pick
 from cmems.apis.predict import predict
 from cmems.apis.rounds import train_rounds
-from cmems.apis.run import test, train
 from cmems.apis.segmenter import Segmenter
+from cmems.apis.testing import test
+from cmems.apis.training import train
 
 __all__ = [
     "Segmenter",

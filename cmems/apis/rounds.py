@@ -10,7 +10,7 @@ from cmems.apis.config import load_config
 from cmems.apis.labeling import label_training_scans, write_labels
 from cmems.apis.launcher import alone, rank_of
 from cmems.apis.places import BESIDE, SECOND, default_work_dir, spare_data_set
-from cmems.apis.run import TRAINS, refuse_other_run, rehearse, train
+from cmems.apis.training import TRAINS, refuse_other_run, rehearse, train
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import LAST
 from cmems.engine.checks import told

@@ -14,7 +14,7 @@ from cmems.apis.model_file import load_learner
 from cmems.apis.places import BESIDE, check_modules
 from cmems.apis.record import read_record
 from cmems.apis.rounds import rounds_in
-from cmems.apis.run import content_of, trained_on
+from cmems.apis.runs import content_of, trained_on
 from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset, true_affine

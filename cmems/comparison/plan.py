@@ -12,7 +12,7 @@ from pathlib import Path
 from cmems.apis.budget import check_steps
 from cmems.apis.config import load_config, set_options, value_at, weights_content
 from cmems.apis.places import find_config, known_configs, module_content, module_folders, own_modules
-from cmems.apis.run import check_seed, content_of
+from cmems.apis.runs import check_seed, content_of
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.masks import masks_content
 from cmems.datasets.prepared import PreparedDataset

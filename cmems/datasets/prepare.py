@@ -16,16 +16,14 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
-import nibabel as nib
 import numpy as np
 import torch
 
-from cmems.datasets.intensity import INTENSITY, image_problems, scale_intensity, scaling_notes
+from cmems.datasets.convert import convert, finished, part_of, save, stamps, stream, write_text
+from cmems.datasets.intensity import INTENSITY
 from cmems.datasets.names import composed, near
 from cmems.datasets.prepared import FORMAT, MANIFEST, VERSION, PreparedDataset, file_sha256, is_text, manifest_sha256
-from cmems.datasets.readers.geometry import known_axes, spacing_notes
 from cmems.errors import InputError
-from cmems.files import whole_file
 from cmems.labels import UNKNOWN
 from cmems.locks import folder_lock
 from cmems.resize import Frame
@@ -75,7 +73,7 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False,
 def _prepare(reader, cases, out, frame, workers, progress, overwrite, exemplars):
     orientations = reader.settle_axes(cases)
     settings = dict(reader.settings(), frame=list(frame), preparation=PREPARATION)
-    fingerprint = _digest(dict(settings, cases=[[c.name, c.split, _stamps(c)] for c in cases]))
+    fingerprint = _digest(dict(settings, cases=[[c.name, c.split, stamps(c)] for c in cases]))
     if (out / MANIFEST).is_file() and not overwrite:
         if PreparedDataset(out, arrays=False).manifest.get("fingerprint") != fingerprint:
             raise InputError(f"{out}: already holds another prepared data set; --overwrite replaces it")
@@ -108,7 +106,7 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite, exemplars)
         fingerprint=fingerprint,
     )
     manifest["sha256"] = manifest_sha256(json.loads(json.dumps(manifest)))  # as it will be read
-    _write_text(whole / MANIFEST, json.dumps(manifest, indent=1))
+    write_text(whole / MANIFEST, json.dumps(manifest, indent=1))
     _replace(out, whole)
     shutil.rmtree(parts)
     return PreparedDataset(out)
@@ -178,7 +176,7 @@ def _keep_parts(parts, key):
     if parts.is_dir() and not (path.is_file() and path.read_bytes() == key.encode()):
         shutil.rmtree(parts)
     parts.mkdir(exist_ok=True)
-    _write_text(path, key)
+    write_text(path, key)
 
 
 def _replace(out, whole):
@@ -209,7 +207,7 @@ def check(out):
 def _convert_all(reader, cases, parts, frame, workers, progress):
     entries, problems, pending = {}, [], []
     for case in cases:
-        entry = _finished(parts, case, frame)
+        entry = finished(parts, case, frame)
         if entry is None:
             pending.append(case)
         else:
@@ -231,12 +229,12 @@ def _convert_all(reader, cases, parts, frame, workers, progress):
 def _converted(reader, cases, parts, frame, workers):
     """Yield ``(case, (entry, problems))`` as cases are done; one worker is this process."""
     if workers == 1:
-        yield from ((case, _convert(reader, case, parts, frame)) for case in cases)
+        yield from ((case, convert(reader, case, parts, frame)) for case in cases)
         return
     # "spawn": a forked child inherits torch's thread pool in an unusable state.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         with _interrupt_held():
-            running = {pool.submit(_convert, reader, case, parts, frame): case for case in cases}
+            running = {pool.submit(convert, reader, case, parts, frame): case for case in cases}
         try:
             yield from ((running[done], done.result()) for done in as_completed(running))
         except BrokenProcessPool as error:
@@ -265,59 +263,6 @@ def _start_worker():
     """Take one thread, and end with the process that this one works for: a killed one cannot tell its workers."""
     torch.set_num_threads(1)
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def _convert(reader, case, parts, frame):
-    """Convert one case into ``parts``; return its entry and its problems."""
-    try:
-        image, label = reader.read(case)
-    except InputError as error:
-        return None, error.problems
-    problems = image_problems(case.images[0], image, reader.modality)
-    problems += [] if label is None else _label_problems(case, label, image, len(reader.classes))
-    if problem := frame.problem(image.voxels.shape[1:], image.spacing[1:]):
-        problems.append(f"{case.images[0]}: {problem}")
-    if problems:
-        return None, problems
-    scaled, bounds = scale_intensity(image.voxels, reader.modality)
-    notes = [*image.notes, *spacing_notes(image.spacing), *scaling_notes(image.voxels, scaled, reader.modality)]
-    labels = None if label is None else np.ascontiguousarray(label.voxels.astype(np.uint8))
-    counts = (
-        {}
-        if labels is None
-        else {str(k): int(n) for k, n in enumerate(np.bincount(labels.ravel())) if n or k < UNKNOWN}
-    )
-    notes += [] if label is None else [*label.notes, *_label_notes(case, labels)]
-    entry = dict(
-        split=case.split,
-        shape=list(scaled.shape),
-        spacing=list(image.spacing),
-        affine=image.affine.tolist(),
-        orientation="".join(nib.aff2axcodes(image.affine)),
-        axes_known=known_axes(image) is not None,
-        intensity_range=list(bounds),
-        scaled_mean=round(float(scaled.mean(dtype=np.float64)), 4),
-        voxels=hashlib.sha256(np.ascontiguousarray(image.voxels)).hexdigest()[:16],
-        labelled=labels is not None,
-        label_counts=counts,
-        sources={
-            kind: None if files is None else reader.sources(files)
-            for kind, files in (("image", case.images), ("label", case.labels))
-        },
-        notes=[list(note) for note in dict.fromkeys(notes)],
-    )
-    if case.split == "train":
-        scaled = frame.images(torch.from_numpy(scaled), image.spacing[1:]).clamp_(0, 1).numpy()
-        if labels is not None:
-            whole = torch.from_numpy(labels)
-            labels = frame.labels(whole, image.spacing[1:]).numpy()
-            back = frame.labels_back(torch.ones_like(torch.from_numpy(labels)), whole.shape[1:], image.spacing[1:])
-            entry["label_cut"] = int(((whole > 0) & (whole < UNKNOWN) & (back == 0)).sum())
-    _save(parts / f"{case.name}_image.npy", scaled.astype(np.float16))
-    if labels is not None:
-        _save(parts / f"{case.name}_label.npy", labels)
-    _write_text(parts / f"{case.name}.json", json.dumps(dict(frame=list(frame), stamps=_stamps(case), entry=entry)))
-    return entry, []
 
 
 def _note_strangers(entries):
@@ -362,32 +307,6 @@ def _note_missing(entries, classes):
             entry["notes"].append(["its label lacks a class that most cases' have", ", ".join(lacks)])
 
 
-def _label_problems(case, label, image, classes):
-    where, voxels = case.labels[0], label.voxels
-    if voxels.shape != image.voxels.shape:
-        return [f"{where}: expected shape {image.voxels.shape} of {case.images[0].name}, got {voxels.shape}"]
-    values = np.unique(voxels)
-    painted = np.unique(voxels[(voxels != UNKNOWN).any(axis=(1, 2))])
-    if (painted > 0).any():  # of slices that nobody painted 255 is the reader's
-        values = painted
-    odd = values[(values < 0) | (values > classes)]
-    # 255 beside other labels marks voxels that nobody annotated; alone it is a mask of 0 and 255.
-    if len(odd) and not (odd.tolist() == [UNKNOWN] and (values > 0).sum() > 1):
-        some = ", ".join(f"{v:g}" for v in odd[:5])
-        found = values[values > 0]
-        perhaps = f", here perhaps {','.join(f'{v:g}' for v in found)}" if len(found) == classes else ""
-        return [f"{where}: expected labels 0 to {classes}, got {some}; --labels gives classes other numbers{perhaps}"]
-    return []
-
-
-def _label_notes(case, labels):
-    """Note labels that were painted on few slices, which validation would score the others by."""
-    found = (labels > 0).any(axis=(1, 2)).sum()
-    if case.split == "train" or not 0 < found <= max(1, len(labels) // 10) or len(labels) < 3:
-        return []
-    return [("labels on few slices; the others count as background unless marked 255", f"{found} of {len(labels)}")]
-
-
 def _assemble(out, parts, cases, entries, size):
     """Stream the converted cases into the final arrays, one case in memory at a time."""
     train = [c for c in cases if c.split == "train"]
@@ -398,62 +317,22 @@ def _assemble(out, parts, cases, entries, size):
         entry = entries[case.name]
         entry["slices"] = [slices, slices := slices + entry["shape"][0]]
     if train:
-        images = (_part(parts, c, "image") for c in train)
-        _stream(out / "train_images.npy", np.float16, (total, size, size), images)
+        images = (part_of(parts, c, "image") for c in train)
+        stream(out / "train_images.npy", np.float16, (total, size, size), images)
     if labelled:
         labels = (_train_labels(parts, c, entries[c.name], size) for c in train)
-        _stream(out / "train_labels.npy", np.uint8, (total, size, size), labels)
+        stream(out / "train_labels.npy", np.uint8, (total, size, size), labels)
     (out / "volumes").mkdir()
     for case in cases:
         if case.split != "train":
             for kind in ("image", "label") if entries[case.name]["labelled"] else ("image",):
-                _save(out / "volumes" / f"{case.name}_{kind}.npy", _part(parts, case, kind))
+                save(out / "volumes" / f"{case.name}_{kind}.npy", part_of(parts, case, kind))
 
 
 def _train_labels(parts, case, entry, size):
     if entry["labelled"]:
-        return _part(parts, case, "label")
+        return part_of(parts, case, "label")
     return np.full((entry["shape"][0], size, size), UNKNOWN, np.uint8)
-
-
-def _stream(path, dtype, shape, arrays):
-    """Write arrays one after the other as a single one, through the file: a map on a full disk ends the process, and
-    ``np.save`` hands the array to C's buffered files, whose last bytes it may lose without a word.
-    """
-    header = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
-    with whole_file(path) as part, open(part, "wb") as handle:
-        np.lib.format.write_array_header_1_0(handle, header)
-        for array in arrays:
-            if array.dtype != dtype or array.shape[1:] != shape[1:]:
-                raise InputError(f"{path}: what was converted is damaged; remove {path.parents[1]} and run it again")
-            handle.write(np.ascontiguousarray(array).data)
-
-
-def _finished(parts, case, frame):
-    """Return the entry of a case that an earlier run converted from the same files with the same settings."""
-    try:
-        done = json.loads((parts / f"{case.name}.json").read_text(encoding="utf-8"))
-        same = done["frame"] == list(frame) and done["stamps"] == _stamps(case) and done["entry"]["split"] == case.split
-        for kind in ("image", "label") if done["entry"]["labelled"] else ("image",):
-            _part(parts, case, kind)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, InputError):
-        return None
-    return done["entry"] if same else None
-
-
-def _part(parts, case, kind):
-    """Map what was converted of a case."""
-    path = parts / f"{case.name}_{kind}.npy"
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged ({error}); remove {parts} and run the same command again") from error
-
-
-def _stamps(case):
-    """Return path, bytes and time of a case's files; enough to notice that one was replaced."""
-    files = dict.fromkeys((*case.images, *(case.labels or ())))
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
 def _digest(values):
@@ -466,12 +345,3 @@ def _describe(path):
     if path.name == "train_labels.npy":
         found["rows"] = [zlib.crc32(np.ascontiguousarray(row)) for row in array]
     return found
-
-
-def _save(path, array):
-    _stream(path, array.dtype, array.shape, [array])
-
-
-def _write_text(path, text):
-    with whole_file(path) as part, open(part, "w", encoding="utf-8") as handle:
-        handle.write(text)

@@ -1,26 +1,22 @@
-"""Training and testing a config."""
+"""Training a config."""
 
-import hashlib
 import importlib.util
-import inspect
 import json
-import logging
 import math
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 
-from cmems import ops
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, load_config, run_settings
 from cmems.apis.launcher import alone, check_launcher, leave_group, rank_of, together
-from cmems.apis.places import default_work_dir, module_content, module_folders, spare_data_set
+from cmems.apis.places import default_work_dir, module_content, module_folders
 from cmems.apis.record import write_record
+from cmems.apis.runs import as_list, build_runner, check_seed, check_work_dir, content_of, scans_of, trained_on
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, PreparedDataset
@@ -28,24 +24,17 @@ from cmems.engine.checkpoint import (
     BEST,
     LAST,
     PREVIOUS,
-    check_networks,
     known_to,
     newest_whole,
     of_training,
     read_checkpoint,
 )
-from cmems.engine.checks import told
-from cmems.engine.runner import RECORD, SegmentationRunner
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
-from cmems.locks import LOCK, folder_lock
 from cmems.precision import float32_by_default
-from cmems.registry import RUNNERS
 from cmems.visualization import say
-from cmems.visualization.panels import check_pictures
 
 TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
-_TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
 # MMEngine's, none of which sends anything anywhere by these settings.
 TRACKERS = dict(
     tensorboard=dict(type="TensorboardVisBackend"),
@@ -103,7 +92,7 @@ def train(
     resume, cfg.resume = resume or bool(cfg.get("resume")) and not overwrite, False
     cfg.work_dir = work_dir or cfg.get("work_dir") or default_work_dir(config)
     cfg.launcher = launcher
-    _check_work_dir(cfg)
+    check_work_dir(cfg)
     if tracker is not None:
         _track(cfg, tracker)
     if steps is not None and hours is not None:
@@ -145,7 +134,7 @@ def train(
         runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
         beside = dict(modules=module_content(cfg), custom_hooks=cfg.get("custom_hooks"))
         runner.beside = json.dumps({key: value for key, value in beside.items() if value}, default=str)
-        runner.preparation, runner.trained_on = Preparation.of(data).text(), list(_scans(data, "train").values())
+        runner.preparation, runner.trained_on = Preparation.of(data).text(), list(scans_of(data, "train").values())
         try:
             with _recorded(runner, resume, dict(_known(config, cfg), data=_known_by(data), amp=amp)):
                 runner.train()
@@ -213,7 +202,7 @@ def _complete(cfg, seed, amp):
     check_seed((cfg.get("randomness") or {}).get("seed"))
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
-    for scheduler in _as_list(cfg.get("param_scheduler")):
+    for scheduler in as_list(cfg.get("param_scheduler")):
         scheduler.setdefault("end", cfg.train_cfg.max_iters)
     # The test split is for `cmems evaluate` alone: nothing of a training run may touch it.
     return {key: cfg.pop(key) for key in ("test_cfg", "test_dataloader", "test_evaluator") if key in cfg}
@@ -262,22 +251,6 @@ def _track(cfg, tracker):
     visualizer["vis_backends"] = [*backends, place]
 
 
-def check_seed(seed):
-    """Raise InputError for what is no seed; None is one that is drawn."""
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 32):
-        raise InputError(f"seed: expected an integer from 0 to {(1 << 32) - 1}, got {seed!r}")
-
-
-def _check_work_dir(cfg):
-    """Refuse a work directory in which the copy of the config, or more of a run, would replace what is not a run's."""
-    folder, name = Path(cfg.work_dir), Path(cfg.filename).name
-    own = folder / name
-    spare_data_set(folder, "--work-dir ")
-    runs = any(Path(folder, each).is_file() for each in (LOCK, LAST, RECORD))
-    if own.is_file() and not own.samefile(cfg.filename) and not runs:
-        raise InputError(f"--work-dir {folder}: holds another {name}, which no run wrote; name a folder of its own")
-
-
 def _flat(data):
     """Return the line, if any, that names training cases with slices of one value, which are drawn like the others."""
     notes = {case: data.case(case).get("notes", []) for case in data.cases("train")}
@@ -298,7 +271,7 @@ def _check_validation(cfg, tell=say):
                 f"val_dataloader.dataset.data_root={data.root}: prepared otherwise than the training's data, "
                 f"{trained.root}: {'; '.join(odd)}"
             )
-        if seen := trained_on(data, volumes.split, dict(trained_on=list(_scans(trained, "train").values()))):
+        if seen := trained_on(data, volumes.split, dict(trained_on=list(scans_of(trained, "train").values()))):
             tell(f"warning: {data.root}: split '{volumes.split}': {seen}")
     bare = [case for case in cases if not data.case(case)["labelled"]]
     where = f"{volumes.data_root}: split '{volumes.split}'"
@@ -354,117 +327,3 @@ def _find_checkpoint(cfg):
             f"{path}: the run was laid out for {laid_out} steps and goes on to {total}: the learning rate keeps the "
             "schedule of before"
         )
-
-
-def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, work_dir=None, cfg_options=None):
-    """Measure a checkpoint.
-
-    Args:
-        config (str): Path of the config.
-        checkpoint (str): The weights.
-        split (str | None): Split to measure on. Default: the config's test split.
-        preset (str | None): Metric convention for every metric of the config.
-        show_dir (str | None): Write overlay panels there.
-        out (str | None): Folder of ``metrics.json`` and its tables. Default: the work directory.
-        work_dir (str | None): Where the log and tables go. Default: ``test_<split>`` beside the checkpoint.
-        cfg_options (dict | None): Dotted keys to set.
-
-    Returns:
-        dict: Metrics, e.g. ``ensemble/DSC``.
-
-    Raises:
-        InputError: Something in the config, the data or the checkpoint is wrong; or the work directory holds a
-            prepared data set or another config of this name.
-    """
-    cfg, saved = load_config(config, cfg_options, _TESTS, trains=False), read_checkpoint(checkpoint)
-    if split:
-        cfg.test_dataloader.dataset.split = split
-    split = cfg.test_dataloader.dataset.split
-    cfg.work_dir = work_dir or str(Path(checkpoint).resolve().parent / f"test_{split}")
-    _check_work_dir(cfg)
-    for option, folder in (("--out ", out), ("--show-dir ", show_dir)):
-        if folder:
-            spare_data_set(folder, option, "what is measured")
-    if preset:
-        for metric in _as_list(cfg.test_evaluator):
-            metric["preset"] = preset
-    hooks = cfg.setdefault("default_hooks", {})
-    if out:
-        hooks["table"] = dict(hooks.get("table") or dict(type="MetricTableHook"), out=out)
-    if show_dir:
-        hooks["panels"] = dict(hooks.get("panels") or dict(type="PanelHook"), out_dir=show_dir)
-    check_seed((cfg.get("randomness") or {}).get("seed"))
-    data = PreparedDataset(cfg.test_dataloader.dataset.data_root)
-    Preparation.of(data).check(saved, checkpoint)
-    check_networks(cfg._cfg_dict.to_dict()["model"], saved, checkpoint)
-    cases = data.cases(split)
-    if cases and not any(data.case(case)["labelled"] for case in cases):
-        raise InputError(f"{data.root}: no case of split '{split}' is labelled, so there is nothing to compare with")
-    if seen := trained_on(data, split, saved["meta"]):
-        say(f"warning: {data.root}: split '{split}': {seen}")
-    if show_dir:
-        check_pictures("--show-dir", (Path(show_dir, f"{case}.png") for case in cases))
-    for folder in filter(None, (out, show_dir)):  # what cannot be written to is told now, not after the test
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, "none"
-    for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader",
-                "val_evaluator"):  # fmt: skip
-        cfg.pop(key, None)
-    places = {Path(place).resolve(): place for place in (out, cfg.work_dir) if place}  # tables and log
-    with ExitStack() as locks, naming(cfg.work_dir):
-        for place in places.values():
-            locks.enter_context(folder_lock(place, "testing"))
-        return build_runner(cfg).test()
-
-
-def content_of(data):
-    """Return what a prepared data set's content is known by: equal for equal slices, volumes, classes and splits."""
-    parts = {k: data.manifest[k] for k in ("files", "splits", "classes", "size")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def trained_on(data, split, meta):
-    """Return a sentence that names the cases of a split whose scans a checkpoint was trained on; None without any.
-
-    Args:
-        data (PreparedDataset): Perhaps another than that of the training.
-        split (str): As :meth:`PreparedDataset.cases` takes it.
-        meta (dict): Of the checkpoint; of one that does not tell, nothing is known.
-    """
-    known = meta.get("trained_on")
-    seen = [case for case, voxels in _scans(data, split).items() if isinstance(known, list) and voxels in known]
-    if not seen:
-        return None
-    return f"the training saw these scans, which flatters the scores: {', '.join(seen[:5])}{' …' * (len(seen) > 5)}"
-
-
-def _scans(data, split):
-    """Return by what the voxels of a split's scans are known, by case; older manifests do not tell."""
-    return {case: each for case in data.cases(split) if isinstance(each := data.case(case).get("voxels"), str)}
-
-
-def build_runner(cfg):
-    """Build a config's runner; a component that rejects its arguments is the config's mistake.
-
-    Raises:
-        InputError: See the message.
-    """
-    cfg.setdefault("runner_type", SegmentationRunner.__name__)
-    known = isinstance(cfg.runner_type, str) and cfg.runner_type in RUNNERS
-    kind = RUNNERS.get(cfg.runner_type) if known else None
-    if not (inspect.isclass(kind) and issubclass(kind, SegmentationRunner)):
-        raise InputError(f"runner_type: expected SegmentationRunner or a subclass of it, got {cfg.runner_type!r}")
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.deterministic = True  # a resumed run must repeat the bits
-    with told("config"):
-        runner = kind.from_cfg(cfg)
-    print_log(f"torch {torch.__version__}, {torch.get_num_threads()} threads", "current", logging.INFO)
-    if not torch.cuda.is_available():
-        print_log(f"compiled kernels: {ops.why_not() or 'on'}", "current", logging.INFO)
-    return runner
-
-
-def _as_list(value):
-    if value is None:
-        return []
-    return [value] if isinstance(value, dict) else list(value)
