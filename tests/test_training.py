@@ -671,6 +671,7 @@ def test_what_is_typed_is_read_as_what_it_replaces():
         "train_dataloader.synthetic.synthesizer.intensity.gamma": "(0.5, 2)",
         "model.objectives": "[{'type': 'Supervised', 'source': 'exemplar'}]",
         "val_cfg": "{'type': 'ValLoop', 'fp16': False}",
+        "model.prediction": "dict(views=8, clean=[dict(type='KeepLargest', classes=(2, 3))])",
     }
     config = load_config(REPO / "configs/cmems/unet_acdc_128.py", Texts(typed))
     assert config.val_evaluator[0].preset == "nan"
@@ -682,6 +683,21 @@ def test_what_is_typed_is_read_as_what_it_replaces():
     assert config.train_dataloader.synthetic.synthesizer.intensity.gamma == (0.5, 2)
     assert [dict(each) for each in config.model.objectives] == [dict(type="Supervised", source="exemplar")]
     assert config.val_cfg == dict(type="ValLoop", fp16=False)
+    assert config.model.prediction == dict(views=8, clean=[dict(type="KeepLargest", classes=(2, 3))])
+
+
+@pytest.mark.parametrize(
+    "typed", ["dict(views=8", "dict(views)", "dict(**settings)", "[dict(type='KeepLargest', of=)]"]
+)
+def test_what_is_typed_and_cannot_be_read_is_refused(typed):
+    with pytest.raises(InputError) as caught:
+        load_config(REPO / "configs/cmems/unet_acdc_128.py", Texts({"model.prediction": typed}))
+    assert str(caught.value) == f"--cfg-options: expected a value as Python writes it, got {typed!r}"
+
+
+def test_prediction_must_be_settings(tiny_config, tmp_path):
+    with pytest.raises(InputError, match=r"prediction: expected settings \(a dict\) or None, got 'abc'"):
+        train(tiny_config(), str(tmp_path / "w"), cfg_options={"model.prediction": "abc"})
 
 
 def test_a_config_file_that_ends_the_process_is_refused(tmp_path):

@@ -305,12 +305,27 @@ def _read_text(text, old):
     bare = text.strip("'\"")
     if isinstance(old, str) and bare != "None" and not bare.startswith(("[", "(")):
         return bare
-    if text.lstrip().startswith(("[", "(", "{")):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(text.strip())
+    if text.lstrip().startswith(("[", "(", "{", "dict(")):
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(_Dicts().visit(ast.parse(text.strip(), mode="eval")))
             if isinstance(value, (list, tuple, dict)):
                 return value
+    unread = InputError(f"--cfg-options: expected a value as Python writes it, got {text!r:.200}")
+    if text.lstrip().startswith("dict("):
+        raise unread
     try:
         return DictAction._parse_iterable(text)
     except AssertionError as error:
         raise InputError(f"--cfg-options: {error}") from error
+    except RecursionError:  # over commas that it finds within words
+        raise unread from None
+
+
+class _Dicts(ast.NodeTransformer):
+    """Makes ``{"a": 1}`` of ``dict(a=1)``, which config files have and ``ast.literal_eval`` does not read."""
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        if getattr(node.func, "id", None) != "dict" or node.args or not all(each.arg for each in node.keywords):
+            return node
+        return ast.Dict([ast.Constant(each.arg) for each in node.keywords], [each.value for each in node.keywords])

@@ -89,6 +89,10 @@ class MutualLearner(BaseModel):
         self.needs_levels = any(objective.needs_levels for objective in self.objectives)
         self.ema_momentum = ema_momentum
         check_draws(self, probabilities=["ema_momentum"])
+        if not isinstance(prediction, (dict, type(None))):
+            raise InputError(
+                f"{type(self).__name__}: prediction: expected settings (a dict) or None, got {prediction!r}"
+            )
         self.prediction = Prediction(**(prediction or {}))
         self.prediction.check(getattr(self.networks[0], "num_classes", None))
         kinds = {objective.teacher for objective in self.objectives} & {"ema", "static"}
