@@ -11,8 +11,8 @@ def check_labels(part, num_classes, where):
     """Refuse labels that there are not, in a component's settings and in those of its parts.
 
     Args:
-        part: Any whose ``of_labels`` names its attributes that are a label, several, or None; parts are attributes of
-            it, or in lists, that have ``of_labels`` too.
+        part: Any whose ``of_labels`` names its attributes that are a label, several, or None, and ``one_label`` those
+            of them that are never several; parts are attributes of it, or in lists, that have ``of_labels`` too.
         num_classes (int): K, background included: labels are 1 to K - 1.
         where (str): Its key in the config; for the message.
 
@@ -20,11 +20,12 @@ def check_labels(part, num_classes, where):
         InputError: Naming component and setting.
     """
     for key in getattr(part, "of_labels", ()):
-        named = getattr(part, key, None)
-        for label in named if isinstance(named, (list, tuple, dict)) else [named]:
-            if label is not None and not (isinstance(label, Integral) and 1 <= label < num_classes):
+        named, one = getattr(part, key, None), key in getattr(part, "one_label", ())
+        for label in named if isinstance(named, (list, tuple, dict)) and not one else [named] * (named is not None):
+            if not (isinstance(label, Integral) and not isinstance(label, bool) and 1 <= label < num_classes):
                 raise InputError(
-                    f"{where}: {type(part).__name__}: {key}: expected labels, 1 to {num_classes - 1}, got {label!r}"
+                    f"{where}: {type(part).__name__}: {key}: expected {'a label' if one else 'labels'}, "
+                    f"1 to {num_classes - 1}, got {label!r}"
                 )
     for value in getattr(part, "__dict__", {}).values():
         for each in value if isinstance(value, (list, tuple)) else [value]:

@@ -32,7 +32,7 @@ class Registry(_Registry):
 
     def get(self, key):
         """Return the class or function registered under ``key``."""
-        found = super().get(key)
+        found = super().get(key) if key else None  # of '' MMEngine's own says nothing
         if found is None:
             known = sorted(self.names())
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
@@ -41,7 +41,7 @@ class Registry(_Registry):
         return found
 
     def __contains__(self, key):
-        return super().get(key) is not None
+        return bool(key) and super().get(key) is not None
 
     def names(self):
         """Return what is registered here and in the parents; nothing is imported to look a name up."""

@@ -438,7 +438,16 @@ def test_a_row_of_trust_is_of_the_mask_that_is_there(model, scans, tmp_path):
         ("test_dataloader.batch_size", -1, "test_dataloader.batch_size: expected a positive integer, got -1"),
         ("test_dataloader.batch_size", 0, "test_dataloader.batch_size: expected a positive integer, got 0"),
         ("model.prediction.clean", [dict(type="KeepLargest", classes=["RV"])], "expected labels, 1 to 3, got 'RV'"),
-        ("model.prediction.clean", [dict(type="CutAtBase", classes=[1], wall=4)], "wall: expected labels, 1 to 3, got"),
+        (
+            "model.prediction.clean",
+            [dict(type="CutAtBase", classes=[1], wall=4)],
+            "wall: expected a label, 1 to 3, got",
+        ),
+        (
+            "model.prediction.clean",
+            [dict(type="KeepLargest", beside=[2])],
+            r"beside: expected a label, 1 to 3, got \[2\]",
+        ),
         ("model.prediction.clean", [dict(type="RemoveSmall", mm3=1, classes=[9])], "RemoveSmall: classes: expected"),
     ],
 )

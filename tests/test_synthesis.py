@@ -28,6 +28,7 @@ from cmems.datasets.synthesis.geometric import centroid, mean_distance
 from cmems.errors import InputError
 from cmems.geometry import warp_labels, warp_outlines
 from cmems.labels import check_labels
+from cmems.registry import SYNTHESIZERS
 from cmems.seeding import Stream, keyed_stream
 
 STILL = dict(type="RandomAffine", degrees=0, scale=(1, 1), shift=0, flip=0)
@@ -852,6 +853,16 @@ def test_omega_turns_each_exemplar_by_its_own_angle_besides():
         (dict(geometric=[STILL, dict(type="RadialShape", classes=(1, 4))]), "RadialShape: classes: .* 1 to 3, got 4"),
         (dict(geometric=[STILL, dict(type="WallShape", cavity=3, wall=0)]), "WallShape: wall: .* 1 to 3, got 0"),
         (dict(organs=[dict(type="Trabeculae", classes=("LV",), wall=2)]), "Trabeculae: classes: .*, got 'LV'"),
+        (
+            dict(geometric=[STILL, dict(type="WallShape", cavity=[3], wall=2)]),
+            r"WallShape: cavity: expected a label, .*, got \[3\]",
+        ),
+        (dict(geometric=[STILL, dict(type="RadialShape", classes=[None])]), "RadialShape: classes: .*, got None"),
+        (dict(organs=[dict(type="PaintClasses", classes=(True,))]), "PaintClasses: classes: .*, got True"),
+        (
+            dict(organs=[dict(type="Trabeculae", classes=(3,), wall=())]),
+            r"Trabeculae: wall: expected a label, .*, got \(\)",
+        ),
         (dict(drop={9: 0.5}), "ExemplarPaste: drop: .*, got 9"),
         (dict(outlines=(1, 2, 3), apart=dict(type="OrganJitter", classes=(7,))), "OrganJitter: classes: .*, got 7"),
     ],
@@ -859,6 +870,37 @@ def test_omega_turns_each_exemplar_by_its_own_angle_besides():
 def test_labels_that_there_are_not_are_refused_in_every_part_of_omega(settings, message):
     with pytest.raises(InputError, match=f"^synthesizer: {message}$"):
         check_labels(ExemplarPaste(**{"geometric": STILL, "intensity": SAME, **settings}), 4, "synthesizer")
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (dict(type="RandomAffine", control_points=1), "control_points: expected an integer of 2 or more, got 1"),
+        (dict(type="RandomAffine", control_points=4.0), r"control_points: expected an integer of 2 or more, got 4\.0"),
+        (dict(type="RandomAffine", control_points=[4]), r"control_points: expected an integer of 2 or more, got \[4\]"),
+        (dict(type="RadialShape", classes=()), "RadialShape: classes: expected labels, got none"),
+        (dict(type="RadialShape", classes=(1,), reach=0), "reach: expected a number of more than 0, got 0"),
+        (dict(type="WallShape", cavity=3, wall=2, reach=0.0), r"reach: expected a number of more than 0, got 0\.0"),
+        (
+            dict(type="Trabeculae", classes=(3,), wall=2, cells=(12, 1)),
+            r"cells: expected two integers of 2 or more, got",
+        ),
+        (dict(type="Trabeculae", classes=(3,), wall=2, cells=12), "cells: expected two integers of 2 or more, got 12"),
+        (dict(type="MatchQuantiles", quantiles=1), "quantiles: expected an integer of 2 or more, got 1"),
+        (dict(type="BodyFit", limit=0.9), r"limit: expected a number of 1 or more, got 0\.9"),
+        (dict(type="BodyFit", level=-0.1), r"level: expected a number from 0 to 1, got -0\.1"),
+    ],
+)
+def test_settings_of_omega_that_nothing_can_be_drawn_by_are_refused(part, message):
+    with pytest.raises(InputError, match=message):
+        SYNTHESIZERS.build(part)
+
+
+def test_settings_of_omega_at_their_limits_are_taken():
+    SYNTHESIZERS.build(dict(type="RandomAffine", control_points=2))
+    SYNTHESIZERS.build(dict(type="Trabeculae", classes=(), wall=2, cells=(2, 2)))
+    SYNTHESIZERS.build(dict(type="MatchQuantiles", quantiles=2))
+    SYNTHESIZERS.build(dict(type="BodyFit", level=1, limit=1))
 
 
 @pytest.mark.parametrize(

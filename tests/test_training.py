@@ -556,6 +556,14 @@ MISTAKES = {
     "a number for a runner": ("runner_type=5", "runner_type: expected SegmentationRunner or a subclass of it, got 5"),
     "less than no class": ("model.backbone.num_classes=-1", "model.backbone: Trying to create tensor with negative"),
     "unknown budget": ("budget={'rate': {}}", "budget.rate: budget has no such setting; did you mean rates?"),
+    "no name": ("default_hooks.logger.type=''", "default_hooks.logger.type: expected a component's name, got ''"),
+    "no name of a library's": ("val_dataloader.sampler.type=''", "val_dataloader.sampler.type: expected a component's"),
+    "no runner": ("runner_type=''", "runner_type: expected SegmentationRunner or a subclass of it, got ''"),
+    "a list for a data set": (
+        "val_dataloader.dataset=[1]",
+        "val_dataloader.dataset: expected a data set (a dict with a",
+    ),
+    "splits": ("val_dataloader.dataset.split=[val]", "split: expected one of train, val, test, got ['val']"),
     "unknown preset": ("val_evaluator.0.preset=transnet", "did you mean transunet"),
 }
 

@@ -56,6 +56,7 @@ def check_components(config):
 
 # What a train_dataloader has beside its sources.
 _DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation", "orientation")
+_LOADERS = ("val_dataloader", "test_dataloader")
 _PARTS = dict(propagation="a label propagation", orientation="an orientation")
 
 
@@ -70,6 +71,10 @@ def _walk(path, node):
     for key, value in node.items():
         if known is not None and key not in known and key not in ("type", "_scope_", "_delete_"):
             yield f"{path}.{key}: {what} has no such setting; {nearest(key, known)}"
+        elif key == "type" and isinstance(value, str) and not value.strip():
+            yield f"{path}.type: expected a component's name, got {value!r}"
+        elif key == "dataset" and path in _LOADERS and not _typed(value):
+            yield f"{path}.dataset: expected a data set (a dict with a type), got {value!r}"
         elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
             near = nearest(key, {*node, *_DATA_SETTINGS} - {key})
             yield f"{path}.{key}: expected a source (a dict with a type); {near}"
@@ -95,7 +100,7 @@ def _settings_of(path, node):
         return _PLAIN[path], path
     if path == "model.prediction":
         return _arguments(Prediction), path
-    if path in ("val_dataloader", "test_dataloader"):
+    if path in _LOADERS:
         return {**_arguments(DataLoader), "num_batch_per_epoch": None}, "a data loader"
     kind = "LogProcessor" if path == "log_processor" else node.get("type")
     if not isinstance(kind, str):

@@ -114,7 +114,7 @@ class PreparedDataset:
         """List the cases of ``train``, ``val`` or ``test``; ``valtest`` is the last two, on which UniMatch reports."""
         if split == "valtest":
             return self.cases("val") + self.cases("test")
-        if split not in self.manifest["splits"]:
+        if not isinstance(split, str) or split not in self.manifest["splits"]:
             raise InputError(f"{self.root}: split: expected one of {', '.join(self.manifest['splits'])}, got {split!r}")
         return list(self.manifest["splits"][split])
 

@@ -20,9 +20,10 @@ class PostProcessor:
 
     Attributes:
         of_labels (tuple[str]): Which of its attributes are a label, or labels, or None.
+        one_label (tuple[str]): Which of these are never several.
     """
 
-    of_labels = ("classes",)
+    of_labels, one_label = ("classes",), ()
 
     def soften(self, probabilities):
         """Change ``(D, K, S, S)`` float32 probabilities of a volume's slices, on the networks' grid."""
@@ -46,7 +47,7 @@ class KeepLargest(PostProcessor):
             liver taken for one may be larger, and touches its tip.
     """
 
-    of_labels = ("classes", "beside")
+    of_labels, one_label = ("classes", "beside"), ("beside",)
 
     def __init__(self, of="class", classes=None, beside=None):
         if of not in ("foreground", "class"):
@@ -84,7 +85,7 @@ class CutAtBase(PostProcessor):
         slices (int): Most slices of the wall that may be open.
     """
 
-    of_labels = ("classes", "wall")
+    of_labels, one_label = ("classes", "wall"), ("wall",)
 
     def __init__(self, classes, wall, share=0.75, slices=3):
         if not 0 <= share <= 1:

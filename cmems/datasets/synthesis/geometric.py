@@ -31,7 +31,8 @@ class RandomAffine(Perturbation):
     def __init__(self, degrees=180.0, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.0, control_points=9):
         self.degrees, self.scale, self.shift, self.flip = degrees, scale, shift, flip
         self.elastic, self.control_points = elastic, control_points
-        check_draws(self, factors=["scale"], probabilities=["flip"], sizes=["degrees", "shift", "elastic"])
+        sizes = ["degrees", "shift", "elastic"]
+        check_draws(self, factors=["scale"], probabilities=["flip"], sizes=sizes, points=["control_points"])
 
     def draw(self, stream, n):
         """Draw ``angle`` ``(n,)`` radians, ``scale`` ``(n,)``, ``shift`` ``(n, 2)``, ``flip`` ``(n,)`` bool, and
@@ -93,7 +94,9 @@ class RadialShape(Perturbation):
     def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
         self.exponent, self.reach, self.spread, self.probability = exponent, reach, spread, probability
         self.classes = tuple(classes)
-        check_draws(self, factors=["exponent", "spread"], probabilities=["probability"], sizes=["reach"])
+        if not self.classes:
+            raise InputError("RadialShape: classes: expected labels, got none")
+        check_draws(self, factors=["exponent", "spread"], probabilities=["probability"], positives=["reach"])
 
     def draw(self, stream, n):
         """Draw ``choice`` ``(n,)`` in [0, 1), which class; ``factor`` of R and ``exponent`` g, ``(n,)`` each."""
@@ -147,14 +150,15 @@ class WallShape(Perturbation):
             three fifths of a and a'.
     """
 
-    of_labels = ("cavity", "wall")
+    of_labels = one_label = ("cavity", "wall")
 
     angles, steps = 96, 96  # of the polar grid on which a and b are measured
 
     def __init__(self, cavity, wall, ratio=(0.15, 0.88), size=(0.8, 1.2), reach=1.7, probability=0.8, rim=0.0):
         self.cavity, self.wall, self.rim = cavity, wall, rim
         self.ratio, self.size, self.reach, self.probability = ratio, size, reach, probability
-        check_draws(self, shares=["ratio"], factors=["size"], probabilities=["probability"], sizes=["reach", "rim"])
+        check_draws(self, shares=["ratio"], factors=["size"], probabilities=["probability"], sizes=["rim"])
+        check_draws(self, positives=["reach"])
 
     def draw(self, stream, n):
         """Draw ``ratio`` and ``size`` ``(n,)``, and ``changed`` ``(n,)`` bool."""
@@ -319,6 +323,7 @@ class BodyFit:
 
     def __init__(self, level=0.03, limit=2.0):
         self.level, self.limit = level, limit
+        check_draws(self, probabilities=["level"], stretches=["limit"])
 
     def __call__(self, exemplars, backgrounds):
         """Find how samples' positions in the background's frame become positions in the exemplar's.

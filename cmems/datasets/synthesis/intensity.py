@@ -136,12 +136,12 @@ class Trabeculae(OrganLook):
         cells (tuple[int, int]): Cells of the coarse and of the fine noise across the image.
     """
 
-    of_labels = ("classes", "wall")
+    of_labels, one_label = ("classes", "wall"), ("wall",)
 
     def __init__(self, classes, wall, probability=0.7, amount=(0.0, 0.5), depth=(0.3, 1.0), border=1.5, cells=(12, 28)):
         self.classes, self.wall, self.probability = tuple(classes), wall, probability
         self.amount, self.depth, self.border, self.cells = amount, depth, border, cells
-        check_draws(self, shares=["amount", "depth"], probabilities=["probability"], sizes=["border"])
+        check_draws(self, shares=["amount", "depth"], probabilities=["probability"], sizes=["border"], pairs=["cells"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Darken (or brighten) parts of the cavities of ``(B, 1, H, W)`` images; nothing beyond them changes."""
@@ -177,7 +177,7 @@ class MatchQuantiles(OrganLook):
 
     def __init__(self, share=(0.0, 1.0), quantiles=17):
         self.share, self.quantiles = share, quantiles
-        check_draws(self, shares=["share"])
+        check_draws(self, shares=["share"], points=["quantiles"])
 
     def __call__(self, images, labels, backgrounds, stream):
         """Map the grey levels of the whole image."""

@@ -12,7 +12,11 @@ _KINDS = dict(
     shares=(2, lambda low, high: 0 <= low <= high <= 1, "(low, high), both 0 to 1, low at most high"),
     probabilities=(1, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     sizes=(1, lambda value: value >= 0, "a number of 0 or more"),
+    positives=(1, lambda value: value > 0, "a number of more than 0"),
+    stretches=(1, lambda value: value >= 1, "a number of 1 or more"),
     counts=(1, lambda value: value >= 0 and isinstance(value, Integral), "an integer of 0 or more"),
+    points=(1, lambda value: value >= 2 and isinstance(value, Integral), "an integer of 2 or more"),
+    pairs=(2, lambda *both: all(n >= 2 and isinstance(n, Integral) for n in both), "two integers of 2 or more"),
 )
 
 
@@ -22,7 +26,8 @@ def check_draws(part, **names):
     Args:
         part: A perturbation, or a part of Ω.
         **names (sequence[str]): The attributes by kind: ``factors``, ranges above 0; ``ranges``; ``shares``, ranges
-            within 0 to 1; ``probabilities``; ``sizes``; ``counts``.
+            within 0 to 1; ``probabilities``; ``sizes``; ``positives``; ``stretches``, 1 or more; ``counts``;
+            ``points``, two or more, and ``pairs`` of them.
 
     Raises:
         InputError: Naming part and attribute.
