@@ -9,6 +9,7 @@ and, when it lives outside the package, by ``custom_imports = dict(imports=["my_
 """
 
 import difflib
+import inspect
 
 import mmengine.registry as roots
 from mmengine.registry import Registry as _Registry
@@ -32,7 +33,7 @@ class Registry(_Registry):
 
     def get(self, key):
         """Return the class or function registered under ``key``."""
-        found = super().get(key) if key else None  # of '' MMEngine's own says nothing
+        found = self._find(key)
         if found is None:
             known = sorted(self.names())
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
@@ -41,7 +42,11 @@ class Registry(_Registry):
         return found
 
     def __contains__(self, key):
-        return bool(key) and super().get(key) is not None
+        return self._find(key) is not None
+
+    def _find(self, key):
+        found = super().get(key) if key else None  # of '' MMEngine's own says nothing
+        return None if inspect.ismodule(found) else found  # which it finds by any module's name
 
     def names(self):
         """Return what is registered here and in the parents; nothing is imported to look a name up."""

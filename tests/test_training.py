@@ -556,6 +556,15 @@ MISTAKES = {
     "a number for a runner": ("runner_type=5", "runner_type: expected SegmentationRunner or a subclass of it, got 5"),
     "less than no class": ("model.backbone.num_classes=-1", "model.backbone: Trying to create tensor with negative"),
     "unknown budget": ("budget={'rate': {}}", "budget.rate: budget has no such setting; did you mean rates?"),
+    "nothing to learn at first": (
+        "model.objectives=[{'type': 'Supervised', 'source': 'exemplar', 'begin': 1}]",
+        "model.objectives: expected one or more at every step, but none acts at step 0",
+    ),
+    "nothing to learn between": (
+        "model.objectives=[{'type': 'Supervised', 'source': 'exemplar', 'end': 2}, "
+        "{'type': 'Supervised', 'source': 'exemplar', 'begin': 3}]",
+        "model.objectives: expected one or more at every step, but none acts at step 2",
+    ),
     "no name": ("default_hooks.logger.type=''", "default_hooks.logger.type: expected a component's name, got ''"),
     "no name of a library's": ("val_dataloader.sampler.type=''", "val_dataloader.sampler.type: expected a component's"),
     "no runner": ("runner_type=''", "runner_type: expected SegmentationRunner or a subclass of it, got ''"),

@@ -71,7 +71,7 @@ def _walk(path, node):
     for key, value in node.items():
         if known is not None and key not in known and key not in ("type", "_scope_", "_delete_"):
             yield f"{path}.{key}: {what} has no such setting; {nearest(key, known)}"
-        elif key == "type" and isinstance(value, str) and not value.strip():
+        elif key == "type" and not (value.strip() if isinstance(value, str) else callable(value)):
             yield f"{path}.type: expected a component's name, got {value!r}"
         elif key == "dataset" and path in _LOADERS and not _typed(value):
             yield f"{path}.dataset: expected a data set (a dict with a type), got {value!r}"

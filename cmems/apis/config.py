@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -25,7 +26,8 @@ from cmems.errors import InputError, warn_once
 _DATA_PLACES = ("train_dataloader.data_root", "val_dataloader.dataset.data_root", "test_dataloader.dataset.data_root")
 _OF_TRAINING = {"train_cfg", "optim_wrapper", "param_scheduler", "val_cfg", "val_dataloader", "val_evaluator", "budget"}
 _SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
-             "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget")  # fmt: skip
+             "optim_wrapper", "default_hooks", "env_cfg", "randomness", "visualizer", "budget",
+             "log_processor")  # fmt: skip
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _CHOICES = dict(resume=(True, False), launcher=LAUNCHERS, log_level=_LEVELS)
 # Which are texts, be they numbers: a folder may be called 2024.
@@ -205,12 +207,13 @@ def count_steps(config):
     """Turn an objective's ``ramp_up``, ``begin`` and ``end`` below 1, shares of the training, into steps.
 
     Raises:
-        InputError: A share is not in [0, 1], or an objective is no dict.
+        InputError: A share is not in [0, 1], an objective is no dict, or none acts at a step.
     """
     steps = (config.get("train_cfg") or {}).get("max_iters")
     objectives = (config.get("model") or {}).get("objectives") or []
     if not (isinstance(objectives, (list, tuple)) and all_dicts(objectives)):
         raise InputError(f"model.objectives: expected a list of dicts, each with a type, got {objectives!r}")
+    acting = []
     for objective in objectives:
         given = ", ".join(f"{key}={objective[key]}" for key in ("begin", "end") if objective.get(key) is not None)
         for key in ("ramp_up", "begin", "end"):
@@ -224,6 +227,13 @@ def count_steps(config):
         begin, end = objective.get("begin", 0), objective.get("end")
         if type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
             warn_once(f"model.objectives: {objective.get('type')}: {given}: in {steps} steps it never acts")
+        acting.append((begin, steps if end is None else end))
+    reached = 0
+    if acting and all(type(each) is int for each in chain([steps], *acting)):
+        for begin, end in sorted(acting):
+            reached = max(reached, end) if begin <= reached else reached
+        if reached < steps:
+            raise InputError(f"model.objectives: expected one or more at every step, but none acts at step {reached}")
 
 
 def run_settings(config, data, masks):
