@@ -21,7 +21,8 @@ def check_labels(part, num_classes, where):
     """
     for key in getattr(part, "of_labels", ()):
         named, one = getattr(part, key, None), key in getattr(part, "one_label", ())
-        for label in named if isinstance(named, (list, tuple, dict)) and not one else [named] * (named is not None):
+        several = isinstance(named, (list, tuple, dict)) and not one
+        for label in named if several else [named] * (named is not None):
             if not (isinstance(label, Integral) and not isinstance(label, bool) and 1 <= label < num_classes):
                 raise InputError(
                     f"{where}: {type(part).__name__}: {key}: expected {'a label' if one else 'labels'}, "

@@ -27,7 +27,7 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.components import check_components
 from cmems.apis.config import Texts, count_steps
 from cmems.apis.record import read_record, write_record
-from cmems.apis.training import _track
+from cmems.apis.training import _track, rehearse
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checks import check_model
@@ -567,6 +567,12 @@ MISTAKES = {
     ),
     "no name": ("default_hooks.logger.type=''", "default_hooks.logger.type: expected a component's name, got ''"),
     "no name of a library's": ("val_dataloader.sampler.type=''", "val_dataloader.sampler.type: expected a component's"),
+    "a setting of a hook without any": (
+        "default_hooks.curves.width=3",
+        "default_hooks.curves.width: CurvesHook has no such",
+    ),
+    "a list for the log": ("log_processor=[1]", "log_processor: expected settings (a dict) or None, got [1]"),
+    "a module's name": ("default_hooks.logger.type=json", "hook 'json' is not registered"),
     "no runner": ("runner_type=''", "runner_type: expected SegmentationRunner or a subclass of it, got ''"),
     "a list for a data set": (
         "val_dataloader.dataset=[1]",
@@ -1161,3 +1167,8 @@ def test_a_tracker_gets_a_backend_beside_the_log_or_is_named_as_absent(tiny_conf
     with pytest.raises(InputError, match="--tracker mlflow: it is not installed; pip install mlflow"):
         train(tiny_config(), str(tmp_path / "w"), tracker="mlflow")
     assert not (tmp_path / "w").exists()
+
+
+def test_a_rehearsal_ends_at_curves_that_nothing_draws(tiny_config):
+    with pytest.raises(InputError, match="visualizer.vis_backends: expected MMEngine's or your own, got 'Nowhere'"):
+        rehearse(tiny_config(), {"visualizer.vis_backends": [dict(type="Nowhere")]})

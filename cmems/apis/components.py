@@ -129,6 +129,8 @@ def _arguments(component):
     """
     names = {}
     for cls in inspect.getmro(component) if inspect.isclass(component) else (component,):
+        if cls is object:  # none of them takes anything
+            break
         if inspect.isclass(cls) and "__init__" not in vars(cls):
             continue
         try:

@@ -121,8 +121,10 @@ def attempt(job):
                 rehearse(path, options)
     except InputError as error:
         words = str(error)
+        if any(each in words for each in ("is not registered", "a dict with a type", "cannot be merged")):
+            return "refused", ""
         ours = not re.search(r"argument after|object is not|has no attribute|not supported between|\w+Error\)", words)
-        named = key.split(".")[-1].rstrip("0123456789") in words or "is not registered" in words
+        named = key.split(".")[-1].rstrip("0123456789") in words
         return ("refused", "") if ours and named else ("unclear", words[:300])
     except Exception as error:
         where = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)

@@ -155,6 +155,8 @@ class WallShape(Perturbation):
     angles, steps = 96, 96  # of the polar grid on which a and b are measured
 
     def __init__(self, cavity, wall, ratio=(0.15, 0.88), size=(0.8, 1.2), reach=1.7, probability=0.8, rim=0.0):
+        if wall == cavity:
+            raise InputError(f"WallShape: wall: expected another label than the cavity's, got {wall!r}")
         self.cavity, self.wall, self.rim = cavity, wall, rim
         self.ratio, self.size, self.reach, self.probability = ratio, size, reach, probability
         check_draws(self, shares=["ratio"], factors=["size"], probabilities=["probability"], sizes=["rim"])
