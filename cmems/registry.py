@@ -31,6 +31,10 @@ class Registry(_Registry):
             raise InputError(f"{self.name}: expected settings (a dict with a type), got {cfg!r}")
         return super().build(cfg, *args, **kwargs)
 
+    def optional(self, cfg):
+        """Build what a config names; None of None."""
+        return None if cfg is None else self.build(cfg)
+
     def get(self, key):
         """Return the class or function registered under ``key``."""
         found = self._find(key)

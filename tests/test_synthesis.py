@@ -897,6 +897,20 @@ def test_settings_of_omega_that_nothing_can_be_drawn_by_are_refused(part, messag
         SYNTHESIZERS.build(part)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(drop=[1]), r"ExemplarPaste: drop: expected {label: probability} or None, got \[1\]"),
+        (dict(fit=[]), r"synthesizer: expected settings \(a dict with a type\), got \[\]"),
+        (dict(apart=[]), r"synthesizer: expected settings \(a dict with a type\), got \[\]"),
+        (dict(background_geometric={}), r"synthesizer: expected settings \(a dict with a type\), got {}"),
+    ],
+)
+def test_optional_parts_of_omega_are_settings_or_none(settings, message):
+    with pytest.raises(InputError, match=message):
+        ExemplarPaste(STILL, SAME, **settings)
+
+
 def test_settings_of_omega_at_their_limits_are_taken():
     SYNTHESIZERS.build(dict(type="RandomAffine", control_points=2))
     SYNTHESIZERS.build(dict(type="Trabeculae", classes=(), wall=2, cells=(2, 2)))

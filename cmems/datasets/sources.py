@@ -232,7 +232,7 @@ class ExemplarSource(_Source):
     def __init__(self, data, batch_size, copies=None):
         super().__init__(data, batch_size)
         _need_exemplar(self)
-        self.copies = copies and SYNTHESIZERS.build(copies)
+        self.copies = SYNTHESIZERS.optional(copies)
         check_labels(self.copies, data.prepared.num_classes, f"train_dataloader: {type(self).__name__}: copies")
         self.partial = _partly_known(data)
 

@@ -124,7 +124,7 @@ def attempt(job):
         if any(each in words for each in ("is not registered", "a dict with a type", "cannot be merged")):
             return "refused", ""
         ours = not re.search(r"argument after|object is not|has no attribute|not supported between|\w+Error\)", words)
-        named = key.split(".")[-1].rstrip("0123456789") in words
+        named = any(part.rstrip("0123456789") in words for part in key.split(".")[-2:])
         return ("refused", "") if ours and named else ("unclear", words[:300])
     except Exception as error:
         where = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)

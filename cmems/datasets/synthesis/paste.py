@@ -60,13 +60,12 @@ class ExemplarPaste:
         if background not in ("zero", "unknown"):
             raise InputError(f"ExemplarPaste: background: expected 'zero' or 'unknown', got {background!r}")
         self.geometric = GeometricChain(geometric)
-        self.background_geometric = (
-            SYNTHESIZERS.build(background_geometric) if background_geometric else self.geometric.first
-        )
+        self.background_geometric = SYNTHESIZERS.optional(background_geometric) or self.geometric.first
         self.intensity = SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
-        self.fit = fit and SYNTHESIZERS.build(fit)
-        self.apart, self.drop = apart and SYNTHESIZERS.build(apart), dict(drop or {})
+        if not isinstance(drop, (dict, type(None))):
+            raise InputError(f"ExemplarPaste: drop: expected {{label: probability}} or None, got {drop!r}")
+        self.fit, self.apart, self.drop = SYNTHESIZERS.optional(fit), SYNTHESIZERS.optional(apart), dict(drop or {})
         self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, tuple(outlines)
         self.partial = background == "unknown"
         check_draws(self, counts=["margin", "ring"], sizes=["edge"])

@@ -188,7 +188,7 @@ class Consistency(Objective):
         self.unknown = unknown
         self.student, self.teacher = student, teacher
         self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
-        self.mix = mix and PERTURBATIONS.build(mix)
+        self.mix = PERTURBATIONS.optional(mix)
 
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
