@@ -1,4 +1,4 @@
-.PHONY: demo test wheel coverage matrix mutate sanitize fuzz faults stops lint format docs
+.PHONY: demo test wheel coverage matrix mutate sanitize fuzz faults stops settings lint format docs
 
 PYTHON ?= python3
 export PYTHONUNBUFFERED = 1
@@ -49,6 +49,10 @@ faults: .venv/ready
 # A short training ended at random moments by kill -9 and by each signal, and resumed, to the same bits.
 stops: .venv/ready
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/stops.py --times $(TIMES) --seed $(SEED)
+
+# Every setting of every method's config, typed wrong.
+settings: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/settings.py
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
