@@ -31,9 +31,10 @@ class Registry(_Registry):
             raise InputError(f"{self.name}: expected settings (a dict with a type), got {cfg!r}")
         return super().build(cfg, *args, **kwargs)
 
-    def optional(self, cfg):
-        """Build what a config names; None of None."""
-        return None if cfg is None else self.build(cfg)
+    def optional(self, cfg, default=None):
+        """Build what a config names, or of None the default; None where that is none either."""
+        chosen = default if cfg is None else cfg
+        return None if chosen is None else self.build(chosen)
 
     def get(self, key):
         """Return the class or function registered under ``key``."""

@@ -554,7 +554,7 @@ MISTAKES = {
     "no step to log": ("log_processor.window_size=0", "window_size: expected an integer of 1 or more, got 0"),
     "half a pattern": ("log_processor.mean_pattern=[", "log_processor: unterminated character set"),
     "a number for a runner": ("runner_type=5", "runner_type: expected SegmentationRunner or a subclass of it, got 5"),
-    "less than no class": ("model.backbone.num_classes=-1", "model.backbone: Trying to create tensor with negative"),
+    "less than no class": ("model.backbone.num_classes=-1", "num_classes: expected an integer of 2 or more, got -1"),
     "unknown budget": ("budget={'rate': {}}", "budget.rate: budget has no such setting; did you mean rates?"),
     "nothing to learn at first": (
         "model.objectives=[{'type': 'Supervised', 'source': 'exemplar', 'begin': 1}]",
@@ -573,6 +573,49 @@ MISTAKES = {
     ),
     "a list for the log": ("log_processor=[1]", "log_processor: expected settings (a dict) or None, got [1]"),
     "a module's name": ("default_hooks.logger.type=json", "hook 'json' is not registered"),
+    "half a step at the end": (
+        "param_scheduler.end=0.5",
+        "param_scheduler: expected begin and end in steps, integers, got 0 and 0.5",
+    ),
+    "a list for a number": ("model.pseudo_labeler.threshold=[1]", "threshold: expected a number, got [1]"),
+    "a list for a switch of a library's": ("val_dataloader.num_workers=[1]", "num_workers: expected a number, got [1]"),
+    "no optimizer": (
+        "optim_wrapper.optimizer=[]",
+        "optim_wrapper.optimizer: expected an optimizer (a dict with a type)",
+    ),
+    "a type where none is built": (
+        "model.prediction.type=X",
+        "model.prediction.type: model.prediction has no such setting",
+    ),
+    "no source to share": (
+        "model.shared_weak=[unlabelled]",
+        "shared_weak: unlabelled is not in train_dataloader, which",
+    ),
+    "a number to share": ("model.shared_weak=(0.5,-1)", "model.shared_weak: expected a list of sources, got (0.5, -1)"),
+    "no list for W": ("model.weak=[]", "perturbation: expected settings (a dict with a type), got []"),
+    "less than no loss": (
+        "model.objectives.0.loss={'type': 'CrossEntropyDice', 'ce': -1}",
+        "ce: expected a number of 0 or",
+    ),
+    "no loss": (
+        "model.objectives.0.loss={'type': 'CrossEntropyDice', 'ce': 0, 'dice': 0}",
+        "CrossEntropyDice: ce, dice: expected one of more than 0, got 0 and 0",
+    ),
+    "a source that is no text": ("model.objectives.0.source=[1]", "Supervised: source: expected a text, got [1]"),
+    "a student that is no text": (
+        "model.objectives.2.student=[a]",
+        "student: expected one of weak, strong, strong2, feature",
+    ),
+    "a preset that is no text": ("val_evaluator.0.preset=[a]", "metric preset ['a']: known presets: "),
+    "a text for mm3": (
+        "model.prediction={'clean': [{'type': 'RemoveSmall', 'mm3': 'all'}]}",
+        "RemoveSmall: mm3: expected a number of 0 or more, got 'all'",
+    ),
+    "half a validation": (
+        "val_evaluator=None",
+        "val_evaluator: got None; expected none or, for no validation, all of val_dataloader, val_cfg, val_evaluator",
+    ),
+    "channels": ("model.backbone.channels=[8]", "UNet: channels, dropout: expected two or more, as many of each, got "),
     "no runner": ("runner_type=''", "runner_type: expected SegmentationRunner or a subclass of it, got ''"),
     "a list for a data set": (
         "val_dataloader.dataset=[1]",
@@ -721,6 +764,13 @@ def test_what_is_typed_and_cannot_be_read_is_refused(typed):
 def test_prediction_must_be_settings(tiny_config, tmp_path):
     with pytest.raises(InputError, match=r"prediction: expected settings \(a dict\) or None, got 'abc'"):
         train(tiny_config(), str(tmp_path / "w"), cfg_options={"model.prediction": "abc"})
+
+
+def test_settings_of_prediction_are_typed_where_the_config_has_none():
+    config = load_config(REPO / "configs/cmems/unet_acdc_128.py", Texts({"model.prediction.views": "8"}))
+    assert config.model.prediction == dict(views=8)
+    with pytest.raises(InputError, match=r"model\.prediction\.vews: .* no such setting; did you mean views\?"):
+        load_config(REPO / "configs/cmems/unet_acdc_128.py", Texts({"model.prediction.vews": "8"}))
 
 
 def test_a_config_file_that_ends_the_process_is_refused(tmp_path):

@@ -56,6 +56,7 @@ def check_components(config):
 
 # What a train_dataloader has beside its sources.
 _DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation", "orientation")
+_BUILT = ("type", "_scope_", "_delete_")  # of what is built by a type, beside its settings
 _LOADERS = ("val_dataloader", "test_dataloader")
 _PARTS = dict(propagation="a label propagation", orientation="an orientation")
 
@@ -69,10 +70,12 @@ def _walk(path, node):
         return
     known, what = _settings_of(path, node)
     for key, value in node.items():
-        if known is not None and key not in known and key not in ("type", "_scope_", "_delete_"):
+        if known is not None and key not in known and (key not in _BUILT or key == "type" and what == path):
             yield f"{path}.{key}: {what} has no such setting; {nearest(key, known)}"
         elif key == "type" and not (value.strip() if isinstance(value, str) else callable(value)):
             yield f"{path}.type: expected a component's name, got {value!r}"
+        elif key == "optimizer" and path == "optim_wrapper" and not _typed(value) and "constructor" not in node:
+            yield f"{path}.optimizer: expected an optimizer (a dict with a type), got {value!r}"
         elif key == "dataset" and path in _LOADERS and not _typed(value):
             yield f"{path}.dataset: expected a data set (a dict with a type), got {value!r}"
         elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
@@ -90,6 +93,11 @@ def _walk(path, node):
             yield from _walk(f"{path}.{key}", value)
 
 
+def is_section(path):
+    """Tell whether settings may stand at a place of a config that are not built by a type; it may be empty."""
+    return path in _PLAIN or path == "model.prediction"
+
+
 def _typed(value):
     return isinstance(value, dict) and "type" in value
 
@@ -101,7 +109,7 @@ def _settings_of(path, node):
     if path == "model.prediction":
         return _arguments(Prediction), path
     if path in _LOADERS:
-        return {**_arguments(DataLoader), "num_batch_per_epoch": None}, "a data loader"
+        return {**_arguments(DataLoader), "num_batch_per_epoch": None}, path
     kind = "LogProcessor" if path == "log_processor" else node.get("type")
     if not isinstance(kind, str):
         return None, None
@@ -192,6 +200,8 @@ def _wanted_by(default, value):
         row = isinstance(value, (list, tuple)) and len(value) == len(default)
         fits = row and all(isinstance(each, (int, float)) for each in value)
         return None if fits else f"{len(default)} numbers"
+    if isinstance(default, (int, float)) and isinstance(value, (list, tuple)):
+        return next(name for kind, _, name in _KINDS if isinstance(default, kind))
     if value is None and not isinstance(default, (str, dict)):  # which of a text or settings may mean "none"
         return next((name for kind, _, name in _KINDS if isinstance(default, kind)), None)
     return wanted(default, value)

@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.optim import _ParamScheduler
 
-from cmems.apis.components import MAPS, READ, all_dicts, check_components, nearest, wanted
+from cmems.apis.components import MAPS, READ, all_dicts, check_components, is_section, nearest, wanted
 from cmems.apis.launcher import LAUNCHERS
 from cmems.apis.places import check_modules, find_config
 from cmems.datasets.prepared import file_sha256
@@ -288,7 +288,7 @@ def _look_up(config, dotted):
             raise InputError(f"--cfg-options {dotted}: '{'.'.join(parts[:depth])}' is {node!r}, which has no keys")
         elif part in node:
             node = node[part]
-        elif depth == len(parts) - 1:
+        elif depth == len(parts) - 1 or is_section(where):
             return None
         else:
             near = difflib.get_close_matches(part, list(node), n=3)

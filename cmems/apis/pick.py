@@ -125,7 +125,7 @@ def pick(
     if after is not None:
         skip += painted_scans(paths, scans, out)
     if after is None:
-        found = _middle(paths, how, DESCRIPTIONS.build(description or dict(type="SmallSlice")), problems, progress)
+        found = _middle(paths, how, DESCRIPTIONS.optional(description, dict(type="SmallSlice")), problems, progress)
     else:
         found = _doubtful(paths, Path(after), progress)
     chosen, seen = [], {person.get(name, name) for name in skip}

@@ -263,6 +263,12 @@ def _flat(data):
 
 def _check_validation(cfg, tell=say):
     """Find before the first step what the first validation would end at; where it cannot be, train without one."""
+    parts = {key: cfg.get(key) for key in ("val_dataloader", "val_cfg", "val_evaluator")}
+    lacking = [key for key, part in parts.items() if part is None]
+    if 0 < len(lacking) < len(parts):
+        raise InputError(
+            f"{', '.join(lacking)}: got None; expected none or, for no validation, all of {', '.join(parts)}"
+        )
     volumes = cfg.val_dataloader.dataset if cfg.get("val_dataloader") else None
     if not volumes or volumes.type != "VolumeDataset":
         return

@@ -68,7 +68,7 @@ class FlowPropagation:
                 raise InputError(f"FlowPropagation: {name}: expected a number of 0 or more, got {value!r}")
         self.slices, self.others, self.unknown, self.limit = slices, others, unknown, limit
         self.hop, self.leap, self.level, self.width = hop, leap, level, width
-        self.describe = DESCRIPTIONS.build(description or dict(type="SmallSlice", side=24))
+        self.describe = DESCRIPTIONS.optional(description, dict(type="SmallSlice", side=24))
 
     def __call__(self, images, stacks, labels):
         """Carry labels.

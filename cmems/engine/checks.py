@@ -74,6 +74,10 @@ def check_schedules(schedulers):
     for each in schedulers:
         if getattr(each, "need_val_args", False):  # it acts after validations
             continue
+        if not all(isinstance(number, int) for number in (each.begin, each.end)):
+            raise InputError(
+                f"param_scheduler: expected begin and end in steps, integers, got {each.begin!r} and {each.end!r}"
+            )
         if each.by_epoch:
             raise InputError(f"param_scheduler.by_epoch: expected False, as steps are counted, got {each.by_epoch!r}")
         for name, most in (("eta_min", min(each.base_values)), ("eta_min_ratio", 1), ("power", sys.float_info.max)):

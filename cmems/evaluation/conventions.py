@@ -51,7 +51,7 @@ PRESETS = {
 
 def get_convention(name):
     """Return a preset; raises InputError with the known names."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"metric preset {name!r}: {hint}known presets: {', '.join(PRESETS)}")

@@ -121,7 +121,7 @@ class RemoveSmall(PostProcessor):
     """
 
     def __init__(self, mm3, classes=None):
-        if not mm3 >= 0:
+        if not isinstance(mm3, (int, float)) or not 0 <= mm3 < math.inf:
             raise InputError(f"RemoveSmall: mm3: expected a number of 0 or more, got {mm3!r}")
         self.mm3, self.classes = mm3, classes
 

@@ -3,6 +3,7 @@
 from mmcv.cnn import build_conv_layer
 from torch import nn
 
+from cmems.errors import InputError
 from cmems.models.backbones.base import EncoderDecoder
 from cmems.models.layers import ConvNormAct, Dropout, MaxPool2x, Upsample2x
 from cmems.registry import BACKBONES
@@ -77,6 +78,10 @@ class UNet(EncoderDecoder):
             norm_cfg=norm_cfg or dict(type="BN"),
             act_cfg=act_cfg or dict(type="LeakyReLU", negative_slope=0.01),
         )
+        if len(channels) < 2 or len(dropout) != len(channels):
+            raise InputError(
+                f"UNet: channels, dropout: expected two or more, as many of each, got {channels!r} and {dropout!r}"
+            )
         self.in_channels, self.num_classes = in_channels, num_classes
         self.divisor = 2 ** (len(channels) - 1)
         self.feature_channels, self.level_channels = tuple(channels), tuple(channels[::-1])

@@ -79,10 +79,10 @@ class MutualLearner(BaseModel):
         self.num_networks = num_networks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.networks = nn.ModuleList(_build_networks(configs)).to(memory_format=self.memory_format)
-        self.weak = PERTURBATIONS.build(weak or dict(type="RandomRotateFlip"))
+        self.weak = PERTURBATIONS.optional(weak, dict(type="RandomRotateFlip"))
         self.strong = _build_list(strong)
         self.feature = _build_list(feature)
-        self.pseudo_labeler = PSEUDO_LABELERS.build(pseudo_labeler or dict(type="ConfidenceThreshold"))
+        self.pseudo_labeler = PSEUDO_LABELERS.optional(pseudo_labeler, dict(type="ConfidenceThreshold"))
         self.objectives = nn.ModuleList(_build_objective(o) for o in objectives)
         for objective in self.objectives:
             objective.bind(self.networks)
@@ -104,6 +104,8 @@ class MutualLearner(BaseModel):
                 net.encode, net.decode = torch.compile(net.encode), torch.compile(net.decode)
         self.batch_views = batch_views and not compile
         self.static_from = next((o.begin for o in self.objectives if o.teacher == "static"), None)
+        if not isinstance(shared_weak, (list, tuple)) or not all(isinstance(each, str) for each in shared_weak):
+            raise InputError(f"model.shared_weak: expected a list of sources, got {shared_weak!r}")
         self.shared_weak = frozenset(shared_weak)
         self.pseudo_label_mode = pseudo_label_mode
         begins = {o.begin for o in self.objectives if o.teacher == "static"}
@@ -123,6 +125,9 @@ class MutualLearner(BaseModel):
             classes (sequence[str]): Foreground classes of the data.
         """
         problems = [problem for objective in self.objectives for problem in objective.check(self, sources)]
+        if unknown := sorted(self.shared_weak - sources.keys()):
+            known = ", ".join(sources) or "none"
+            problems.append(f"model.shared_weak: {', '.join(unknown)} is not in train_dataloader, which has: {known}")
         if not self.objectives:
             problems.append("model.objectives: expected one or more, got none: there is nothing to learn")
         for m, net in enumerate(self.networks, 1):
@@ -235,6 +240,9 @@ def _build_networks(configs):
     for m, config in enumerate(configs):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_key(seed, "weights", m) % (1 << 63))
+            count = config.get("num_classes", 2) if isinstance(config, dict) else 2
+            if type(count) is not int or count < 2:
+                raise InputError(f"model.backbone.num_classes: expected an integer of 2 or more, got {count!r}")
             try:
                 yield BACKBONES.build(config)
             except RuntimeError as error:  # of sizes that no tensor has

@@ -36,6 +36,9 @@ class Objective(nn.Module):
 
     def __init__(self, name, source, weight=1.0, ramp_up=0, begin=0, end=None):
         super().__init__()
+        for key, value in (("name", name), ("source", source)):
+            if not isinstance(value, str):
+                raise InputError(f"{type(self).__name__}: {key}: expected a text, got {value!r}")
         self.name, self.source, self.weight = name, source, weight
         self.ramp_up, self.begin, self.end = ramp_up, begin, end
         check_draws(self, sizes=["weight", "ramp_up", "begin", *["end"] * (end is not None)])
@@ -119,7 +122,7 @@ class Supervised(Objective):
         if view not in ("weak", "strong"):
             raise InputError(f"Supervised: view: expected 'weak' or 'strong', got {view!r}")
         self.view = view
-        self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+        self.loss = LOSSES.optional(loss, dict(type="CrossEntropyDice"))
         self.unknown = unknown
         self.mixup = mixup
         check_draws(self, sizes=["unknown"])
@@ -173,21 +176,21 @@ class Consistency(Objective):
     takes_unknown = True
 
     def __init__(self, student, teacher, source="unlabeled", unknown=False, loss=None, mix=None, name=None, **schedule):
-        name = name or (f"loss_{source}_unknown" if unknown else _NAMES.get((student, teacher)))
-        super().__init__(name or f"loss_{student}_{teacher}", source, **schedule)
         for key, value, known in (
             ("student", student, ("weak", "strong", "strong2", "feature")),
             ("teacher", teacher, ("cross", "self", "ema", "static")),
         ):
             if value not in known:
                 raise InputError(f"Consistency: {key}: expected one of {', '.join(known)}, got {value!r}")
+        name = name or (f"loss_{source}_unknown" if unknown else _NAMES.get((student, teacher)))
+        super().__init__(name or f"loss_{student}_{teacher}", source, **schedule)
         if mix and student == "feature":
             raise InputError("Consistency: mix: expected None with student='feature', whose features are not mixed")
         if mix and unknown:
             raise InputError("Consistency: mix: expected None with unknown=True, whose pixels are not mixed")
         self.unknown = unknown
         self.student, self.teacher = student, teacher
-        self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+        self.loss = LOSSES.optional(loss, dict(type="CrossEntropyDice"))
         self.mix = PERTURBATIONS.optional(mix)
 
     def check(self, learner, sources):
@@ -265,9 +268,11 @@ class CopyPaste(Objective):
         self, labeled, source="unlabeled", box=2 / 3, pseudo_weight=0.5, loss=None, name="loss_copy_paste", **schedule
     ):
         super().__init__(name, source, **schedule)
+        if not isinstance(labeled, str):
+            raise InputError(f"CopyPaste: labeled: expected a source, got {labeled!r}")
         self.labeled, self.box, self.pseudo_weight = labeled, box, pseudo_weight
         check_draws(self, probabilities=["box"], sizes=["pseudo_weight"])
-        self.loss = LOSSES.build(loss or dict(type="CrossEntropyDice"))
+        self.loss = LOSSES.optional(loss, dict(type="CrossEntropyDice"))
 
     @property
     def sources(self):

@@ -5,6 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmems import processes
+from cmems.errors import InputError
+from cmems.models.perturbations.base import check_draws
 from cmems.registry import LOSSES
 
 
@@ -25,6 +27,9 @@ class CrossEntropyDice(nn.Module):
     def __init__(self, ce=0.5, dice=0.5, smooth=1e-5):
         super().__init__()
         self.ce, self.dice, self.smooth = ce, dice, smooth
+        check_draws(self, sizes=["ce", "dice"], positives=["smooth"])
+        if not (ce or dice):
+            raise InputError("CrossEntropyDice: ce, dice: expected one of more than 0, got 0 and 0")
 
     def forward(self, logits, labels, weight=None):
         """Compare logits with labels.
