@@ -579,6 +579,14 @@ MISTAKES = {
     ),
     "a list for a number": ("model.pseudo_labeler.threshold=[1]", "threshold: expected a number, got [1]"),
     "a list for a switch of a library's": ("val_dataloader.num_workers=[1]", "num_workers: expected a number, got [1]"),
+    "no function": (
+        "val_dataloader.collate_fn.type=abc",
+        "collate_fn: expected a type of MMEngine's or your own functions",
+    ),
+    "a list for a sampler": (
+        "val_dataloader.sampler=[{'type': 'X'}]",
+        "sampler: expected settings (a dict with a type), got",
+    ),
     "no optimizer": (
         "optim_wrapper.optimizer=[]",
         "optim_wrapper.optimizer: expected an optimizer (a dict with a type)",

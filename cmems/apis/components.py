@@ -76,6 +76,8 @@ def _walk(path, node):
             yield f"{path}.type: expected a component's name, got {value!r}"
         elif key == "optimizer" and path == "optim_wrapper" and not _typed(value) and "constructor" not in node:
             yield f"{path}.optimizer: expected an optimizer (a dict with a type), got {value!r}"
+        elif key in ("sampler", "batch_sampler", "collate_fn") and path in _LOADERS and (kind := _unbuilt(key, value)):
+            yield f"{path}.{key}: expected {kind}, got {value!r}"
         elif key == "dataset" and path in _LOADERS and not _typed(value):
             yield f"{path}.dataset: expected a data set (a dict with a type), got {value!r}"
         elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
@@ -91,6 +93,18 @@ def _walk(path, node):
             yield f"{path}.{key}: expected {kind}, got {value!r}"
         elif isinstance(value, MAPS) and not str(key).endswith("_cfg"):  # what layers of mmcv take
             yield from _walk(f"{path}.{key}", value)
+
+
+def _unbuilt(key, part):
+    """Return what was expected where a part of a data loader cannot be built, which MMEngine says in other words."""
+    if part is None or callable(part):
+        return None
+    if not _typed(part):
+        return "settings (a dict with a type)"
+    registry = mmengine.registry.FUNCTIONS if key == "collate_fn" else mmengine.registry.DATA_SAMPLERS
+    name = part["type"]
+    known = not isinstance(name, str) or not name.strip() or callable(registry.get(name))
+    return None if known else f"a type of MMEngine's or your own {registry.name}s"
 
 
 def is_section(path):

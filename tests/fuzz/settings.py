@@ -121,9 +121,15 @@ def attempt(job):
                 rehearse(path, options)
     except InputError as error:
         words = str(error)
-        if any(each in words for each in ("is not registered", "a dict with a type", "cannot be merged")):
+        if any(
+            each in words
+            for each in ("is not registered", "a dict with a type", "cannot be merged", "prepared data set")
+        ):
             return "refused", ""
-        ours = not re.search(r"argument after|object is not|has no attribute|not supported between|\w+Error\)", words)
+        ours = not re.search(
+            r"argument after|object is not|has no attribute|not supported between|unhashable|must be callable|keyword",
+            words,
+        )
         named = any(part.rstrip("0123456789") in words for part in key.split(".")[-2:])
         return ("refused", "") if ours and named else ("unclear", words[:300])
     except Exception as error:
