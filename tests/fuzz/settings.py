@@ -123,7 +123,13 @@ def attempt(job):
         words = str(error)
         if any(
             each in words
-            for each in ("is not registered", "a dict with a type", "cannot be merged", "prepared data set")
+            for each in (
+                "is not registered",
+                "a dict with a type",
+                "cannot be merged",
+                "prepared data set",
+                "learning rate",
+            )
         ):
             return "refused", ""
         ours = not re.search(
