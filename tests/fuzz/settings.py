@@ -33,6 +33,15 @@ METHODS = ["everything", *sorted(p.parent.name for p in REPO.glob("configs/*/une
 # Of seeds, folders and processes, other values mean other runs.
 ASIDE = ("randomness", "launcher", "work_dir", "log_level", "env_cfg", "default_scope")
 WHOLE = ("train_dataloader.propagation", "train_dataloader.orientation")  # left out of a rehearsal
+# What says it all without the key.
+PLAIN = (
+    "is not registered",
+    "a dict with a type",
+    "cannot be merged",
+    "prepared data set",
+    "expected labels",
+    "learning rate",
+)
 # What none of the methods' configs has, on top of CMEMS+.
 EVERYTHING = """
 train_dataloader.update(
@@ -121,16 +130,7 @@ def attempt(job):
                 rehearse(path, options)
     except InputError as error:
         words = str(error)
-        if any(
-            each in words
-            for each in (
-                "is not registered",
-                "a dict with a type",
-                "cannot be merged",
-                "prepared data set",
-                "learning rate",
-            )
-        ):
+        if any(each in words for each in PLAIN):
             return "refused", ""
         ours = not re.search(
             r"argument after|object is not|has no attribute|not supported between|unhashable|must be callable|keyword",
