@@ -27,7 +27,7 @@ from cmems.apis.budget import fit_to_hours, fit_to_steps
 from cmems.apis.components import check_components
 from cmems.apis.config import Texts, count_steps
 from cmems.apis.record import read_record, write_record
-from cmems.apis.training import _track, rehearse
+from cmems.apis.training import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checks import check_model
@@ -581,12 +581,17 @@ MISTAKES = {
     "a list for a switch of a library's": ("val_dataloader.num_workers=[1]", "num_workers: expected a number, got [1]"),
     "no function": (
         "val_dataloader.collate_fn.type=abc",
-        "collate_fn: expected a type of MMEngine's or your own functions",
+        "collate_fn.type: expected one of MMEngine's or your own functions",
     ),
     "a list for a sampler": (
         "val_dataloader.sampler=[{'type': 'X'}]",
-        "sampler: expected settings (a dict with a type), got",
+        "sampler: expected settings (a dict with a type) or None, got",
     ),
+    "curves that nothing draws": (
+        "visualizer.vis_backends.0.type=X",
+        "vis_backends.0.type: expected one of MMEngine's or",
+    ),
+    "endless decay": ("optim_wrapper.optimizer.weight_decay=inf", "weight_decay: expected a finite number, got inf"),
     "no optimizer": (
         "optim_wrapper.optimizer=[]",
         "optim_wrapper.optimizer: expected an optimizer (a dict with a type)",
@@ -1225,8 +1230,3 @@ def test_a_tracker_gets_a_backend_beside_the_log_or_is_named_as_absent(tiny_conf
     with pytest.raises(InputError, match="--tracker mlflow: it is not installed; pip install mlflow"):
         train(tiny_config(), str(tmp_path / "w"), tracker="mlflow")
     assert not (tmp_path / "w").exists()
-
-
-def test_a_rehearsal_ends_at_curves_that_nothing_draws(tiny_config):
-    with pytest.raises(InputError, match="visualizer.vis_backends: expected MMEngine's or your own, got 'Nowhere'"):
-        rehearse(tiny_config(), {"visualizer.vis_backends": [dict(type="Nowhere")]})

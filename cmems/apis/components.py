@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import itertools
 
 import mmengine.registry
 from mmengine.hooks import Hook
@@ -58,7 +59,24 @@ def check_components(config):
 _DATA_SETTINGS = ("data_root", "exemplar_slice", "exemplar_slices", "labeled_cases", "propagation", "orientation")
 _BUILT = ("type", "_scope_", "_delete_")  # of what is built by a type, beside its settings
 _LOADERS = ("val_dataloader", "test_dataloader")
-_PARTS = dict(propagation="a label propagation", orientation="an orientation")
+# Places where a dict with a type stands, and what it is.
+_PARTS = {
+    "train_dataloader.propagation": "a label propagation (a dict with a type) or None",
+    "train_dataloader.orientation": "an orientation (a dict with a type) or None",
+    "optim_wrapper.optimizer": "an optimizer (a dict with a type)",
+    **{f"{loader}.dataset": "a data set (a dict with a type)" for loader in _LOADERS},
+    **{
+        f"{loader}.{part}": "settings (a dict with a type) or None"
+        for loader, part in itertools.product(_LOADERS, ("sampler", "batch_sampler", "collate_fn"))
+    },
+}
+# MMEngine's own, by what is built of them: to an unknown name their answers name neither place nor name.
+_REGISTRIES = dict(
+    sampler=mmengine.registry.DATA_SAMPLERS,
+    batch_sampler=mmengine.registry.DATA_SAMPLERS,
+    collate_fn=mmengine.registry.FUNCTIONS,
+    vis_backends=mmengine.registry.VISBACKENDS,
+)
 
 
 def _walk(path, node):
@@ -72,19 +90,13 @@ def _walk(path, node):
     for key, value in node.items():
         if known is not None and key not in known and (key not in _BUILT or key == "type" and what == path):
             yield f"{path}.{key}: {what} has no such setting; {nearest(key, known)}"
-        elif key == "type" and not (value.strip() if isinstance(value, str) else callable(value)):
-            yield f"{path}.type: expected a component's name, got {value!r}"
-        elif key == "optimizer" and path == "optim_wrapper" and not _typed(value) and "constructor" not in node:
-            yield f"{path}.optimizer: expected an optimizer (a dict with a type), got {value!r}"
-        elif key in ("sampler", "batch_sampler", "collate_fn") and path in _LOADERS and (kind := _unbuilt(key, value)):
-            yield f"{path}.{key}: expected {kind}, got {value!r}"
-        elif key == "dataset" and path in _LOADERS and not _typed(value):
-            yield f"{path}.dataset: expected a data set (a dict with a type), got {value!r}"
+        elif key == "type" and (kind := _unknown_type(path, value)):
+            yield f"{path}.type: expected {kind}, got {value!r}"
+        elif (part := _PARTS.get(f"{path}.{key}")) and not _fits(value, part):
+            yield f"{path}.{key}: expected {part}, got {value!r}"
         elif path == "train_dataloader" and key not in _DATA_SETTINGS and not _typed(value):
             near = nearest(key, {*node, *_DATA_SETTINGS} - {key})
             yield f"{path}.{key}: expected a source (a dict with a type); {near}"
-        elif path == "train_dataloader" and key in _PARTS and value is not None and not _typed(value):
-            yield f"{path}.{key}: expected {_PARTS[key]} (a dict with a type) or None, got {value!r}"
         elif path == "default_hooks" and value is not None and not _typed(value):
             yield f"{path}.{key}: expected a hook (a dict with a type) or None; {nearest(key, set(node) - {key})}"
         elif key == "interval" and ("hooks" in path) and not (type(value) is int and value > 0):
@@ -95,16 +107,19 @@ def _walk(path, node):
             yield from _walk(f"{path}.{key}", value)
 
 
-def _unbuilt(key, part):
-    """Return what was expected where a part of a data loader cannot be built, which MMEngine says in other words."""
-    if part is None or callable(part):
+def _fits(value, part):
+    return _typed(value) or callable(value) or value is None and part.endswith("or None")
+
+
+def _unknown_type(path, value):
+    """Return what was expected where a type names nothing that can be built, else None; of most, builders say so."""
+    if callable(value):
         return None
-    if not _typed(part):
-        return "settings (a dict with a type)"
-    registry = mmengine.registry.FUNCTIONS if key == "collate_fn" else mmengine.registry.DATA_SAMPLERS
-    name = part["type"]
-    known = not isinstance(name, str) or not name.strip() or callable(registry.get(name))
-    return None if known else f"a type of MMEngine's or your own {registry.name}s"
+    if not isinstance(value, str) or not value.strip():
+        return "a component's name"
+    registry = _REGISTRIES.get(path.rstrip(".0123456789").split(".")[-1])
+    known = registry is None or callable(registry.get(value))
+    return None if known else f"one of MMEngine's or your own {registry.name}s"
 
 
 def is_section(path):

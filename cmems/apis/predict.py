@@ -21,13 +21,7 @@ from cmems.apis.predict_files import (
     what_stays,
 )
 from cmems.apis.segmenter import Segmenter
-from cmems.apis.trust import (
-    by_doubt,
-    part_name,
-    signed,
-    trust_file,
-    trust_rows,
-)
+from cmems.apis.trust import by_doubt, part_name, signed, trust_file, trust_rows
 from cmems.datasets.readers.scans import (
     encoded,
     mask_ending,

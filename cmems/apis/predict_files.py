@@ -5,14 +5,7 @@ import os
 from pathlib import Path
 
 from cmems.apis.places import spare_data_set
-from cmems.apis.trust import (
-    BY_HAND,
-    is_by_hand,
-    known_rows,
-    maker,
-    part_name,
-    rows_by_hand,
-)
+from cmems.apis.trust import BY_HAND, is_by_hand, known_rows, maker, part_name, rows_by_hand
 from cmems.datasets.prepared import is_text
 from cmems.datasets.readers.files import SCAN, file_parts, folders_in
 from cmems.datasets.readers.label_names import plain_name, read_label_names

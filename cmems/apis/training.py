@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import VISBACKENDS
 
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
 from cmems.apis.config import count_steps, load_config, run_settings
@@ -168,9 +167,6 @@ def rehearse(config, cfg_options=None, seed=None, amp=False, steps=None):
     cfg.train_dataloader.update(propagation=None, orientation=None)
     cfg.train_cfg.graph = False
     if cfg.get("visualizer"):
-        for backend in cfg.visualizer.get("vis_backends") or ():
-            if VISBACKENDS.get(backend["type"]) is None:
-                raise InputError(f"visualizer.vis_backends: expected MMEngine's or your own, got {backend['type']!r}")
         cfg.visualizer.vis_backends = [dict(type="LocalVisBackend")]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         cfg.work_dir = folder

@@ -41,14 +41,15 @@ def check_optimizer(wrapper):
         wrapper (OptimWrapper | OptimWrapperDict): As built.
 
     Raises:
-        InputError: A learning rate is not finite, or gradients cannot be clipped as asked.
+        InputError: A learning rate, or another number, is not finite, or gradients cannot be clipped as asked.
     """
     for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
         if type(count := getattr(each, "_accumulative_counts", 1)) is not int:
             raise InputError(f"optim_wrapper.accumulative_counts: expected a positive integer, got {count!r}")
         for group in each.param_groups:
-            if not math.isfinite(group["lr"]):
-                raise InputError(f"optim_wrapper.optimizer.lr: expected a finite number, got {group['lr']}")
+            for name, value in group.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise InputError(f"optim_wrapper.optimizer.{name}: expected a finite number, got {value}")
         if each.clip_grad_kwargs:
             weight = torch.zeros(1)
             weight.grad = torch.zeros(1)
@@ -69,7 +70,8 @@ def check_schedules(schedulers):
         schedulers (iterable): MMEngine's, as built.
 
     Raises:
-        InputError: One counts epochs, of which a training has none; or its lowest value or its power is none.
+        InputError: One counts epochs, of which a training has none; it begins or ends at no step; or its lowest value or
+            its power is none.
     """
     for each in schedulers:
         if getattr(each, "need_val_args", False):  # it acts after validations
