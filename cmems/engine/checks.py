@@ -70,8 +70,8 @@ def check_schedules(schedulers):
         schedulers (iterable): MMEngine's, as built.
 
     Raises:
-        InputError: One counts epochs, of which a training has none; it begins or ends at no step; or its lowest value or
-            its power is none.
+        InputError: One counts epochs, of which a training has none; it begins or ends at no step; or its lowest value
+            or its power is none.
     """
     for each in schedulers:
         if getattr(each, "need_val_args", False):  # it acts after validations
