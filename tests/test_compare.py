@@ -82,7 +82,9 @@ def test_suites_and_their_rows_are_listed():
     assert unknown.stderr == "error: suite 'paper_table3': expected a .py file or one of paper_table2\n"
 
 
-@pytest.mark.parametrize("name", [*SUITES, "docs/examples/cps_to_cmems.py", "docs/examples/equal_steps.py"])
+@pytest.mark.parametrize(
+    "name", [*SUITES, "docs/examples/cps_to_cmems.py", "docs/examples/equal_steps.py", "docs/examples/fading.py"]
+)
 def test_every_row_whose_config_is_there_resolves_and_its_file_says_the_same(name, tmp_path):
     suite, resolved = get_suite(name), 0
     for dataset in dict(ablation_components=DATASETS, methods=("acdc", "phantom_abdomen")).get(name, ("acdc",)):
