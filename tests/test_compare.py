@@ -753,8 +753,9 @@ def planned_rows(folder, rows, metric="DSC"):
         for seed, values in enumerate(seeds):
             run, mean = folder / label / str(seed), sum(values.values()) / len(values)
             entry = dict(mean=mean, volumes=len(values), missed=0)
+            cleaned = {k: dict(mean=dict(entry, mean=v), A=dict(entry, mean=v)) for k, v in more.get("models", ())}
             path = scores(run / f"test_{more['split']}/metrics.csv", values, metric)
-            summary = {metric: dict(ensemble=dict(mean=entry, A=entry))}
+            summary = {metric: dict(ensemble=dict(mean=entry, A=entry), **cleaned)}
             rules = {metric: dict(metric=metric, preset=more["preset"], unit="mm")}
             content = dict(header=dict(classes=["A"], **more["header"]), summary=summary, conventions=rules)
             path.with_name("metrics.json").write_text(json.dumps(content))
@@ -774,6 +775,44 @@ def test_a_report_pairs_every_row_with_the_best_of_one_slice_over_the_means_of_i
     assert "| poor, DSC | 0.600 | 0.200 | -0.400 | -0.400 to -0.400 | 0.5 | 2 |" in text
     assert "poor, DSC" in report["text"]
     assert "DSC, split val, mean ± sd; a missed organ counts 0\n" in text
+
+
+def test_a_report_pairs_the_runs_that_both_rows_have_and_takes_no_unfinished_row_for_the_best(tmp_path):
+    easy, hard = dict(p=0.9, q=0.8), dict(p=0.5, q=0.4)
+    rows = {"all": ([easy, hard], {}), "easy alone": ([dict(p=0.8, q=0.7)], {}), "other": ([hard], {})}
+    suite, plan = planned_rows(tmp_path, rows)
+    plan[0]["runs"][1]["exemplar"] = "B"
+    plan[2]["runs"][0]["exemplar"] = "C"
+    report = write_report(suite, plan, {}, tmp_path / "x")
+    (pair,) = csv.DictReader((tmp_path / "x" / "report_pairs.csv").read_text().splitlines())
+    assert (pair["row"], pair["reference"]) == ("easy alone", "all")
+    assert (float(pair["a"]), float(pair["b"])) == pytest.approx((0.85, 0.75))
+    lines = report["text"].splitlines()
+    assert (
+        "Compared over the runs of both alone: all and easy alone: runs differ: exemplar B seed 1 (1) in all alone."
+        in lines
+    )
+    assert any(line.startswith("Not compared: all and other: runs differ: ") for line in lines)
+
+
+def test_a_report_has_what_is_cleaned_up_in_tables_that_say_so(tmp_path):
+    cleaning = [dict(p=0.5), dict(p=0.6)]
+    rows = {"plain": ([dict(p=0.4)], {}), "cleaning": (cleaning, dict(models=[("cleaned", 0.75)]))}
+    suite, plan = planned_rows(tmp_path, rows)
+    plan[1]["runs"][1]["exemplar"] = "B"
+    text = write_report(suite, plan, {}, tmp_path / "x")["text"]
+    as_it_is, cleaned = (text.split(f"d: DSC{title}, split val, mean ± sd")[1] for title in ("", ", cleaned up"))
+    as_it_is, cleaned = as_it_is.split("d: DSC")[0], cleaned.split("d: HD95")[0]
+    assert "plain" in as_it_is
+    assert "0.550 ± 0.071" in as_it_is
+    assert "plain" not in cleaned
+    assert "0.750 ± 0.000" in cleaned
+    page = (tmp_path / "x" / "report.md").read_text()
+    assert "| DSC by exemplar, cleaned up | A | B |\n|---|---|---|\n| cleaning | 0.750 | 0.750 |" in page
+    assert "| cleaning | 0.500 | 0.600 |" in page
+    figures = csv.DictReader((tmp_path / "x" / "report.csv").read_text().splitlines())
+    means = {row["row"]: row["cleaned"] for row in figures if (row["metric"], row["class"]) == ("DSC", "mean")}
+    assert means == dict(plain="", cleaning="0.75")
 
 
 def test_a_report_pairs_no_rows_that_were_tested_otherwise_and_says_so(tmp_path):

@@ -11,19 +11,23 @@ from cmems.errors import InputError
 from cmems.visualization.tables import lost
 
 METRICS = dict(DSC=3, HD95=2)  # decimals
+_CLEANED = "cleaned"  # the model of what the config's clean-up leaves
 
 
 def gather(planned, failures):
-    """Gather a row's runs: ``cells[metric][class]`` is (mean, sd, n), and counts."""
+    """Gather a row's runs: ``cells[metric][class]`` is (mean, sd, n), ``cleaned`` the same cleaned up, and counts."""
     row, runs = planned["row"], []
     for run in planned["runs"]:
         found = _read(run)
         state = "done" if found else f"failed: {failures[run['folder']]}" if run["folder"] in failures else "not run"
         runs.append(dict(run, state=state, found=found))
     done = [run["found"] for run in runs if run["found"]]
-    cells, classes = {}, done[0]["classes"] if done else []
-    for metric in METRICS:
-        cells[metric] = {c: spread([d["values"].get(metric, {}).get(c) for d in done]) for c in ("mean", *classes)}
+    classes = done[0]["classes"] if done else []
+
+    def spreads(which):
+        columns = ("mean", *classes)
+        return {m: {c: spread([d[which].get(m, {}).get(c) for d in done]) for c in columns} for m in METRICS}
+
     theirs = row.paper.get(family(planned["dataset"]), {})
     if planned["dataset"].startswith("phantom") and theirs:  # for the order alone
         theirs = dict(DSC={c: value for c, value in theirs.get("DSC", {}).items() if c == "mean"})
@@ -32,7 +36,8 @@ def gather(planned, failures):
         label=row.label,
         one_slice=row.one_slice,
         sweep=row.sweep,
-        cells=cells,
+        cells=spreads("values"),
+        cleaned=spreads("cleaned") if any(d["cleaned"] for d in done) else {},
         classes=classes,
         paper=theirs,
         runs=runs,
@@ -58,14 +63,14 @@ def _read(run):
     folder, path = Path(run["folder"]), metrics_file(run)
     if path is None:
         return None
-    content, values = read_metrics(path), {}
+    content, values, cleaned = read_metrics(path), {}, {}
     try:
         classes = content["header"]["classes"]
         for metric, models in content["summary"].items():
             model = "ensemble" if "ensemble" in models else "network_1"
-            unknown = {c for c in ("mean", *classes) if lost(content["conventions"][metric], models[model], c)}
-            means = {c: models[model][c]["mean"] for c in ("mean", *classes)}
-            values[metric] = {c: None if c in unknown or v is None else float(v) for c, v in means.items()}
+            values[metric] = _means(models[model], content["conventions"][metric], classes)
+            if _CLEANED in models:
+                cleaned[metric] = _means(models[_CLEANED], content["conventions"][metric], classes)
             misses = {c: int(models[model][c]["missed"]) for c in classes}
             volumes = sum(int(models[model][c]["volumes"]) for c in classes)
         known = dict(header=content["header"], rules=content["conventions"])
@@ -77,7 +82,13 @@ def _read(run):
     counts = dict(misses=misses, missed=sum(misses.values()), volumes=volumes)
     scores, _, _ = read_scores(path.with_suffix(".csv"), (model,))
     known.update(facts=read_record(folder), model=model, split=split, cases=scores)
-    return dict(classes=classes, values=values, **known, **counts)
+    return dict(classes=classes, values=values, cleaned=cleaned, **known, **counts)
+
+
+def _means(scores, convention, classes):
+    """Return one model's mean by class, ``mean`` too; None where it is unknown."""
+    means = {c: scores[c]["mean"] for c in ("mean", *classes)}
+    return {c: None if lost(convention, scores, c) or v is None else float(v) for c, v in means.items()}
 
 
 def spread(values):

@@ -48,11 +48,11 @@ def write_report(suite, plan, failures, folder):
     for dataset, group in by_dataset.items():
         notes = _notes(dataset) if any(e["paper"] for e in group) else []
         blocks += [("heading", dataset), *(("text", note) for note in notes)]
-        for metric in METRICS:
-            table = _table(group, metric)
-            blocks += [("text", table["title"]), ("table", table)]
-            text += ["", f"{dataset}: {table['title']}", terminal(table)]
-        blocks += [("table", t) for t in [_exemplar_table(group)] if t]
+        for metric, which in itertools.product(METRICS, ("cells", "cleaned")):
+            if table := _table(group, metric, which):
+                blocks += [("text", table["title"]), ("table", table)]
+                text += ["", f"{dataset}: {table['title']}", terminal(table)]
+        blocks += [("table", t) for t in (_exemplar_table(group, "values"), _exemplar_table(group, "cleaned")) if t]
         best, compared, unpaired = _pairs(group)
         if compared:
             columns, cells = drawn(compared, (best, "row"))
@@ -77,13 +77,14 @@ def write_report(suite, plan, failures, folder):
 _PAIR_COLUMNS = ("dataset", "row", "reference", *COLUMNS)
 _PAIRED = (
     "Each row against the one of highest mean DSC that learns from one slice, case by case; a case is the mean over "
-    "classes and the row's runs; a distance to what was never found is left out. 95 % by bootstrap over cases; p of "
-    "Wilcoxon's signed-rank test, not corrected for the number of rows."
+    "classes and the runs that both rows have; a distance to what was never found is left out. 95 % by bootstrap over "
+    "cases; p of Wilcoxon's signed-rank test, not corrected for the number of rows."
 )
 _LEGEND = (
     "Cells: mean ± standard deviation over seeds and exemplars{paper}. Each run counts with its "
-    "ensemble, or its network 1 where it has no other, of last.pth. Missed: organs of volumes of which nothing was "
-    "found, over all runs; above each table stands what they count in its means."
+    "ensemble, or its network 1 where it has no other, of last.pth, as it is; where its config cleans up, in tables "
+    "that say so, once more. Missed: organs of volumes of which nothing was found, as it is, over all runs; above each "
+    "table stands what they count in its means."
 )
 
 
@@ -97,31 +98,37 @@ def _number(cell, decimals):
     return f"{cell[0]:.{decimals}f}" + ("" if cell[1] is None else f" ± {cell[1]:.{decimals}f}")
 
 
-def _table(group, metric):
+def _table(group, metric, which):
+    """Return a metric's table of what was found: ``cells``, as it is, or ``cleaned`` up; None where no row has that."""
+    group, as_it_is = [e for e in group if e[which]], which == "cells"
+    if not group:
+        return None
     classes = max((e["classes"] for e in group), key=len)
     rows = []
     for entry in group:
         cells = []
         for column in ("mean", *classes):
-            theirs = paper_cell(entry, metric, column)
+            theirs = paper_cell(entry, metric, column) if as_it_is else None
             theirs = "" if theirs is None else f" ({_number(theirs, METRICS[metric])})"
-            cells.append(_number(entry["cells"][metric].get(column), METRICS[metric]) + theirs)
+            cells.append(_number(entry[which][metric].get(column), METRICS[metric]) + theirs)
         done = sum(r["state"] == "done" for r in entry["runs"])
         failed = sum(r["state"].startswith("failed") for r in entry["runs"])
         count = f"{done}" + f", {failed} failed" * bool(failed)
-        rows.append([entry["label"], *cells, f"{entry['missed']} of {entry['volumes']}", count])
+        missed = [f"{entry['missed']} of {entry['volumes']}"] * as_it_is
+        rows.append([entry["label"], *cells, *missed, count])
     rules = [r["found"]["rules"].get(metric, {}) for e in group for r in e["runs"] if r["found"]]
     units = {each.get("unit") for each in rules} - {None}
     splits = {r["found"]["split"] for e in group for r in e["runs"] if r["found"]}
     title = metric + (f" in {'/'.join(sorted(units))}" if metric == "HD95" and units else "")
+    title += ", cleaned up" * (not as_it_is)
     title += f", split {'/'.join(sorted(splits))}" if splits else ""
-    title += ", mean ± sd" + " (paper)" * any(e["paper"] for e in group)
+    title += ", mean ± sd" + " (paper)" * (as_it_is and any(e["paper"] for e in group))
     counts = {name: _counted(name, metric) for name in sorted({each.get("preset") for each in rules} & set(PRESETS))}
     if len(set(counts.values())) == 1:
         title += f"; a missed organ counts {counts.popitem()[1]}"
     elif counts:
         title += f"; a missed organ counts {', '.join(f'{how} by {name}' for name, how in counts.items())}"
-    return dict(title=title, columns=["", "mean", *classes, "missed", "runs"], rows=rows)
+    return dict(title=title, columns=["", "mean", *classes, *["missed"] * as_it_is, "runs"], rows=rows)
 
 
 def _counted(preset, metric):
@@ -132,22 +139,23 @@ def _counted(preset, metric):
     return "nothing" if math.isnan(value) else f"{value:g}"
 
 
-def _exemplar_table(group):
-    """Return mean DSC by exemplar, where there are several."""
+def _exemplar_table(group, which):
+    """Return mean DSC by exemplar, where there are several: ``values`` as they are, or ``cleaned`` up."""
+    group = [e for e in group if which == "values" or e["cleaned"]]
     names = list(dict.fromkeys(r["exemplar"] for e in group for r in e["runs"] if r["exemplar"] != "-"))
     if len(names) < 2:
         return None
     rows = []
     for entry in group:
-        values = {n: [_mean_dsc(r) for r in entry["runs"] if r["found"] and r["exemplar"] == n]
+        values = {n: [_mean_dsc(r, which) for r in entry["runs"] if r["found"] and r["exemplar"] == n]
                   for n in names}  # fmt: skip
         rows.append([entry["label"], *(_number(spread(values[n]), 3) for n in names)])
-    return dict(columns=["DSC by exemplar", *names], rows=rows)
+    return dict(columns=["DSC by exemplar" + ", cleaned up" * (which == "cleaned"), *names], rows=rows)
 
 
-def _mean_dsc(run):
+def _mean_dsc(run, which="values"):
     """Return a run's mean DSC; None where it was not measured."""
-    return run["found"]["values"].get("DSC", {}).get("mean")
+    return run["found"][which].get("DSC", {}).get("mean")
 
 
 def _order(group):
@@ -174,22 +182,32 @@ def _order(group):
 
 
 def _pairs(group):
-    """Compare every row with the best that learns from one slice.
+    """Compare every row with the best that learns from one slice, of those with the most runs, over the runs of both.
 
     Returns:
         tuple[str | None, list[dict], list[str]]: That row's label; rows of ``_PAIR_COLUMNS``; and what is not compared,
         or not of all cases, as the rows were tested otherwise.
     """
     done = [e for e in group if e["cells"]["DSC"].get("mean")]
-    best = max((e for e in done if e["one_slice"]), key=lambda e: e["cells"]["DSC"]["mean"][0], default=None)
+    most = max((len(_done(e)) for e in done if e["one_slice"]), default=0)
+    best = max(
+        (e for e in done if e["one_slice"] and len(_done(e)) == most),
+        key=lambda e: e["cells"]["DSC"]["mean"][0],
+        default=None,
+    )
     rows, odd = [], {}
     for metric in METRICS:
         for entry in done if best else ():
             if entry is not best and entry["cells"][metric].get("mean"):
-                ours, theirs = _by_case(best, metric), _by_case(entry, metric)
+                labels = best["label"], entry["label"]
+                runs, alone = _shared(best, entry, labels)
+                if alone:
+                    how = "Compared over the runs of both alone" if runs[0] else "Not compared"
+                    odd[f"{how}: {' and '.join(labels)}: {alone}."] = None
+                ours, theirs = (_by_case(each, metric) for each in runs)
                 if not ours:
                     continue
-                labels, cases = (best["label"], entry["label"]), (cases_of(ours), cases_of(theirs))
+                cases = cases_of(ours), cases_of(theirs)
                 unlike = _unlike(best, entry, metric) or unlike_sets("classes", set(ours), set(theirs), *labels)
                 fewer = unlike_sets("cases", *cases, *labels)
                 if unlike or not cases[0] & cases[1]:
@@ -213,12 +231,30 @@ def _unlike(one, other, metric):
     return None
 
 
-def _by_case(entry, metric):
-    """Return a row's scores by class and case, the means of its runs, of cases that all of them scored."""
-    runs = [run["found"]["cases"].get(metric, {}) for run in entry["runs"] if run["found"]]
+def _done(entry):
+    """Return what a row's finished runs found, by exemplar and seed."""
+    return {(run["exemplar"], run["seed"]): run["found"] for run in entry["runs"] if run["found"]}
+
+
+def _shared(one, other, labels):
+    """Return what the runs found that two rows have both, in one order, of each; and which one has alone, or None.
+
+    Full supervision has no exemplar: its runs are compared with all of another row.
+    """
+    runs = [_done(row) for row in (one, other)]
+    if any(exemplar == "-" for mine in runs for exemplar, _ in mine):
+        return [[*mine.values()] for mine in runs], None
+    named = ({f"exemplar {exemplar} seed {seed}" for exemplar, seed in mine} for mine in runs)
+    both = [key for key in runs[0] if key in runs[1]]
+    return [[mine[key] for key in both] for mine in runs], unlike_sets("runs", *named, *labels)
+
+
+def _by_case(runs, metric):
+    """Return the scores of several runs by class and case, their means, of cases that all of them scored."""
+    runs = [found["cases"].get(metric, {}) for found in runs]
     return {
         c: {case: statistics.mean(run.get(c, {}).get(case, math.nan) for run in runs) for case in scores}
-        for c, scores in runs[0].items()
+        for c, scores in (runs[0] if runs else {}).items()
     }
 
 
@@ -258,7 +294,8 @@ def _csv(entries):
     """Write one line per data set, row, metric and class; full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["dataset", "row", "metric", "class", "mean", "sd", "n", "paper", "paper_sd", "missed", "failed"])
+    columns = ["dataset", "row", "metric", "class", "mean", "sd", "n", "paper", "paper_sd", "missed", "failed"]
+    writer.writerow([*columns, "cleaned", "cleaned_sd"])
     for e in entries:
         failed = sum(r["state"].startswith("failed") for r in e["runs"])
         for metric in METRICS:
@@ -266,7 +303,8 @@ def _csv(entries):
                 ours = e["cells"][metric].get(column) or (None, None, 0)
                 theirs = paper_cell(e, metric, column) or (None, None)
                 missed = e["missed"] if column == "mean" else e["misses"][column]
-                row = [e["dataset"], e["label"], metric, column, *ours, *theirs, missed, failed]
+                cleaned = (e["cleaned"].get(metric, {}).get(column) or (None, None))[:2]
+                row = [e["dataset"], e["label"], metric, column, *ours, *theirs, missed, failed, *cleaned]
                 writer.writerow(map(csv_cell, row))
     return out.getvalue()
 
