@@ -86,8 +86,8 @@ def draw(dataset, out, work_dir="work_dirs/compare"):
         axes[0].set_ylim(truth[: len(colors)].min() / 10, 2 * truth[: len(colors)].max())
         axes[1].set(ylim=(0, 1), xlabel="step")
     figure.axes[0].set_ylabel("share of the pseudo-labels, %\n(dotted: of the true labels)")
-    figure.axes[1].set_ylabel("DSC, validation")
-    figure.axes[1].legend(fontsize=8, ncols=2)
+    figure.axes[len(runs)].set_ylabel("DSC, validation")
+    figure.axes[len(runs)].legend(fontsize=8, ncols=2)
     figure.savefig(out, dpi=70, pil_kwargs=dict(optimize=True))
 
 
