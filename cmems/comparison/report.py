@@ -186,7 +186,7 @@ def _pairs(group):
 
     Returns:
         tuple[str | None, list[dict], list[str]]: That row's label; rows of ``_PAIR_COLUMNS``; and what is not compared,
-        or not of all cases, as the rows were tested otherwise.
+        or not of all runs and cases, as the rows have others or were tested otherwise.
     """
     done = [e for e in group if e["cells"]["DSC"].get("mean")]
     most = max((len(_done(e)) for e in done if e["one_slice"]), default=0)

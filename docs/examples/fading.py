@@ -8,7 +8,15 @@ The second draws, of each run, the classes' shares of the pseudo-labels and thei
 
 import sys
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from cmems.comparison.plan import plan_runs
 from cmems.comparison.rows import Row
+from cmems.comparison.suites import get_suite
+from cmems.datasets.prepared import PreparedDataset
+from cmems.visualization.colors import class_colors
+from cmems.visualization.curves import read_history
 
 # As in equal_steps.py: prepare_data.py acdc RAW data/acdc_plus_64 --spacing 3.25 --crop 64, and synapse RAW
 # data/synapse_plus_80 --spacing 4.5 --crop 80.
@@ -56,20 +64,13 @@ def draw(dataset, out, work_dir="work_dirs/compare"):
         out (str): PNG file to write.
         work_dir (str): As ``cmems compare --work-dir``.
     """
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    from cmems.comparison.plan import plan_runs
-    from cmems.comparison.suites import get_suite
-    from cmems.datasets.prepared import PreparedDataset
-    from cmems.visualization.colors import class_colors
-    from cmems.visualization.curves import read_history
-
     data = PreparedDataset(DATA[f"data/{dataset}"])
     truth = 100 * np.bincount(np.ravel(data.train_labels()), minlength=256)[1:] / np.size(data.train_labels())
     colors = [tuple(0.8 * c / 255 for c in rgb) for rgb in class_colors(len(data.classes))]
     runs = [entry["runs"][0] for entry in plan_runs(get_suite(__file__), [dataset], [0], ["A"], work_dir)]
     runs = [(run["name"].split(f", {dataset}")[0], rows) for run in runs if (rows := read_history(run["folder"]))]
+    if not runs:
+        sys.exit(f"{work_dir}: no run of {__file__} on {dataset}; first: cmems compare {__file__} --datasets {dataset}")
     figure = Figure(figsize=(3.1 * len(runs), 5.4), layout="constrained")
     for (name, history), axes in zip(runs, figure.subplots(2, len(runs), sharex=True, squeeze=False).T, strict=True):
         axes[0].set_title(name.replace(", rate", "\nrate"), fontsize=9)
