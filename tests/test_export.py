@@ -31,7 +31,9 @@ def model(tmp_path):
     for net in networks:
         torch.nn.init.normal_(net.head.weight, 0, 2)
     weights = {f"networks.{m}.{k}": v for m, net in enumerate(networks) for k, v in net.state_dict().items()}
-    settings = dict(model=dict(backbone=SMALL, prediction=dict(views=4, clean=[dict(type="FillHoles")])))
+    settings = dict(
+        model=dict(backbone=SMALL, prediction=dict(views=4, scales=[1, 1.25], clean=[dict(type="FillHoles")]))
+    )
     preparation = dict(dataset="x", classes=["a", "b"], intensity=INTENSITY["mr"], size=16, pixel=2.0, axes="LPS",
                        orientations=["LPS"])  # fmt: skip
     meta = dict(settings=json.dumps(settings), preparation=json.dumps(preparation))
@@ -55,13 +57,15 @@ def test_matrices_resize_as_torch_does(pixel):
 
 
 @pytest.mark.parametrize("resize", ["labels", "probabilities"])
-@pytest.mark.parametrize(("views", "pixel"), [(1, None), (4, 2.0), (8, 1.0), (1, 4.0)])
-def test_the_graph_labels_as_prediction_does(views, pixel, resize):
+@pytest.mark.parametrize(
+    ("views", "scales", "pixel"), [(1, [1], None), (4, [1], 2.0), (8, [0.8, 1, 1.5], 1.0), (1, [1, 1.25], 4.0)]
+)
+def test_the_graph_labels_as_prediction_does(views, scales, pixel, resize):
     torch.manual_seed(1)
     networks = [BACKBONES.build(dict(SMALL)).eval() for _ in range(2)]
     for net in networks:
         torch.nn.init.normal_(net.head.weight, 0, 2)
-    frame, prediction = Frame(16, pixel), Prediction(views=views, resize=resize, bfloat16=False)
+    frame, prediction = Frame(16, pixel), Prediction(views=views, scales=scales, resize=resize, bfloat16=False)
     volume = dict(image=np.random.default_rng(0).random((3, 30, 21), np.float32), spacing=(5, 1.4, 1.7), frame=frame)
     (own,) = prediction.segment(networks, [volume])
     with torch.no_grad():

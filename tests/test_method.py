@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from scipy.ndimage import affine_transform
 from torch import nn
 
 from cmems import geometry, ops
@@ -434,7 +435,30 @@ def test_views_average_the_images_of_the_square(views):
     torch.testing.assert_close(model.probabilities(images), expected)
 
 
-@pytest.mark.parametrize("settings", [{}, dict(views=8), dict(resize="probabilities", views=4)])
+def test_enlarged_slices_are_averaged_and_what_they_do_not_show_is_as_in_the_whole():
+    model = learner(prediction=dict(bfloat16=False)).eval()
+    images = torch.rand(2, 1, 32, 32)
+
+    def enlarged(maps, scale):
+        offset = [(32 - 1) / 2 * (1 - 1 / scale)] * 2
+        flat = [
+            affine_transform(m, np.diag([1 / scale] * 2), offset, order=1, mode="grid-constant")
+            for m in maps.numpy().reshape(-1, 32, 32)
+        ]
+        return torch.from_numpy(np.stack(flat)).view(maps.shape)
+
+    whole = model.probabilities(images)
+    out, near = (enlarged(model.probabilities(enlarged(images, scale)), 1 / scale) for scale in (0.8, 1.5))
+    near += (1 - enlarged(torch.ones(32, 32), 1 / 1.5)) * whole
+    model.prediction.scales = [0.8, 1, 1.5]
+    found = model.probabilities(images)
+    torch.testing.assert_close(found, (out + whole + near) / 3, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.sum(2), torch.ones(2, 2, 32, 32))
+    model.prediction.scales = [1, 1.5]
+    assert torch.equal(model.probabilities(images)[..., :5, :], whole[..., :5, :])  # a sixth of the side on each
+
+
+@pytest.mark.parametrize("settings", [{}, dict(views=8), dict(scales=[1, 1.5]), dict(resize="probabilities", views=4)])
 def test_doubt_changes_no_label_and_counts_what_members_share(settings):
     model = learner(prediction=dict(bfloat16=False, batch=2, **settings)).eval()
     volumes = [volume(torch.rand(3, 32, 32)), volume(torch.rand(2, 32, 32))]
@@ -443,11 +467,12 @@ def test_doubt_changes_no_label_and_counts_what_members_share(settings):
         assert all((found[name] == expected[name]).all() for name in expected)
         images = torch.from_numpy(each["image"])[:, None]
         p = model.probabilities(images)
-        views = model.prediction.views
-        assert doubt.shared.shape == (3, 2 * views, 2 * views)
-        model.prediction.views = 1
+        views, scales = model.prediction.views, model.prediction.scales
+        members = 2 * views * len(scales)
+        assert doubt.shared.shape == (3, members, members)
+        model.prediction.views, model.prediction.scales = 1, [1]
         straight = model.probabilities(images).argmax(2)  # the first view's members come first
-        model.prediction.views = views
+        model.prediction.views, model.prediction.scales = views, scales
         for k in (1, 2, 3):
             first, second = straight == k
             assert doubt.shared[k - 1, 0, 1] == (first & second).sum()

@@ -124,8 +124,15 @@ def test_a_model_file_takes_the_prediction_of_every_config_that_is_shipped():
         seen |= set(prediction)
         content = dict(networks=[{"type": "UNet"}], env={}, channels_last=True, preparation={})
         assert not list(_problems(dict(content, prediction=json.loads(json.dumps(_kept(prediction))))))
-    assert {"views", "resize", "averaged", "clean", "unknown_below"} <= seen
-    assert {*_kept(inspect.signature(Prediction).parameters)} == {"batch", "views", "resize", "bfloat16", "clean"}
+    assert {"views", "scales", "resize", "averaged", "clean", "unknown_below"} <= seen
+    assert {*_kept(inspect.signature(Prediction).parameters)} == {
+        "batch",
+        "views",
+        "scales",
+        "resize",
+        "bfloat16",
+        "clean",
+    }
 
 
 def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
@@ -216,6 +223,7 @@ def poison(path, act):
         (("networks", 0, "surprise"), 1, "networks: TypeError"),
         (("prediction", "clean", 0, "type"), "evil.Clean", "not among the registered post-processors"),
         (("prediction", "views"), 3, "expected 1, 4 or 8"),
+        (("prediction", "scales"), [1] * 9, "expected 1 to 8 numbers"),
         (("prediction", "clean", 0, "surprise"), 3, "model.pth: prediction: .*surprise"),
         (("prediction", "clean", 0, "classes"), [4], "KeepLargest: classes: expected labels, 1 to 3, got 4"),
         (("prediction", "resize"), ["labels"], "prediction.resize: expected"),

@@ -29,7 +29,7 @@ from cmems.registry import BACKBONES, MODELS, POST_PROCESSORS
 
 FORMAT, VERSION = "cmems-model", 1
 _LEADS_OUT = re.compile("pretrained|checkpoint|init_cfg|path|file|url|cache|^_")  # keys of what reads from elsewhere
-_PREDICTION = dict(batch=int, views=int, resize=str, bfloat16=bool, clean=list)
+_PREDICTION = dict(batch=int, views=int, scales=list, resize=str, bfloat16=bool, clean=list)
 _LEFT_OUT = ("averaged", "unknown_below")  # of a prediction's settings: which weights, and for further rounds alone
 _DATA_PLACES = ("test_dataloader.dataset.data_root", "train_dataloader.data_root", "data_root")
 _PLAIN_TEXT = re.compile(r"[\w.+ -]*")

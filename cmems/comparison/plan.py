@@ -143,8 +143,9 @@ def _moved(config, own, num_classes):
         network["num_classes"] = num_classes
     model["weak"] = ours["weak"]
     if "prediction" in model:
-        kept = {k: v for k, v in model["prediction"].items() if k not in ("views", "clean")}
-        model["prediction"] = {**{k: v for k, v in ours["prediction"].items() if k in ("views", "clean")}, **kept}
+        of_data, prediction = ("views", "scales", "clean"), ours["prediction"]
+        kept = {k: v for k, v in model["prediction"].items() if k not in of_data}
+        model["prediction"] = {**{k: prediction[k] for k in of_data if k in prediction}, **kept}
     options = dict(model=dict(_delete_=True, **model))
     if labeled := config.train_dataloader.get("labeled"):
         options["train_dataloader.labeled"] = dict(

@@ -89,9 +89,10 @@ _PLUS_WITHOUT = {
     "warped copies of the exemplar": {"train_dataloader.exemplar.copies.plain": 1.0},
     "uncertain pixels left out": {"model.pseudo_labeler.below": "background"},
     "its rate: 3e-4, the paper's": {"optim_wrapper.optimizer.lr": 3e-4},
-    "its prediction: last weights, one view, labels resized": {
+    "its prediction: last weights, one view, one scale, labels resized": {
         "model.prediction.averaged": False,
         "model.prediction.views": 1,
+        "model.prediction.scales": [1],
         "model.prediction.resize": "labels",
     },
 }
@@ -107,7 +108,7 @@ _PLUS_PARTS = {
         part: _PLUS_WITHOUT[part]
         for part in ("margin and soft edge", "missing organs", "warped copies of the exemplar")
     },
-    "prediction": _PLUS_WITHOUT["its prediction: last weights, one view, labels resized"],
+    "prediction": _PLUS_WITHOUT["its prediction: last weights, one view, one scale, labels resized"],
 }
 _PLUS_METHODS = dict(fixmatch_sd="FixMatch", cps_sd="CPS", unimatch="UniMatch")
 

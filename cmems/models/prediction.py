@@ -1,9 +1,11 @@
 """From networks to a volume's labels on its own grid."""
 
+import itertools
+
 import numpy as np
 import torch
 
-from cmems import ops
+from cmems import geometry, ops
 from cmems.errors import InputError
 from cmems.labels import UNKNOWN, check_labels
 from cmems.models.doubt import Doubt, entropy, mean_softmax, overlaps
@@ -20,6 +22,9 @@ class Prediction:
         batch (int): Slices per forward, up to 4096; volumes share forwards.
         views (int): Mirror images and quarter turns whose probabilities are averaged: 1, none; 4, the mirror images;
             8, all of the square's. What W does not hold, the networks have not seen.
+        scales (sequence[float]): Enlargements about the middle, 0.5 to 4, each seen in all of these views; their
+            probabilities are averaged. What lies beyond an enlarged slice's border is as the others have it that show
+            everything, so one is 1 or less.
         resize (str): What is brought back to the scan's grid: ``"labels"``, each pixel the nearest label, as TransUNet
             and SSL4MIS do; or ``"probabilities"``, bilinearly, before the arg max: no staircase at the borders.
         averaged (bool): Predict with the exponential moving average of the weights instead of the last ones.
@@ -31,11 +36,31 @@ class Prediction:
             learns as background it misses again.
     """
 
-    def __init__(self, batch=64, views=1, resize="labels", averaged=False, clean=(), bfloat16=True, unknown_below=0.0):
+    def __init__(
+        self,
+        batch=64,
+        views=1,
+        scales=(1,),
+        resize="labels",
+        averaged=False,
+        clean=(),
+        bfloat16=True,
+        unknown_below=0.0,
+    ):
         if type(batch) is not int or not 1 <= batch <= 4096:
             raise InputError(f"model.prediction.batch: expected an integer of 1 to 4096, got {batch!r}")
         if type(views) is not int or views not in (1, 4, 8):
             raise InputError(f"model.prediction.views: expected 1, 4 or 8, got {views!r}")
+        if (
+            not isinstance(scales, (list, tuple))
+            or not 1 <= len(scales) <= 8
+            or not all(type(each) in (int, float) and 0.5 <= each <= 4 for each in scales)
+            or min(scales) > 1
+        ):
+            raise InputError(
+                "model.prediction.scales: expected 1 to 8 numbers of 0.5 to 4, one of them 1 or less, got "
+                f"{scales!r:.100}"
+            )
         if resize not in ("labels", "probabilities"):
             raise InputError(f"model.prediction.resize: expected 'labels' or 'probabilities', got {resize!r}")
         for name, value in (("averaged", averaged), ("bfloat16", bfloat16)):
@@ -50,7 +75,8 @@ class Prediction:
         ):
             raise InputError(f"model.prediction.unknown_below: expected a probability, 0 to 1, got {unknown_below!r}")
         self.unknown_below = unknown_below
-        self.batch, self.views, self.resize, self.averaged, self.bfloat16 = batch, views, resize, averaged, bfloat16
+        self.batch, self.resize, self.averaged, self.bfloat16 = batch, resize, averaged, bfloat16
+        self.views, self.scales = views, sorted({*scales})
         self.clean = [POST_PROCESSORS.build(step) for step in clean]
 
     def check(self, num_classes):
@@ -69,11 +95,12 @@ class Prediction:
 
     def in_one_view(self, networks, images, number):
         """Run networks on ``(B, 1, S, S)`` slices, for what it leaves in them, in the view of that number, modulo."""
-        self._logits(networks, images, [self._list[number % self.views]])
+        self._logits(networks, images, [self._list[number % len(self._list)]])
 
     def mean_of_views(self, network, images):
         """Predict ``(B, 1, S, S)`` slices by one network, view after view: ``(B, K, S, S)`` float32 mean softmax."""
-        return sum(_undo(network(_turn(images, view)).softmax(1), view) for view in self._list) / self.views
+        maps = (network(_turn(images, view)).softmax(1) for view in self._list)
+        return sum(self._turned_back(maps)) / len(self._list)
 
     @torch.no_grad()
     def segment(self, networks, volumes):
@@ -166,9 +193,9 @@ class Prediction:
 
     @property
     def _list(self):
-        """List the views as (quarter turns, mirrored first)."""
-        turns = {1: [0], 4: [0, 2], 8: [0, 1, 2, 3]}[self.views]
-        return [(k, mirrored) for k in turns for mirrored in ((0, 1) if self.views > 1 else (0,))]
+        """List the views as (enlargement, quarter turns, mirrored first); what shows everything comes first."""
+        turns, mirrored = {1: [0], 4: [0, 2], 8: [0, 1, 2, 3]}[self.views], (0, 1) if self.views > 1 else (0,)
+        return list(itertools.product(self.scales, turns, mirrored))
 
     def _logits(self, networks, images, views=None):
         """Return each network's logits of every view of the images, one view after the other."""
@@ -184,13 +211,20 @@ class Prediction:
     def _by_view(self, logits):
         """Yield the networks' ``(M, B, K, S, S)`` softmax of each view, turned back."""
         p = torch.stack([each.float().softmax(1) for each in logits])
-        for part, view in zip(p.chunk(self.views, 1), self._list, strict=True):
-            yield _undo(part, view)
+        return self._turned_back(p.chunk(len(self._list), 1))
+
+    def _turned_back(self, maps):
+        """Yield the views' ``(..., K, S, S)`` softmax as the slices lie, what one does not show from one that does."""
+        whole = {}
+        for view, p in zip(self._list, maps, strict=True):
+            scale, turned = view[0], view[1:]
+            p = _undo(p, view)
+            if scale <= 1:
+                whole[turned] = p
+            yield p if scale <= 1 else p + (1 - p.sum(-3, keepdim=True)) * whole[turned]
 
     def _mean(self, logits):
-        if self.views == 1:
-            return next(self._by_view(logits))
-        return sum(self._by_view(logits)) / self.views
+        return sum(self._by_view(logits)) / len(self._list)
 
     def _soft(self, logits):
         """Return each network's probabilities, and the ensemble's behind those of M > 1."""
@@ -199,7 +233,7 @@ class Prediction:
 
     def _label(self, logits):
         """Label a batch's slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
-        if self.views == 1 and ops.usable(*logits, multiple=1):
+        if len(self._list) == 1 and ops.usable(*logits, multiple=1):
             return ops.label(logits)
         return _arg_max(self._soft(logits))
 
@@ -242,13 +276,23 @@ def _square(volume, device):
 
 def _turn(images, view):
     """Make a view of ``(B, 1, S, S)`` images."""
-    return torch.rot90(images.flip(3) if view[1] else images, view[0], (2, 3))
+    scale, turns, mirrored = view
+    turned = torch.rot90(images.flip(3) if mirrored else images, turns, (2, 3))
+    return turned if scale == 1 else _enlarge(turned, scale)
 
 
 def _undo(maps, view):
-    """Turn ``(..., S, S)`` maps of a view back."""
-    turned = torch.rot90(maps, -view[0], (-2, -1)) if view[0] else maps
-    return turned.flip(-1) if view[1] else turned
+    """Turn ``(..., K, S, S)`` maps of a view back; zero where it shows nothing."""
+    scale, turns, mirrored = view
+    turned = torch.rot90(maps, -turns, (-2, -1)) if turns else maps
+    turned = turned.flip(-1) if mirrored else turned
+    return turned if scale == 1 else _enlarge(turned.flatten(0, -4), 1 / scale).view(maps.shape)
+
+
+def _enlarge(images, scale):
+    """Enlarge ``(B, C, S, S)`` images about their middle, bilinearly; zero beyond their border."""
+    matrices = geometry.affine_matrices(images.new_zeros(1), images.new_full((1,), scale))
+    return geometry.warp_images(images, geometry.grid(matrices, images.shape[-2:]).expand(len(images), -1, -1, -1))
 
 
 def _arg_max(probabilities):

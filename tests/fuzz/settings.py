@@ -63,7 +63,7 @@ model["strong"] = [
     dict(type="GaussianBlur", sigma=(0.1, 1.0), probability=0.5),
     dict(type="Sharpness", strength=1.0, probability=0.5),
 ]
-model["prediction"] = dict(views=1, resize="labels", averaged=False, unknown_below=0.5, clean=[
+model["prediction"] = dict(views=1, scales=[1.0, 1.5], resize="labels", averaged=False, unknown_below=0.5, clean=[
     dict(type="RemoveSmall", mm3=10.0, classes=(1, 2)),
     dict(type="FillHoles", classes=(3,)),
     dict(type="SmoothSlices"),
