@@ -456,6 +456,10 @@ def test_enlarged_slices_are_averaged_and_what_they_do_not_show_is_as_in_the_who
     torch.testing.assert_close(found.sum(2), torch.ones(2, 2, 32, 32))
     model.prediction.scales = [1, 1.5]
     assert torch.equal(model.probabilities(images)[..., :5, :], whole[..., :5, :])  # a sixth of the side on each
+    shown = []
+    with model.networks[0].register_forward_pre_hook(lambda net, inputs: shown.append(*inputs)):
+        model.prediction.in_one_view(model.networks[:1], images, 5)
+    assert torch.equal(shown[0], images)  # statistics are of slices at their own scale
 
 
 @pytest.mark.parametrize("settings", [{}, dict(views=8), dict(scales=[1, 1.5]), dict(resize="probabilities", views=4)])

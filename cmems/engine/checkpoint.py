@@ -188,7 +188,7 @@ def _leaves(value, path=""):
 
 
 _LATER = ("precise_norm", "load_from")  # of a run's settings: those that not every version wrote
-_FINISHES = ("clean", "resize")  # of model.prediction: what is made of the networks' answers
+_FINISHES = ("clean", "resize", "scales")  # of model.prediction: what is made of the networks' answers
 _OF_DATA = ("references", "spacings")  # what validation data are known by
 _UNSEEN = re.compile("pretrained|init_cfg|drop")  # what trained networks do not show, or not in prediction
 

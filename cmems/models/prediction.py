@@ -1,7 +1,5 @@
 """From networks to a volume's labels on its own grid."""
 
-import itertools
-
 import numpy as np
 import torch
 
@@ -94,8 +92,11 @@ class Prediction:
         return self._mean(self._logits(networks, images))
 
     def in_one_view(self, networks, images, number):
-        """Run networks on ``(B, 1, S, S)`` slices, for what it leaves in them, in the view of that number, modulo."""
-        self._logits(networks, images, [self._list[number % len(self._list)]])
+        """Run networks on ``(B, 1, S, S)`` slices, for what it leaves in them, in the view of that number, modulo.
+
+        At their own scale: statistics of enlarged slices lost what they were to find (docs/accuracy.md).
+        """
+        self._logits(networks, images, [(1, *self._turns[number % self.views])])
 
     def mean_of_views(self, network, images):
         """Predict ``(B, 1, S, S)`` slices by one network, view after view: ``(B, K, S, S)`` float32 mean softmax."""
@@ -192,10 +193,15 @@ class Prediction:
         return found
 
     @property
+    def _turns(self):
+        """List the views as (quarter turns, mirrored first)."""
+        turns = {1: [0], 4: [0, 2], 8: [0, 1, 2, 3]}[self.views]
+        return [(k, mirrored) for k in turns for mirrored in ((0, 1) if self.views > 1 else (0,))]
+
+    @property
     def _list(self):
-        """List the views as (enlargement, quarter turns, mirrored first); what shows everything comes first."""
-        turns, mirrored = {1: [0], 4: [0, 2], 8: [0, 1, 2, 3]}[self.views], (0, 1) if self.views > 1 else (0,)
-        return list(itertools.product(self.scales, turns, mirrored))
+        """List the views at every scale as (scale, quarter turns, mirrored first), the smallest scale first."""
+        return [(scale, *turned) for scale in self.scales for turned in self._turns]
 
     def _logits(self, networks, images, views=None):
         """Return each network's logits of every view of the images, one view after the other."""

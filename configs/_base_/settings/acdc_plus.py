@@ -57,7 +57,7 @@ _heart = dict(
     weak=dict(degrees=45, flip=0.0, quarter_turns=False),
     prediction=dict(
         views=1,
-        scales=[1, 1.25, 1.5],
+        scales=[0.85, 1, 1.18, 1.35],
         clean=[
             dict(type="KeepLargest", of="foreground"),
             dict(type="KeepLargest", classes=(2, 3)),
