@@ -163,7 +163,7 @@ _KNOWS = {"onnx": _is_onnx, "torch-export": _is_torch}
 def _compare(run, segmenter):
     """Return how many voxels were compared and differ, on blurred noise of sizes other than the traced one."""
     frame, settings = segmenter.preparation.frame, vars(segmenter.prediction)
-    kept = {name: settings[name] for name in ("batch", "views", "resize")}
+    kept = {name: settings[name] for name in ("batch", "views", "scales", "resize")}
     plain, stream = Prediction(**kept, bfloat16=False), torch.Generator().manual_seed(0)
     voxels = differing = 0
     for shape in ((3, frame.size + 5, 2 * frame.size - 3), (1, frame.size, frame.size // 2 + 1)):
@@ -184,7 +184,7 @@ class VolumeGraph(nn.Module):
 
     Args:
         networks (sequence[nn.Module]): In evaluation mode.
-        prediction (Prediction): Of it ``views`` and ``resize``.
+        prediction (Prediction): Of it ``views``, ``scales`` and ``resize``.
         frame (Frame): How slices become squares.
     """
 

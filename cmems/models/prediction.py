@@ -298,7 +298,8 @@ def _undo(maps, view):
 def _enlarge(images, scale):
     """Enlarge ``(B, C, S, S)`` images about their middle, bilinearly; zero beyond their border."""
     matrices = geometry.affine_matrices(images.new_zeros(1), images.new_full((1,), scale))
-    return geometry.warp_images(images, geometry.grid(matrices, images.shape[-2:]).expand(len(images), -1, -1, -1))
+    count = images.shape[0]  # len() would fix it in an exported graph
+    return geometry.warp_images(images, geometry.grid(matrices, images.shape[-2:]).expand(count, -1, -1, -1))
 
 
 def _arg_max(probabilities):
