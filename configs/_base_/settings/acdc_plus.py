@@ -1,6 +1,6 @@
 # ACDC at one pixel size, and what one slice lacks of the heart: walls of every thickness, painted, as a thin one shows
 # its neighbours (the cavity is not painted: its papillary muscles count as cavity); muscle within cavities; small
-# hearts, as near the apex, which prediction also enlarges; other patients' contrast; slices without right ventricle.
+# hearts, as near the apex; other patients' contrast; slices without right ventricle.
 # Hearts lie much the same way in all scans, the right ventricle on one side: nothing is mirrored or turned by quarters,
 # and an exemplar that lies otherwise is turned first. 224x224 pixels of 1.25 mm:
 # tools/prepare_data.py acdc RAW data/acdc_plus --spacing 1.25 --crop 224.
@@ -57,7 +57,6 @@ _heart = dict(
     weak=dict(degrees=45, flip=0.0, quarter_turns=False),
     prediction=dict(
         views=1,
-        scales=[0.85, 1, 1.18, 1.35],
         clean=[
             dict(type="KeepLargest", of="foreground"),
             dict(type="KeepLargest", classes=(2, 3)),

@@ -33,3 +33,4 @@ val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
 optim_wrapper = dict(type="AutocastOptimWrapper", optimizer=dict(lr=1e-3))
 train_cfg = dict(max_iters=2400, val_interval=400)
+_heart = dict(prediction=dict(scales=[0.85, 1, 1.18, 1.35]))  # small hearts are found enlarged
