@@ -303,6 +303,8 @@ def test_the_best_of_another_validation_is_none_of_this_one_s(tiny_config, prepa
             },
             'prediction.clean.0.type: not set there, "FillHoles" here',
         ),
+        "scales": ({"model.prediction": dict(scales=[1.25, 1])}, "prediction.scales.0: not set there, 1.0 here"),
+        "a scale": ({"model.prediction": dict(scales=[1, 1.0])}, None),
         "by": ({"default_hooks.checkpoint.save_best": "network_1/DSC"}, "by network_1/DSC, not ensemble/DSC"),
         "same": ({}, None),
     }

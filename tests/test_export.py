@@ -58,7 +58,8 @@ def test_matrices_resize_as_torch_does(pixel):
 
 @pytest.mark.parametrize("resize", ["labels", "probabilities"])
 @pytest.mark.parametrize(
-    ("views", "scales", "pixel"), [(1, [1], None), (4, [1], 2.0), (8, [0.8, 1, 1.5], 1.0), (1, [1, 1.25], 4.0)]
+    ("views", "scales", "pixel"),
+    [(1, [1], None), (4, [1], 2.0), (8, [0.8, 1, 1.5], 1.0), (1, [1, 1.25], 4.0), (1, [0.8], None)],
 )
 def test_the_graph_labels_as_prediction_does(views, scales, pixel, resize):
     torch.manual_seed(1)

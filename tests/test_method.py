@@ -15,6 +15,7 @@ from cmems.errors import InputError
 from cmems.models.layers import Dropout, Upsampled
 from cmems.models.learners import StepViews
 from cmems.models.losses import CrossEntropyDice, SoftmaxMSE
+from cmems.models.prediction import Prediction
 from cmems.models.pseudo_labelers import ConfidenceThreshold
 from cmems.registry import BACKBONES, MODELS
 from cmems.resize import Frame
@@ -435,30 +436,45 @@ def test_views_average_the_images_of_the_square(views):
     torch.testing.assert_close(model.probabilities(images), expected)
 
 
-def test_enlarged_slices_are_averaged_and_what_they_do_not_show_is_as_in_the_whole():
-    model = learner(prediction=dict(bfloat16=False)).eval()
-    images = torch.rand(2, 1, 32, 32)
+@pytest.mark.parametrize(("views", "scales"), [(1, [1, 0.8, 1.5]), (8, [1.5, 0.8]), (1, [1.5, 1]), (1, [0.8])])
+def test_enlarged_slices_are_averaged_and_what_they_do_not_show_is_as_in_the_whole(views, scales):
+    model = learner(prediction=dict(bfloat16=False, views=views, scales=scales)).eval()
+    for net in model.networks:
+        net.to(memory_format=torch.channels_last)  # as the kernel that labels takes them
+    each = volume(torch.rand(3, 32, 32))
+    images, straight = torch.from_numpy(each["image"])[:, None], Prediction(bfloat16=False)
 
     def enlarged(maps, scale):
         offset = [(32 - 1) / 2 * (1 - 1 / scale)] * 2
         flat = [
             affine_transform(m, np.diag([1 / scale] * 2), offset, order=1, mode="grid-constant")
-            for m in maps.numpy().reshape(-1, 32, 32)
+            for m in maps.detach().numpy().reshape(-1, 32, 32)
         ]
         return torch.from_numpy(np.stack(flat)).view(maps.shape)
 
-    whole = model.probabilities(images)
-    out, near = (enlarged(model.probabilities(enlarged(images, scale)), 1 / scale) for scale in (0.8, 1.5))
-    near += (1 - enlarged(torch.ones(32, 32), 1 / 1.5)) * whole
-    model.prediction.scales = [0.8, 1, 1.5]
-    found = model.probabilities(images)
-    torch.testing.assert_close(found, (out + whole + near) / 3, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.sum(2), torch.ones(2, 2, 32, 32))
-    model.prediction.scales = [1, 1.5]
-    assert torch.equal(model.probabilities(images)[..., :5, :], whole[..., :5, :])  # a sixth of the side on each
+    def seen(turned, scale):
+        return enlarged(straight.probabilities(model.networks, enlarged(turned, scale)), 1 / scale)
+
+    expected = []
+    for turns in range(4 if views == 8 else 1):
+        for mirrored in range(2 if views == 8 else 1):
+            turned = torch.rot90(images.flip(3) if mirrored else images, turns, (2, 3))
+            whole = seen(turned, max(s for s in scales if s <= 1))
+            for scale in scales:
+                p = seen(turned, scale)
+                p += (1 - enlarged(torch.ones(32, 32), 1 / scale)) * whole if scale > 1 else 0
+                p = torch.rot90(p, -turns, (3, 4))
+                expected.append(p.flip(4) if mirrored else p)
+    found, expected = model.probabilities(images), sum(expected) / len(expected)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    labels = model.segment([each])[0]["ensemble"]
+    assert (labels != expected.mean(0).argmax(1).numpy()).mean() < 1e-3  # ties
+    if 0.8 not in scales:
+        whole = straight.probabilities(model.networks, images)
+        assert torch.equal(found[..., :5, :], whole[..., :5, :])  # a sixth of the side on each
     shown = []
     with model.networks[0].register_forward_pre_hook(lambda net, inputs: shown.append(*inputs)):
-        model.prediction.in_one_view(model.networks[:1], images, 5)
+        model.prediction.in_one_view(model.networks[:1], images, 8)
     assert torch.equal(shown[0], images)  # statistics are of slices at their own scale
 
 

@@ -140,6 +140,13 @@ def test_settings_changed_since_the_training_come_from_a_config(made, tmp_path):
     publish(checkpoint, tmp_path / "one.pth", config, {"model.prediction.views": 1})
     assert cmems.Segmenter(tmp_path / "one.pth").prediction.views == 1
     assert cmems.Segmenter(tmp_path / "one.pth", views=4).key == cmems.Segmenter(path).key
+    keys = []
+    for scales in ([1, 1.0], [1.25, 1], [1, 1.25, 1.25], [1, 1.3]):
+        publish(checkpoint, tmp_path / "scaled.pth", config, {"model.prediction.scales": scales})
+        keys.append(cmems.Segmenter(tmp_path / "scaled.pth").key)
+    assert keys[0] == cmems.Segmenter(path).key  # the same prediction, spelt otherwise
+    assert keys[1] == keys[2]
+    assert len({*keys}) == 3
     other = {"model.backbone.act_cfg": dict(type="ReLU")}
     for use in (publish, cmems.Segmenter, run_test):
         words = (checkpoint, tmp_path / "one.pth", config) if use is publish else (config, checkpoint)
@@ -223,7 +230,7 @@ def poison(path, act):
         (("networks", 0, "surprise"), 1, "networks: TypeError"),
         (("prediction", "clean", 0, "type"), "evil.Clean", "not among the registered post-processors"),
         (("prediction", "views"), 3, "expected 1, 4 or 8"),
-        (("prediction", "scales"), [1] * 9, "expected 1 to 8 numbers"),
+        (("prediction", "scales"), [1] * 9, "model.pth: .*expected 1 to 8 numbers"),
         (("prediction", "clean", 0, "surprise"), 3, "model.pth: prediction: .*surprise"),
         (("prediction", "clean", 0, "classes"), [4], "KeepLargest: classes: expected labels, 1 to 3, got 4"),
         (("prediction", "resize"), ["labels"], "prediction.resize: expected"),

@@ -456,6 +456,15 @@ MISTAKES = {
     "more slices than a model file takes": ("model.prediction={'batch': 5000}", "of 1 to 4096, got 5000"),
     "a switch for views": ("model.prediction={'views': True}", "model.prediction.views: expected a number, got True"),
     "a text for scales": ("model.prediction={'scales': 'big'}", "model.prediction.scales: expected a list, got 'big'"),
+    "a scale too large": (
+        "model.prediction={'scales': [1, 4.1]}",
+        "1 to 8 numbers of 0.5 to 4, one of them 1 or less",
+    ),
+    "a scale too small": (
+        "model.prediction={'scales': [0.4, 1]}",
+        "1 to 8 numbers of 0.5 to 4, one of them 1 or less",
+    ),
+    "a scale that is none": ("model.prediction={'scales': [True]}", "1 to 8 numbers of 0.5 to 4, one of them"),
     "no scale that shows all": ("model.prediction={'scales': [1.2, 2]}", "one of them 1 or less, got [1.2, 2]"),
     "a number for bfloat16": ("model.prediction={'bfloat16': 1}", "bfloat16: expected True or False, got 1"),
     "parts without one": (

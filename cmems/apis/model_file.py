@@ -224,8 +224,11 @@ def read_model(path, name=None):
         if getattr(net, "num_classes", None) != len(preparation.classes) + 1:
             raise InputError(f"{name}: expected networks of {len(preparation.classes) + 1} classes")
         net.check_input(torch.empty(1, 1, preparation.frame.size, preparation.frame.size, device="meta"))
-    with told(f"{name}: prediction"):
-        Prediction(**content["prediction"]).check(len(preparation.classes) + 1)
+    try:
+        with told("prediction"):
+            Prediction(**content["prediction"]).check(len(preparation.classes) + 1)
+    except InputError as error:
+        raise InputError([f"{name}: {problem}" for problem in error.problems]) from error
     return Model(networks.eval(), content["prediction"], preparation, content["env"], str(path))
 
 

@@ -13,6 +13,7 @@ from cmems.apis.model_file import model_of_config, read_model
 from cmems.datasets.preparation import ODD_AXES, UNTOLD
 from cmems.datasets.prepared import AXES
 from cmems.datasets.readers.nifti import Volume
+from cmems.engine.checkpoint import alike
 from cmems.engine.runner import set_up_cpu
 from cmems.errors import InputError, said
 from cmems.models.prediction import Prediction
@@ -182,7 +183,7 @@ def _affine(axes, spacing):
 def segmenter_key(networks, settings, preparation):
     """Return 16 hexadecimal digits that are others for other weights, settings or preparation."""
     known = preparation._replace(pixels=None).plain()  # they make no mask another
-    digest = hashlib.sha256(json.dumps([settings, known], sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([alike(settings), known], sort_keys=True, default=str).encode())
     for net in networks:
         for name, values in sorted(net.state_dict().items()):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())

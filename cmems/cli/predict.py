@@ -14,7 +14,7 @@ ABOUT = "Write a mask for every scan (NIfTI, NRRD, PNG, DICOM), on the scan's ow
 EXAMPLE = "cmems predict heart.pth SCANS MASKS"
 NETWORK = "ensemble, or one network alone: 1, 2 … (default: the ensemble, of several)"
 _SWITCHES = ("keep_largest", "doubt_maps", "probabilities", "pictures")
-VIEWS = "mirrored and turned views to average (default: the model's)"
+VIEWS = "mirrored and turned views to average, each at all of the model's scales (default: the model's)"
 
 
 def add_arguments(parser):

@@ -239,11 +239,21 @@ def _load_local(filename, map_location=None):
     return torch.load(filename, map_location=map_location, weights_only=True)
 
 
+def alike(settings):
+    """Return a prediction's settings with scales that are seen alike written alike: in order, once, none for 1 alone.
+
+    Args:
+        settings (dict): Arguments that :class:`cmems.models.prediction.Prediction` takes.
+    """
+    scales = sorted({float(scale) for scale in settings.get("scales", (1,))})
+    return {k: v for k, v in settings.items() if k != "scales"} | (dict(scales=scales) if scales != [1] else {})
+
+
 def _measured(runner):
     """Return what validates a run, as text: scores of one and of another are not compared."""
     content = runner.cfg._cfg_dict.to_dict()
     data = {k: v for k, v in ((content.get("val_dataloader") or {}).get("dataset") or {}).items() if k != "data_root"}
-    prediction = (content.get("model") or {}).get("prediction") or {}
+    prediction = alike((content.get("model") or {}).get("prediction") or {})
     finishes = {k: prediction[k] for k in _FINISHES if k in prediction}
     found = dict(val_evaluator=content.get("val_evaluator"), data=data)
     if finishes:

@@ -17,11 +17,11 @@ class Prediction:
     """How networks label volumes; the learner's ``prediction`` config.
 
     Args:
-        batch (int): Slices per forward, up to 4096; volumes share forwards.
+        batch (int): Slices per forward, up to 4096, as many times fewer as there are scales; volumes share forwards.
         views (int): Mirror images and quarter turns whose probabilities are averaged: 1, none; 4, the mirror images;
             8, all of the square's. What W does not hold, the networks have not seen.
         scales (sequence[float]): Enlargements about the middle, 0.5 to 4, each seen in all of these views; their
-            probabilities are averaged. What lies beyond an enlarged slice's border is as the others have it that show
+            probabilities are averaged. What lies beyond an enlarged slice's border is as the largest has it that shows
             everything, so one is 1 or less.
         resize (str): What is brought back to the scan's grid: ``"labels"``, each pixel the nearest label, as TransUNet
             and SSL4MIS do; or ``"probabilities"``, bilinearly, before the arg max: no staircase at the borders.
@@ -166,7 +166,7 @@ class Prediction:
         slices = torch.cat([_square(volume, device) for volume in volumes])
         soft = self.resize == "probabilities" or self.clean
         depths, answers = [len(v["image"]) for v in volumes], []
-        for part in slices.unsqueeze(1).split(self.batch):
+        for part in slices.unsqueeze(1).split(max(1, self.batch // len(self.scales))):
             logits = self._logits(networks, part)
             answers.append(self._soft(logits) if soft else self._label(logits))
             if heard is not None:
@@ -239,7 +239,7 @@ class Prediction:
 
     def _label(self, logits):
         """Label a batch's slices: ``(M, B, S, S)`` uint8, and the ensemble's labels behind those of M > 1."""
-        if len(self._list) == 1 and ops.usable(*logits, multiple=1):
+        if self._list == [(1, 0, 0)] and ops.usable(*logits, multiple=1):
             return ops.label(logits)
         return _arg_max(self._soft(logits))
 
