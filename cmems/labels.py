@@ -7,6 +7,18 @@ from cmems.errors import InputError
 UNKNOWN = 255  # in uint8 labels: a pixel or voxel that nobody annotated, or of which a model is not sure
 
 
+def label_list(part, key, labels):
+    """Return a component's labels as a tuple.
+
+    Raises:
+        InputError: No list, or an empty one; naming component and setting.
+    """
+    if not isinstance(labels, (list, tuple, range)) or not labels:
+        got = "none" if isinstance(labels, (list, tuple, range)) else repr(labels)[:60]
+        raise InputError(f"{type(part).__name__}: {key}: expected labels, got {got}")
+    return tuple(labels)
+
+
 def check_labels(part, num_classes, where):
     """Refuse labels that there are not, in a component's settings and in those of its parts.
 

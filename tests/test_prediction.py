@@ -160,9 +160,45 @@ def test_holes_are_filled_and_other_classes_within_stay():
     labels[0, 6:10, 6:10] = 2
     labels[0, 7, 7] = labels[0, 12, 12] = 0
     found = FillHoles()(labels, (1, 1, 1))
-    assert (found[0, 7, 7], found[0, 12, 12]) == (1, 1)  # ring 1 encloses both, and is asked first
-    assert (found == 2).sum() == 15
+    assert (found[0, 7, 7], found[0, 12, 12]) == (2, 1)  # 1 encloses both, and 2, within it, the first
+    assert (found == 2).sum() == 16
     assert FillHoles(classes=[2])(labels, (1, 1, 1))[0, 7, 7] == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        *(
+            (dict(type=kind, classes=classes, **more), f"{kind}: classes: expected labels, got {seen}")
+            for kind, more in (
+                ("KeepLargest", {}),
+                ("FillHoles", {}),
+                ("RemoveSmall", dict(mm3=1)),
+                ("CutAtBase", dict(wall=2)),
+            )
+            for classes, seen in ((1, "1"), ((), "none"))
+        ),
+        (
+            dict(type="KeepLargest", classes=(1, 2), beside=2),
+            "KeepLargest: classes: expected labels other than that of",
+        ),
+        (
+            dict(type="SmoothSlices", neighbor=float("inf")),
+            "SmoothSlices: neighbor: expected a number of 0 or more, got inf",
+        ),
+        (dict(type="SmoothSlices", neighbor="a"), "SmoothSlices: neighbor: expected a number of 0 or more, got 'a'"),
+        (dict(type="CutAtBase", classes=(1,), wall=2, share="x"), "CutAtBase: share: expected 0 to 1, got 'x'"),
+    ],
+)
+def test_steps_of_the_clean_up_that_cannot_be_are_refused_before_any_prediction(step, message):
+    with pytest.raises(InputError, match=message):
+        POST_PROCESSORS.build(step)
+
+
+def test_a_part_of_the_least_volume_stays_whatever_its_spacing_is_rounded_to():
+    labels = np.ones((1, 1, 3), np.uint8)
+    assert RemoveSmall(1.47)(labels, (1, 0.7, 0.7)).all()
+    assert not RemoveSmall(1.48)(labels, (1, 0.7, 0.7)).any()
 
 
 def test_slices_are_smoothed_by_their_neighbours():

@@ -617,6 +617,52 @@ def test_an_edge_blends_what_is_pasted_with_the_background(edge, side):
     np.testing.assert_allclose(images[0, 0], 0.2 + 0.6 * share / all_of_it, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(drop={2: 1.0}),
+        dict(drop={2: 1.0}, edge=2),
+        dict(apart=dict(type="OrganJitter", classes=(1, 2), degrees=0, scale=(0.7, 0.7), shift=0)),
+        dict(apart=dict(type="OrganJitter", classes=(1, 2), degrees=0, scale=(1, 1), shift=0.05)),
+        dict(apart=dict(type="OrganJitter", classes=(1,), degrees=0, scale=(1, 1), shift=0)),
+    ],
+)
+def test_a_margin_brings_no_organ_along_that_is_left_out_or_has_moved_away(settings):
+    labels = discs(0.4)[None].to(torch.uint8)
+    labels[:, :, SIZE // 2 :] *= 2  # two halves, side by side
+    exemplars = torch.where(labels > 0, 0.9, 0.1)[:, None]
+    made = ExemplarPaste(STILL, SAME, margin=6, **settings)
+    images, known = made(exemplars, labels, torch.full((4, 1, SIZE, SIZE), 0.1), Stream(0))
+    assert (known == 1).any()
+    assert not ((images[:, 0] > 0.5) & (known == 0)).any()
+
+
+@pytest.mark.parametrize("change", [dict(scale=(1.4, 1.4)), dict(scale=(0.7, 0.7)), dict(degrees=180)])
+def test_organs_of_a_body_laid_upon_another_turn_and_grow_about_where_they_are_laid(change):
+    body, other = (discs(0.5, center=(at, 0.0)).float()[None, None] * 0.4 for at in (-0.25, 0.25))
+    labels = discs(0.12, center=(-0.25, -0.2))[None].to(torch.uint8)
+    fit = dict(type="BodyFit")
+    at = []
+    for affine in (STILL, {**STILL, **change}):
+        made = ExemplarPaste(affine, SAME, background_geometric=STILL, fit=fit)
+        _, known = made(body, labels, other.expand(6, -1, -1, -1), Stream(5))
+        at.append(centroid(known == 1))
+    torch.testing.assert_close(at[1], at[0], atol=1.5 / SIZE, rtol=0)
+
+
+@pytest.mark.parametrize("present", [(3,), (2,), ()])
+def test_a_wall_or_a_cavity_alone_keeps_its_shape(present):
+    label = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
+    for k, radius in ((2, 0.5), (3, 0.3)):
+        if k in present:
+            label[discs(radius) == 1] = k
+    part, which = WallShape(3, 2, probability=1.0), torch.tensor([0, 1, 0])
+    both = torch.stack([label, torch.where(discs(0.3) == 1, 3, 2 * discs(0.5)).to(torch.uint8)])
+    found = part.bend(unmoved(3), part.draw(Stream(3), 3), both, which)
+    assert torch.equal(found[[0, 2]], unmoved(2))
+    assert not torch.equal(found[1:2], unmoved(1))
+
+
 def test_an_organ_is_left_out_of_a_share_of_the_images():
     label = discs(0.6, 0.3)[None]
     make = ExemplarPaste(geometric=STILL, intensity=SAME, drop={1: 0.5})
@@ -750,6 +796,15 @@ def test_slices_at_evenly_spaced_places_tell_how_scans_lie():
     assert abs(turn - 90) < 8
 
 
+def test_scans_that_show_nothing_have_no_vote():
+    images, stacks = lying([0, 90, 0, 0, 0])
+    for stack in stacks[2:]:
+        images[list(stack)] = 0
+    label = discs(0.5, size=32)[None]
+    (turn,) = StackOrientation(reach=0.1)(images, stacks, [stacks[0][2]], label).rad2deg()
+    assert abs(turn - 90) < 8
+
+
 def noise(seed, side=12):
     return torch.rand(side, side, generator=torch.Generator().manual_seed(seed))
 
@@ -829,6 +884,19 @@ def test_slices_at_the_same_places_count_alike_and_scans_vote():
     assert quarters(home, [one, third, one, third], slices=3, scans=2) == 1  # evenly chosen
 
 
+def test_an_exemplar_is_turned_before_it_is_mirrored():
+    label = discs(0.3, center=(0.1, 0.0)).to(torch.uint8)
+    label[:, SIZE // 2 :] *= 2
+    label[: SIZE // 2] = 0  # a quarter of a disc, of two labels
+    which, turns = torch.tensor([0]), torch.tensor([math.radians(60)])
+    turned, mirrored = (WarpedExemplar({**STILL, "flip": p}, SAME, plain=0.0) for p in (0.0, 1.0))
+    _, once = turned(label[None, None] / 2, label[None], which, Stream(0), turns=turns)
+    _, expected = mirrored(once[:, None] / 2, once, which, Stream(0))
+    _, found = mirrored(label[None, None] / 2, label[None], which, Stream(0), turns=turns)
+    shared = ((found == expected) & (found > 0)).sum()
+    assert 2 * shared / ((found > 0).sum() + (expected > 0).sum()) > 0.9
+
+
 def test_omega_turns_each_exemplar_by_its_own_angle_besides():
     labels = torch.stack([discs(0.3, center=(0.4, 0.0)), discs(0.3, center=(0.0, 0.4))])
     labels[:, SIZE // 2, SIZE // 2] = 2  # so that the organs' centroid is not their own centre alone
@@ -864,7 +932,8 @@ def test_omega_turns_each_exemplar_by_its_own_angle_besides():
             r"Trabeculae: wall: expected a label, .*, got \(\)",
         ),
         (dict(drop={9: 0.5}), "ExemplarPaste: drop: .*, got 9"),
-        (dict(outlines=(1, 2, 3), apart=dict(type="OrganJitter", classes=(7,))), "OrganJitter: classes: .*, got 7"),
+        (dict(outlines=(1, 7)), "ExemplarPaste: outlines: .*, got 7"),
+        (dict(apart=dict(type="OrganJitter", classes=(7,))), "OrganJitter: classes: .*, got 7"),
     ],
 )
 def test_labels_that_there_are_not_are_refused_in_every_part_of_omega(settings, message):
@@ -886,6 +955,41 @@ def test_labels_that_there_are_not_are_refused_in_every_part_of_omega(settings, 
             r"cells: expected two integers of 2 or more, got",
         ),
         (dict(type="Trabeculae", classes=(3,), wall=2, cells=12), "cells: expected two integers of 2 or more, got 12"),
+        (
+            dict(type="WallShape", cavity=3, wall=2, reach=1),
+            "WallShape: reach: expected a number of more than 1, got 1",
+        ),
+        (dict(type="RadialShape", classes=1), "RadialShape: classes: expected labels, got 1"),
+        (dict(type="OrganJitter", classes=()), "OrganJitter: classes: expected labels, got none"),
+        (dict(type="PaintClasses", classes=1), "PaintClasses: classes: expected labels, got 1"),
+        (dict(type="Trabeculae", classes=3, wall=2), "Trabeculae: classes: expected labels, got 3"),
+        (dict(type="WarpedExemplar", geometric=STILL, intensity=SAME, outlines=1), "outlines: expected labels, got 1"),
+        (
+            dict(type="WarpedExemplar", geometric=[STILL, STILL], intensity=SAME),
+            "geometric: its further part: expected RadialShape or WallShape, or the like, got RandomAffine",
+        ),
+        (
+            dict(type="WarpedExemplar", geometric=dict(type="WallShape", cavity=3, wall=2), intensity=SAME),
+            "geometric: its first part: expected RandomAffine, or the like, got WallShape",
+        ),
+        (
+            dict(type="ExemplarPaste", geometric=STILL, intensity=SAME, fit=dict(type="OrganJitter", classes=(1,))),
+            "ExemplarPaste: fit: expected BodyFit, or the like, got OrganJitter",
+        ),
+        (
+            dict(type="ExemplarPaste", geometric=STILL, intensity=SAME, apart=dict(type="BodyFit")),
+            "ExemplarPaste: apart: expected OrganJitter, or the like, got BodyFit",
+        ),
+        (
+            dict(
+                type="ExemplarPaste",
+                geometric=STILL,
+                intensity=SAME,
+                apart=dict(type="OrganJitter", classes=(1,)),
+                outlines=(1,),
+            ),
+            "outlines: expected none beside apart",
+        ),
         (dict(type="WallShape", cavity=2, wall=2), "wall: expected another label than the cavity's, got 2"),
         (dict(type="MatchQuantiles", quantiles=1), "quantiles: expected an integer of 2 or more, got 1"),
         (dict(type="BodyFit", limit=0.9), r"limit: expected a number of 1 or more, got 0\.9"),
@@ -913,7 +1017,7 @@ def test_optional_parts_of_omega_are_settings_or_none(settings, message):
 
 def test_settings_of_omega_at_their_limits_are_taken():
     SYNTHESIZERS.build(dict(type="RandomAffine", control_points=2))
-    SYNTHESIZERS.build(dict(type="Trabeculae", classes=(), wall=2, cells=(2, 2)))
+    SYNTHESIZERS.build(dict(type="Trabeculae", classes=(3,), wall=2, cells=(2, 2)))
     SYNTHESIZERS.build(dict(type="MatchQuantiles", quantiles=2))
     SYNTHESIZERS.build(dict(type="BodyFit", level=1, limit=1))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +49,36 @@ def read_static_labels(prepared, folder):
             rows.append(torch.arange(prepared.rows(case).start, prepared.rows(case).stop))
     if problems:
         raise InputError(problems)
+    _tell_unusual(prepared, folder, masks, labels)
     for line in said(notes):
         warn_once(f"{folder}: {line}")
     return torch.cat(rows), torch.cat(labels)
+
+
+def _tell_unusual(prepared, folder, masks, labels):
+    """Warn of masks that teach little, or that there is nothing: what would else be seen after the training."""
+    held = {case: set(mask.unique().tolist()) for case, mask in zip(masks, labels, strict=True)}
+    for what, cases in (
+        ("hold no organ: all of them is learned as background", [case for case, found in held.items() if found == {0}]),
+        ("are 255, unknown, throughout: they teach nothing", [case for case, found in held.items() if found == {255}]),
+    ):
+        if cases:
+            more = f" and {len(cases) - 3} more" * (len(cases) > 3)
+            warn_once(f"{folder}: the masks of {', '.join(cases[:3])}{more} {what}")
+    lacking = [name for k, name in enumerate(prepared.classes, 1) if not any(k in found for found in held.values())]
+    if lacking:
+        warn_once(f"{folder}: no mask holds {', '.join(lacking)}")
+    cases = prepared.cases("train")
+    if len(masks) < len(cases):
+        warn_once(f"{folder}: masks of {len(masks)} of {len(cases)} training cases; the others' slices are left out")
 
 
 def _masks_of(prepared, folder):
     """Return the masks of training cases that lie in a folder, by case, and what is wrong with it; raises InputError
     where there are none.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise InputError(f"train_dataloader: StaticLabels: folder: expected a folder of masks, got {folder!r:.60}")
     cases = prepared.cases("train")
     found, problems = nifti_files(folder) if Path(folder).is_dir() else ({}, [])
     masks = {case: found[composed(case)] for case in cases if composed(case) in found}
@@ -65,9 +87,9 @@ def _masks_of(prepared, folder):
         more = f" and {len(strange) - 3} more" * (len(strange) > 3)
         warn_once(f"{folder}: no case of {prepared.root} is called {', '.join(strange[:3])}{more}: passed over")
     if not masks:
+        seen = "none" if Path(folder).is_dir() else "no such folder"
         raise InputError(
-            f"{folder}: expected masks named after training cases, as {', '.join(cases[:3])}; found "
-            f"{'none' if Path(folder).is_dir() else 'no such folder'}"
+            [f"{folder}: expected masks named after training cases, as {', '.join(cases[:3])}; found {seen}", *problems]
         )
     return masks, problems
 
@@ -88,7 +110,7 @@ def masks_content(prepared, sources):
     found = {}
     for name, source in sources.items():
         if isinstance(source, dict) and source.get("type") == "StaticLabels":
-            masks, _ = _masks_of(prepared, source["folder"])
+            masks, _ = _masks_of(prepared, source.get("folder"))
             known = {case: file_sha256(path) for case, path in masks.items()}
             found[name] = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     return found

@@ -82,12 +82,15 @@ class StackOrientation:
         mask = disc & (geometry.warp_images(torch.ones(count, 1, self.width, self.width), sampling)[:, 0] > 0.5)
         turned = [geometry.warp_images(z.expand(count, 1, -1, -1), sampling)[:, 0] for z in self._slices(images, home)]
         templates, pixels = [_normalised(each, mask) for each in turned], mask.sum((1, 2), keepdim=True)
-        votes = torch.zeros(2)
+        votes, voters = torch.zeros(2), 0
         for stack in others:
             pairs = zip(templates, self._slices(images, stack), strict=True)
-            best = self.angles[sum(self._laid(each, mask, pixels, z) for each, z in pairs).amax((1, 2)).argmax()]
-            votes += torch.stack([best.cos(), best.sin()]) / len(others)
-        return math.atan2(votes[1], votes[0]) if votes.norm() >= self.agreement else 0.0
+            scores = sum(self._laid(each, mask, pixels, z) for each, z in pairs).amax((1, 2))
+            if scores.max() - scores.min() > 1e-3:  # of correlations; else it shows nothing
+                best, voters = self.angles[scores.argmax()], voters + 1
+                votes += torch.stack([best.cos(), best.sin()])
+        agreed = voters and votes.norm() / voters >= self.agreement
+        return math.atan2(votes[1], votes[0]) if agreed else 0.0
 
     def _slices(self, images, stack):
         """Return slices ``(n, w, w)`` of a scan at evenly spaced places, blurred by a pixel."""

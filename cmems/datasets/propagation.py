@@ -31,7 +31,7 @@ class FlowPropagation:
     shares of the classes differ, as one less their cosine, between it and where the way there and back ends, and a
     fifth of that difference in intensity. Costs and doubts add up along a path.
 
-    Nothing but the given labels and the images is read.
+    Nothing but the given labels and the images is read. Organs of fewer than 20 pixels at ``width`` are not followed.
 
     Args:
         slices (int): Most slices to label, besides those that have labels.

@@ -10,7 +10,7 @@ from cmems.datasets.masks import read_static_labels
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.store import SliceStore
 from cmems.datasets.synthesis.paste import choose
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.labels import UNKNOWN, check_labels
 from cmems.models.perturbations.base import check_draws
 from cmems.registry import DATASETS, ORIENTATIONS, PROPAGATIONS, SYNTHESIZERS
@@ -104,7 +104,11 @@ class TrainData:
     def _propagate(self, carry):
         labels = dict(zip(self.exemplar_rows, self.exemplars[1].cpu().numpy(), strict=True))
         carried = carry(self.prepared.train_images(), self._stacks(), labels)
-        if carried:
+        if not carried:
+            warn_once(
+                "train_dataloader.propagation: labels are carried to no slice; none looks enough like a labelled one"
+            )
+        else:
             self.exemplar_rows += carried
             labels = torch.from_numpy(np.stack(list(carried.values()))).to(self.device)
             images = self.store[torch.tensor(list(carried))]
@@ -328,7 +332,7 @@ class StaticLabels(_Source):
     Args:
         data, batch_size: As every source.
         folder (str): ``<case>.nii.gz`` or ``.nii``, laid on the scan as ``cmems prepare`` lays masks; labels 0 … K-1,
-            255 for unknown.
+            255 for unknown. What is 0 is background, on slices that nobody painted too.
 
     Raises:
         InputError: No mask belongs to a training case, or some have another grid or other labels.

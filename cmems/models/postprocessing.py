@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from cmems.errors import InputError
+from cmems.labels import label_list
 from cmems.registry import POST_PROCESSORS
 
 
@@ -41,7 +42,7 @@ class KeepLargest(PostProcessor):
     Args:
         of (str): ``"foreground"``: of all classes together, where they touch each other (a heart); ``"class"``: of
             each class.
-        classes (sequence[int] | None): Labels to look at; the others stay. Default: all.
+        classes (sequence[int] | None): Labels to look at, never ``beside``; the others stay. Default: all.
         beside (int | None): A label that the wanted part lies along: the largest part is then the one with most voxels
             times voxels next to that label, wherever some touch it. A right ventricle lies along the myocardium; a
             liver taken for one may be larger, and touches its tip.
@@ -52,7 +53,9 @@ class KeepLargest(PostProcessor):
     def __init__(self, of="class", classes=None, beside=None):
         if of not in ("foreground", "class"):
             raise InputError(f"KeepLargest: of: expected 'foreground' or 'class', got {of!r}")
-        self.of, self.classes, self.beside = of, classes, beside
+        self.of, self.classes, self.beside = of, _classes(self, classes), beside
+        if beside is not None and beside in (self.classes or ()):
+            raise InputError(f"KeepLargest: classes: expected labels other than that of beside, got {classes!r}")
 
     def __call__(self, labels, spacing):
         """Keep the part with most voxels; face neighbours are connected."""
@@ -88,11 +91,12 @@ class CutAtBase(PostProcessor):
     of_labels, one_label = ("classes", "wall"), ("wall",)
 
     def __init__(self, classes, wall, share=0.75, slices=3):
-        if not 0 <= share <= 1:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise InputError(f"CutAtBase: share: expected 0 to 1, got {share!r}")
         if not isinstance(slices, int) or slices < 0:
             raise InputError(f"CutAtBase: slices: expected an integer of 0 or more, got {slices!r}")
-        self.classes, self.wall, self.share, self.slices = tuple(classes), wall, share, slices
+        self.classes = label_list(self, "classes", classes)
+        self.wall, self.share, self.slices = wall, share, slices
 
     def __call__(self, labels, spacing):
         """Cut; where the wall is in fewer than four slices, nothing changes."""
@@ -123,14 +127,14 @@ class RemoveSmall(PostProcessor):
     def __init__(self, mm3, classes=None):
         if not isinstance(mm3, (int, float)) or not 0 <= mm3 < math.inf:
             raise InputError(f"RemoveSmall: mm3: expected a number of 0 or more, got {mm3!r}")
-        self.mm3, self.classes = mm3, classes
+        self.mm3, self.classes = mm3, _classes(self, classes)
 
     def __call__(self, labels, spacing):
         """Remove by class; face neighbours are connected."""
         labels = labels.copy()
         for k in _present(labels, self.classes):
             parts, _ = ndimage.label(labels == k)
-            small = np.bincount(parts.ravel()) * math.prod(spacing) < self.mm3
+            small = np.bincount(parts.ravel()) * math.prod(spacing) < self.mm3 * (1 - 1e-9)  # spacings are rounded
             small[0] = False
             labels[small[parts]] = 0
         return labels
@@ -140,21 +144,26 @@ class RemoveSmall(PostProcessor):
 class FillHoles(PostProcessor):
     """Give background that a class encloses within a slice to that class; other classes inside it stay.
 
+    Of classes that enclose each other, a cavity in its wall, the innermost takes it.
+
     Args:
         classes (sequence[int] | None): Labels to look at. Default: all.
     """
 
     def __init__(self, classes=None):
-        self.classes = classes
+        self.classes = _classes(self, classes)
 
     def __call__(self, labels, spacing):
         """Fill slice by slice."""
-        labels = labels.copy()
-        for k in _present(labels, self.classes):
-            for plane in labels:
-                if (plane == k).any():
-                    plane[ndimage.binary_fill_holes(plane == k) & (plane == 0)] = k
-        return labels
+        filled = labels.copy()
+        for plane, found in zip(labels, filled, strict=True):
+            least = np.full(plane.shape, np.inf)
+            for k in _present(plane, self.classes):
+                parts, _ = ndimage.label(ndimage.binary_fill_holes(plane == k))
+                size = np.bincount(parts.ravel())[parts]
+                inner = (parts > 0) & (plane == 0) & (size < least)
+                found[inner], least[inner] = k, size[inner]
+        return filled
 
 
 @POST_PROCESSORS.register_module()
@@ -167,7 +176,7 @@ class SmoothSlices(PostProcessor):
     """
 
     def __init__(self, neighbor=0.5):
-        if not neighbor >= 0:
+        if isinstance(neighbor, bool) or not isinstance(neighbor, (int, float)) or not 0 <= neighbor < math.inf:
             raise InputError(f"SmoothSlices: neighbor: expected a number of 0 or more, got {neighbor!r}")
         self.neighbor = neighbor
 
@@ -179,6 +188,10 @@ class SmoothSlices(PostProcessor):
         weight[1:] += self.neighbor
         weight[:-1] += self.neighbor
         return total / weight
+
+
+def _classes(part, classes):
+    return classes if classes is None else label_list(part, "classes", classes)
 
 
 def _present(labels, classes):

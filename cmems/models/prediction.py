@@ -150,12 +150,15 @@ class Prediction:
             networks, volume: See :meth:`segment`; one volume.
 
         Returns:
-            np.ndarray: ``(D, H, W)`` uint8 on the volume's own grid.
+            np.ndarray: ``(D, H, W)`` uint8 on the volume's own grid; background beyond the networks' square.
         """
         heard = [] if self.unknown_below else None
         labels = self._segment(networks, [volume], heard)[0][self.names(len(networks))[-1]]
         if heard:
-            background = self._whole(torch.cat([best for _, best in heard])[:, :1], volume)[0]
+            best = torch.cat([best for _, best in heard])
+            for step in self.clean:
+                best = step.soften(best) if hasattr(step, "soften") else best
+            background = self._whole(best[:, :1], volume)[0]
             labels[(labels == 0) & (background < self.unknown_below * 65535)] = UNKNOWN
         return labels
 

@@ -4,12 +4,14 @@ A part maps the ``(n, H, W, 2)`` sampling positions of a batch, (x, y) in [-1, 1
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from cmems import geometry
 from cmems.errors import InputError
+from cmems.labels import label_list
 from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import SYNTHESIZERS
 
@@ -52,7 +54,7 @@ class RandomAffine(Perturbation):
             parameters["displacement"] = stream.uniform(size, -width, width)
         return parameters
 
-    def grid(self, parameters, size, labels=None, which=None, turns=None):
+    def grid(self, parameters, size, labels=None, which=None, turns=None, fit=None):
         """Return the ``(n, H, W, 2)`` sampling grid of drawn parameters.
 
         Args:
@@ -61,13 +63,17 @@ class RandomAffine(Perturbation):
             labels (Tensor | None): ``(E, H, W)`` of the exemplars: about its organs' centroid each picture turns and
                 grows. Default: about the image's centre.
             which (Tensor | None): ``(n,)`` int64, the exemplar of each sample.
-            turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar, added to what is drawn.
+            turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar, before what is drawn.
+            fit (Fit | None): What lays the exemplars elsewhere; the centroid is where it brings theirs.
         """
         center = None if labels is None else centroid(is_organ(labels))[which]
+        if fit is not None and center is not None:
+            center = fit.inverse(center)
         displacement = parameters["displacement"]
         affine = {k: v for k, v in parameters.items() if k != "displacement"}
         if turns is not None:
-            affine["angle"] = affine["angle"] + turns[which]
+            own = turns[which]
+            affine["angle"] = affine["angle"] + torch.where(affine["flip"], -own, own)  # mirrored before it turns
         return geometry.grid(geometry.affine_matrices(**affine, center=center), size, displacement)
 
 
@@ -93,9 +99,7 @@ class RadialShape(Perturbation):
 
     def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
         self.exponent, self.reach, self.spread, self.probability = exponent, reach, spread, probability
-        self.classes = tuple(classes)
-        if not self.classes:
-            raise InputError("RadialShape: classes: expected labels, got none")
+        self.classes = label_list(self, "classes", classes)
         check_draws(self, factors=["exponent", "spread"], probabilities=["probability"], positives=["reach"])
 
     def draw(self, stream, n):
@@ -144,8 +148,8 @@ class WallShape(Perturbation):
         ratio (tuple[float, float]): Range of the mean of a'/b'; the cavity's share of the area is uniform, so that
             thick walls, small ratios, are the fewer, as they are among hearts.
         size (tuple[float, float]): Range of s, log-uniform.
-        reach (float): How far what lies outside moves along.
-        probability (float): Share of the samples whose shape changes.
+        reach (float): How far what lies outside moves along, more than 1.
+        probability (float): Share of the samples whose shape changes; those of an exemplar that lacks either stay.
         rim (float): Width of the cavity's rim that is moved and not stretched, as a share of the image's side; at most
             three fifths of a and a'.
     """
@@ -161,6 +165,8 @@ class WallShape(Perturbation):
         self.ratio, self.size, self.reach, self.probability = ratio, size, reach, probability
         check_draws(self, shares=["ratio"], factors=["size"], probabilities=["probability"], sizes=["rim"])
         check_draws(self, positives=["reach"])
+        if reach <= 1:
+            raise InputError(f"WallShape: reach: expected a number of more than 1, got {reach!r}")
 
     def draw(self, stream, n):
         """Draw ``ratio`` and ``size`` ``(n,)``, and ``changed`` ``(n,)`` bool."""
@@ -212,19 +218,20 @@ class WallShape(Perturbation):
         rim = (0.6 * torch.minimum(a, new_a)).clamp(max=2 * self.rim)
         in_cavity = torch.where(rho < new_a - rim, rho * (a - rim) / (new_a - rim), rho + a - new_a)
         source = torch.where(rho < new_a, in_cavity, torch.where(rho < new_b, in_wall, outside))
-        source = torch.where(parameters["changed"][:, None, None], source, rho)
-        return center + offset * (source / rho).unsqueeze(-1)
+        there = torch.stack([(labels == k).flatten(1).any(1) for k in (self.cavity, self.wall)]).all(0)
+        changed = (parameters["changed"] & there[which])[:, None, None, None]
+        return torch.where(changed, center + offset * (source / rho).unsqueeze(-1), sampling)
 
 
 @SYNTHESIZERS.register_module()
 class OrganJitter(Perturbation):
-    """Each organ turned, grown and shifted by itself, about its own centroid, after the change that all share.
+    """Each organ turned, grown and shifted by itself in the exemplar, about its own centroid; then as all others.
 
     One slice cuts organs where it does, and shows some of them small; another patient's neighbours lie otherwise.
 
     Args:
         classes (sequence[int]): Labels of the organs, in the order in which they are laid down: where two meet, the
-            later one is on top.
+            later one is on top; what is not among them is not pasted.
         degrees (float): Rotation, uniform in ± this many degrees.
         scale (tuple[float, float]): Range of the enlargement, log-uniform.
         shift (float): Shift along each axis, uniform in ± this share of the image's side.
@@ -233,7 +240,7 @@ class OrganJitter(Perturbation):
     of_labels = ("classes",)
 
     def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
-        self.classes = tuple(classes)
+        self.classes = label_list(self, "classes", classes)
         self.degrees, self.scale, self.shift = degrees, scale, shift
         check_draws(self, factors=["scale"], sizes=["degrees", "shift"])
 
@@ -282,6 +289,12 @@ class GeometricChain:
             raise InputError(f"geometric: expected settings (a dict with a type), or a list of them, got {parts!r}")
         first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]
         self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
+        for part, needed, place in ((self.first, "grid", "first"), *((part, "bend", "further") for part in self.rest)):
+            if not hasattr(part, needed):
+                known = "RandomAffine" if needed == "grid" else "RadialShape or WallShape"
+                raise InputError(
+                    f"geometric: its {place} part: expected {known}, or the like, got {type(part).__name__}"
+                )
 
     def __call__(self, stream, size, labels, which, turns=None):
         """Draw a change per sample and return their sampling grids: :meth:`draw`, then :meth:`grid`."""
@@ -300,15 +313,31 @@ class GeometricChain:
             labels (Tensor): ``(E, H, W)`` uint8 of the exemplars.
             which (Tensor): ``(n,)`` int64, the exemplar of each sample.
             turns (Tensor | None): ``(E,)`` radians: a further rotation of each exemplar. Default: none.
-            fit (callable | None): What maps the first part's grid before further parts bend it.
+            fit (Fit | None): What maps the first part's grid before further parts bend it.
         """
-        more = {} if turns is None else dict(turns=turns)  # a first part of one's own need not know of it
+        # A first part of one's own need not know of either.
+        more = {key: value for key, value in (("turns", turns), ("fit", fit)) if value is not None}
         sampling = self.first.grid(drawn[0], size, labels, which, **more)
         if fit is not None:
             sampling = fit(sampling)
         for part, parameters in zip(self.rest, drawn[1:], strict=True):
             sampling = part.bend(sampling, parameters, labels, which)
         return sampling
+
+
+class Fit(NamedTuple):
+    """Where positions in the background's frame lie in the exemplar's: ``(n, 2)`` ratio and offset, x and y."""
+
+    ratio: torch.Tensor
+    offset: torch.Tensor
+
+    def __call__(self, sampling):
+        """Map ``(n, H, W, 2)`` positions into the exemplar's frame."""
+        return sampling * self.ratio[:, None, None] + self.offset[:, None, None]
+
+    def inverse(self, points):
+        """Map ``(n, 2)`` points of the exemplar's frame into the background's."""
+        return (points - self.offset) / self.ratio
 
 
 @SYNTHESIZERS.register_module()
@@ -334,13 +363,13 @@ class BodyFit:
             exemplars, backgrounds (Tensor): ``(n, 1, H, W)`` float32 in [0, 1], one of each a sample.
 
         Returns:
-            callable: Maps ``(n, H, W, 2)`` sampling positions. Where either shows no body, nothing moves.
+            Fit: Maps ``(n, H, W, 2)`` sampling positions. Where either shows no body, nothing moves.
         """
         (center, size), (there, extent) = self._body(exemplars), self._body(backgrounds)
         shown = ((size > 0) & (extent > 0)).all(1, keepdim=True)
         ratio = (size / extent.clamp(min=1e-6)).clamp(1 / self.limit, self.limit).where(shown, 1.0)
         offset = (center - there * ratio).where(shown, 0.0)
-        return lambda sampling: sampling * ratio[:, None, None] + offset[:, None, None]
+        return Fit(ratio, offset)
 
     def _body(self, images):
         """Return the ``(n, 2)`` means and standard deviations, x and y, of the bodies' pixels."""

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
+from cmems.labels import label_list
 from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import SYNTHESIZERS
 
@@ -94,7 +95,8 @@ class PaintClasses(OrganLook):
     of_labels = ("classes",)
 
     def __init__(self, classes, probability=0.6, share=(0.5, 1.0), texture=(0.0, 0.7)):
-        self.classes, self.probability, self.share, self.texture = tuple(classes), probability, share, texture
+        self.classes = label_list(self, "classes", classes)
+        self.probability, self.share, self.texture = probability, share, texture
         check_draws(self, shares=["share"], ranges=["texture"], probabilities=["probability"])
 
     def __call__(self, images, labels, backgrounds, stream):
@@ -139,7 +141,8 @@ class Trabeculae(OrganLook):
     of_labels, one_label = ("classes", "wall"), ("wall",)
 
     def __init__(self, classes, wall, probability=0.7, amount=(0.0, 0.5), depth=(0.3, 1.0), border=1.5, cells=(12, 28)):
-        self.classes, self.wall, self.probability = tuple(classes), wall, probability
+        self.classes, self.wall = label_list(self, "classes", classes), wall
+        self.probability = probability
         self.amount, self.depth, self.border, self.cells = amount, depth, border, cells
         check_draws(self, shares=["amount", "depth"], probabilities=["probability"], sizes=["border"], pairs=["cells"])
 
@@ -158,7 +161,7 @@ class Trabeculae(OrganLook):
             here = (labels == k).to(images.dtype)
             covered = stream.uniform((n, 1), *self.amount)
             threshold = ranked.gather(1, (covered * (ranked.shape[1] - 1)).long()).view(-1, 1, 1, 1)
-            near = 1 - F.avg_pool2d(here, 2 * reach + 1, 1, reach)
+            near = 1 - F.avg_pool2d(here, 2 * reach + 1, 1, reach, count_include_pad=False)
             above = noise + stream.uniform((n, 1, 1, 1), 0.0, self.border) * near - threshold
             share = stream.uniform((n, 1, 1, 1), *self.depth) * stream.bernoulli((n, 1, 1, 1), self.probability)
             strands = torch.lerp(images, level, share * here * torch.sigmoid(4 * above))

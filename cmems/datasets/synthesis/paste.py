@@ -1,12 +1,14 @@
 """Ω itself: the exemplar's organs pasted onto an unlabelled background, and the exemplar changed as a whole."""
 
+import inspect
+
 import torch
 from torch.nn import functional as F
 
 from cmems import geometry
 from cmems.datasets.synthesis.geometric import GeometricChain, is_organ
 from cmems.errors import InputError
-from cmems.labels import UNKNOWN
+from cmems.labels import UNKNOWN, label_list
 from cmems.models.perturbations.base import check_draws
 from cmems.registry import SYNTHESIZERS
 
@@ -25,11 +27,11 @@ class ExemplarPaste:
             :class:`cmems.datasets.synthesis.intensity.OrganLook`.
         fit (dict | None): What lays the exemplar upon the background, e.g. ``BodyFit``, before G changes it, where
             fields of view differ. Default: the two pictures' grids are one.
-        apart (dict | None): What moves each organ by itself besides, e.g. ``OrganJitter``; where two meet, the one of
-            the higher label is on top.
+        apart (dict | None): What moves each organ by itself besides, e.g. ``OrganJitter``; not with ``outlines``.
         drop (dict[int, float]): Probability, by label, that an organ is not pasted: slices show fewer organs than an
             exemplar, which holds them all.
-        margin (int): Pixels of the exemplar's own surroundings that are pasted along; their label is background.
+        margin (int): Pixels of the exemplar's own surroundings that are pasted along; their label is background. An
+            organ that is left out, or has moved away, is not among them.
         edge (float): Width, in pixels, over which what is pasted and background blend; 0 pastes hard. Labels are
             always hard.
         background (str): What the background's own, unlabelled organs count as: ``"zero"``, class 0, Eq. 1 read
@@ -66,7 +68,12 @@ class ExemplarPaste:
         if not isinstance(drop, (dict, type(None))):
             raise InputError(f"ExemplarPaste: drop: expected {{label: probability}} or None, got {drop!r}")
         self.fit, self.apart, self.drop = SYNTHESIZERS.optional(fit), SYNTHESIZERS.optional(apart), dict(drop or {})
-        self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, tuple(outlines)
+        self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, _outlines(self, outlines)
+        for name, part, takes, known in (("fit", self.fit, 2, "BodyFit"), ("apart", self.apart, 4, "OrganJitter")):
+            if part is not None and not _takes(part, takes):
+                raise InputError(f"ExemplarPaste: {name}: expected {known}, or the like, got {type(part).__name__}")
+        if self.apart and self.outlines:
+            raise InputError("ExemplarPaste: outlines: expected none beside apart, whose organs have their own")
         self.partial = background == "unknown"
         check_draws(self, counts=["margin", "ring"], sizes=["edge"])
         for k, probability in self.drop.items():
@@ -102,18 +109,21 @@ class ExemplarPaste:
             unclear = geometry.warp_labels((labels == UNKNOWN).to(torch.uint8)[which], organs) > 0
         labels, pasted = (labels * is_organ(labels))[which], self.intensity.apply(exemplars[which], **look)
         if self.apart:
+            tissue = geometry.warp_labels(labels, organs) > 0
             pasted, labels = self.apart(pasted, labels, organs, stream)
         else:
             pasted, labels = geometry.warp_images(pasted, organs), _moved(labels, organs, self.outlines)
+            tissue = labels > 0
         backgrounds = self.intensity.apply(backgrounds, **background_look)
         for k, probability in self.drop.items():
             gone = stream.bernoulli((n, 1, 1), probability)
             labels = labels.masked_fill(gone & (labels == k), 0)
         for part in self.organs:
             pasted = part(pasted, labels, backgrounds, stream)
-        share = _grown((labels > 0).unsqueeze(1).to(pasted.dtype), self.margin)
+        shown = ~(tissue & (labels == 0)).unsqueeze(1)
+        share = _grown((labels > 0).unsqueeze(1).to(pasted.dtype), self.margin) * shown
         if self.edge:
-            share = _soften(share, self.edge)
+            share = _soften(share, self.edge) * shown
         images = backgrounds + share * (pasted - backgrounds)
         if unclear is not None:
             labels = torch.where(unclear & (share.squeeze(1) > 0) & (labels == 0), UNKNOWN, labels)
@@ -140,7 +150,7 @@ class WarpedExemplar:
     def __init__(self, geometric, intensity, organs=(), plain=0.25, outlines=()):
         self.geometric, self.intensity = GeometricChain(geometric), SYNTHESIZERS.build(intensity)
         self.organs = [SYNTHESIZERS.build(part) for part in organs]
-        self.plain, self.outlines = plain, tuple(outlines)
+        self.plain, self.outlines = plain, _outlines(self, outlines)
         check_draws(self, probabilities=["plain"])
 
     def __call__(self, exemplars, labels, which, stream, turns=None):
@@ -165,6 +175,19 @@ class WarpedExemplar:
             torch.where(plain.view(-1, 1, 1, 1), copies, images),
             torch.where(plain.view(-1, 1, 1), known, labels),
         )
+
+
+def _takes(part, count):
+    """Tell whether a part can be called with so many arguments."""
+    try:
+        inspect.signature(part).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _outlines(part, labels):
+    return label_list(part, "outlines", labels) if not isinstance(labels, (list, tuple)) or labels else ()
 
 
 def choose(stream, n, exemplars):
