@@ -18,7 +18,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from cmems.apis.labeling import write_labels
 from cmems.datasets.intensity import scale_intensity, scaling_notes
-from cmems.datasets.masks import read_static_labels
+from cmems.datasets.masks import masks_content, read_static_labels
 from cmems.datasets.names import name_problem
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import check, prepare
@@ -562,6 +562,29 @@ def test_masks_of_a_folder_lie_as_their_scans_where_those_tell_no_place(affine, 
     save(LABEL, tmp_path / "raw/labels/a.nii", affine)
     data = make(tmp_path / "raw", tmp_path / "out")
     assert np.array_equal(read_static_labels(data, tmp_path / "raw/labels")[1], data.train_labels())
+
+
+def test_masks_that_teach_little_or_are_not_there_are_told(tmp_path, capsys):
+    for name in "abcd":
+        save(IMAGE, tmp_path / f"raw/images/{name}.nii")
+        save(LABEL, tmp_path / f"raw/labels/{name}.nii")
+    data, folder = make(tmp_path / "raw", tmp_path / "out"), tmp_path / "masks"
+    cases = data.cases("train")
+    save(LABEL * 0, folder / f"{cases[0]}.nii")
+    save(LABEL * 0 + 255, folder / f"{cases[1]}.nii")
+    read_static_labels(data, folder)
+    told = capsys.readouterr().err
+    assert f"{folder}: the masks of {cases[0]} hold no organ: all of them is learned as background" in told
+    assert f"{folder}: the masks of {cases[1]} are 255, unknown, throughout: they teach nothing" in told
+    assert f"{folder}: no mask holds {', '.join(data.classes)}" in told
+    assert ("training cases; the others' slices are left out" in told) == (len(cases) > 2)
+    for path in folder.iterdir():
+        path.rename(folder / f"{path.stem}.nrrd")
+    with pytest.raises(InputError, match=r"(?s)found none.*nrrd"):
+        read_static_labels(data, folder)
+    for source in (dict(type="StaticLabels"), dict(type="StaticLabels", folder=3)):
+        with pytest.raises(InputError, match=r"StaticLabels: folder: expected a folder of masks, got (None|3)"):
+            masks_content(data, dict(static=source))
 
 
 def test_masks_of_a_folder_carry_the_affine_of_one_millimetre_of_their_scans(tmp_path):
