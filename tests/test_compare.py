@@ -83,7 +83,14 @@ def test_suites_and_their_rows_are_listed():
 
 
 @pytest.mark.parametrize(
-    "name", [*SUITES, "docs/examples/cps_to_cmems.py", "docs/examples/equal_steps.py", "docs/examples/fading.py"]
+    "name",
+    [
+        *SUITES,
+        "docs/examples/budget.py",
+        "docs/examples/cps_to_cmems.py",
+        "docs/examples/equal_steps.py",
+        "docs/examples/fading.py",
+    ],
 )
 def test_every_row_whose_config_is_there_resolves_and_its_file_says_the_same(name, tmp_path):
     suite, resolved = get_suite(name), 0
