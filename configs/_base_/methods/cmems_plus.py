@@ -12,4 +12,4 @@ model = dict(
     ],
     prediction=dict(resize="probabilities", averaged=True),
 )
-budget = dict(rates={600: 4e-3, 3000: 1e-3, 30000: 3e-4})
+budget = dict(rates={3000: 1e-3, 30000: 3e-4})
