@@ -195,6 +195,21 @@ def test_steps_of_the_clean_up_that_cannot_be_are_refused_before_any_prediction(
         POST_PROCESSORS.build(step)
 
 
+def test_what_a_further_round_learns_is_unsure_by_the_probabilities_that_its_labels_come_from():
+    volume = dict(image=np.zeros((3, 16, 16), np.float32), spacing=(1, 1, 1), frame=Frame(16))
+    network = torch.nn.Conv2d(1, 2, 1)
+    settings = dict(bfloat16=False, unknown_below=0.8, clean=[dict(type="SmoothSlices", neighbor=0.5)])
+    prediction, p = Prediction(**settings), torch.zeros(1, 3, 2, 16, 16)
+    p[0, :, 0], p[0, 1, 0] = 1.0, 0.45
+    p[0, :, 1] = 1 - p[0, :, 0]
+    prediction._soft = lambda logits: p
+    found = prediction.segment_to_learn([network.eval()], volume)  # background smoothed: 0.817, 0.725, 0.817
+    assert [set(np.unique(z).tolist()) for z in found] == [{0}, {255}, {0}]
+    p[0, 1, 0], p[0, 1, 1] = 0.1, 0.9  # 0.7, 0.55, 0.7
+    found = prediction.segment_to_learn([network.eval()], volume)
+    assert (found == 255).all()
+
+
 def test_a_part_of_the_least_volume_stays_whatever_its_spacing_is_rounded_to():
     labels = np.ones((1, 1, 3), np.uint8)
     assert RemoveSmall(1.47)(labels, (1, 0.7, 0.7)).all()

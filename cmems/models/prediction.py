@@ -155,9 +155,7 @@ class Prediction:
         heard = [] if self.unknown_below else None
         labels = self._segment(networks, [volume], heard)[0][self.names(len(networks))[-1]]
         if heard:
-            best = torch.cat([best for _, best in heard])
-            for step in self.clean:
-                best = step.soften(best) if hasattr(step, "soften") else best
+            best = self._softened(torch.cat([best for _, best in heard]))
             background = self._whole(best[:, :1], volume)[0]
             labels[(labels == 0) & (background < self.unknown_below * 65535)] = UNKNOWN
         return labels
@@ -254,14 +252,17 @@ class Prediction:
     def _finish_soft(self, probabilities, volume):
         found = [self._to_grid(p, volume) for p in probabilities]
         if self.clean:
-            best = probabilities[-1]
-            for step in self.clean:
-                best = step.soften(best) if hasattr(step, "soften") else best
-            labels = self._to_grid(best, volume)
+            labels = self._to_grid(self._softened(probabilities[-1]), volume)
             for step in self.clean:
                 labels = step(labels, volume["spacing"]) if callable(step) else labels
             found.append(labels)
         return found
+
+    def _softened(self, probabilities):
+        """Change ``(D, K, S, S)`` probabilities as the clean-up does before labels are taken."""
+        for step in self.clean:
+            probabilities = step.soften(probabilities) if hasattr(step, "soften") else probabilities
+        return probabilities
 
     def _to_grid(self, probabilities, volume):
         """Bring ``(D, K, S, S)`` probabilities to ``(D, H, W)`` labels of the volume's grid."""
