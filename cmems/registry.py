@@ -36,6 +36,23 @@ class Registry(_Registry):
         chosen = default if cfg is None else cfg
         return None if chosen is None else self.build(chosen)
 
+    def build_for(self, role, where, cfg):
+        """Build what a config names for a place that takes one kind of this registry's components.
+
+        Args:
+            role (str): The kind. A component tells its own by the attribute ``role``; one without fits anywhere.
+            where (str): The place, as the error names it.
+            cfg (dict): With a type.
+
+        Raises:
+            InputError: It is of another kind.
+        """
+        built = self.build(cfg)
+        if getattr(built, "role", None) not in (None, role):
+            fit = [name for name in sorted(self.names()) if getattr(self.get(name), "role", None) == role]
+            raise InputError(f"{where}: expected {' or '.join(fit)}, or the like, got {type(built).__name__}")
+        return built
+
     def get(self, key):
         """Return the class or function registered under ``key``."""
         found = self._find(key)

@@ -299,11 +299,10 @@ def test_what_looks_at_a_decoders_levels_refuses_a_network_that_hides_them():
     hidden, shown = torch.nn.Identity(), torch.nn.Identity()
     shown.level_channels = (4, 4)
     term = CONSISTENCY_LOSSES.build(dict(type="LocalContrast", level=1))
-    for nets, problems in (([shown, shown], 0), ([shown, hidden], 1)):
-        found = term.check(SimpleNamespace(networks=nets, num_networks=2), dict(unlabeled=object()))
-        assert len(found) == problems
-        assert all("Identity does not show its decoder's levels" in each for each in found)
-    (absent,) = term.check(SimpleNamespace(networks=[], num_networks=2), {})
+    term.bind([shown, shown])
+    with pytest.raises(InputError, match="LocalContrast: Identity does not show its decoder's levels"):
+        term.bind([shown, hidden])
+    (absent,) = term.check(SimpleNamespace(strong=object()), {})
     assert absent == "LocalContrast: source 'unlabeled' is not in train_dataloader, which has: none"
 
 
@@ -574,6 +573,80 @@ def test_the_second_strong_view_is_another_look_at_the_same_weak_view():
     step = StepViews(model, batch(), Draws(0, 0))
     for view in ("strong", "strong2"):
         torch.testing.assert_close(step.images("unlabeled", view, 0), step.images("unlabeled", "weak", 0))
+
+
+ROLES = dict(weak="RandomRotateFlip", strong="Sharpness", feature="ChannelDropout", mix="CutMix")
+
+
+@pytest.mark.parametrize("place", ROLES)
+def test_a_perturbation_stands_where_it_was_made_for(place):
+    mixing = dict(type="Consistency", student="weak", teacher="self")
+    for role, kind in ROLES.items():
+        objective = dict(mixing, mix=dict(type=kind)) if place == "mix" else mixing
+        options = {} if place == "mix" else {place: dict(type=kind)}
+        if role == place:
+            learner(1, [objective], **options)
+            continue
+        with pytest.raises(InputError, match=f"{place}: expected .*{ROLES[place]}.*, got {kind}"):
+            learner(1, [objective], **options)
+    for several, got in ((("Sharpness", "ChannelDropout"), "feature and strong"), (("CutMix",), "mix")):
+        with pytest.raises(InputError, match=f"Compose: expected strong perturbations, or feature .*, got {got}"):
+            learner(1, [mixing], strong=[dict(type=kind) for kind in several])
+
+
+def test_what_reads_labels_or_perturbed_views_says_what_it_lacks():
+    bare = dict(exemplar=SimpleNamespace(labelled=False), unlabeled=SimpleNamespace(labelled=False, batch_size=3))
+    bare["exemplar"].batch_size = 3
+    reading = {"Supervised", "CopyPaste", "DeepSupervision", "PrototypeContrast"}
+    for kind, config in OBJECTIVES.items():
+        config = dict(config, source="exemplar", teacher=None) if kind == "DeepSupervision" else config
+        found = learner(1, [dict(type="Supervised", source="exemplar", name="other")])
+        term = (LOSSES if kind in LOSSES else CONSISTENCY_LOSSES).build(config)
+        problems = [each for each in term.check(found, bare) if "expected a source of labels, got 'exemplar'" in each]
+        assert len(problems) == (kind in reading), kind
+        found.strong = None
+        problems = [each for each in term.check(found, bare) if "expected a strong perturbation" in each]
+        assert len(problems) == (kind in {"Consistency", "GlobalContrast", "LocalContrast"}), kind
+    told = LOSSES.build(dict(type="Supervised", source="exemplar", view="strong")).check(found, {"exemplar": None})
+    assert told == ["Supervised: expected a strong perturbation in model.strong, got None"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(OBJECTIVES["Supervised"], loss=dict(type="SoftmaxMSE")), "Supervised: loss: expected one of labels"),
+        (dict(OBJECTIVES["CopyPaste"], loss=dict(type="SoftmaxMSE")), "CopyPaste: loss: expected one of labels"),
+        (
+            dict(OBJECTIVES["Consistency"], loss=OBJECTIVES["Supervised"]),
+            "Consistency: loss: expected a pixel loss, as CrossEntropyDice, got Supervised, an objective",
+        ),
+        (dict(type="CrossEntropyDice"), "model.objectives: expected objectives, as .*, got CrossEntropyDice"),
+        (dict(OBJECTIVES["DeepSupervision"], teacher="cross"), "teacher: expected None, 'ema' or 'self', got 'cross'"),
+        (dict(type="LocalContrast", level=9), "LocalContrast: level: expected 0 to 4, the decoder's levels, got 9"),
+        (dict(type="LocalContrast", cells=0), "LocalContrast: cells: expected a positive integer, got 0"),
+        (dict(type="GlobalContrast", channels=0.5), "GlobalContrast: channels: expected a positive integer, got 0.5"),
+        (dict(OBJECTIVES["PrototypeContrast"], temperature=0), "temperature: expected a number of more than 0, got 0"),
+    ],
+)
+def test_objectives_refuse_what_they_cannot_compute(config, message):
+    with pytest.raises(InputError, match=message):
+        learner(1, [config])
+
+
+def test_deep_supervision_is_taught_by_what_a_teacher_is_sure_of():
+    model = learner(1, [dict(type="DeepSupervision", source="unlabeled", teacher="self")])
+    term, labels, weight = model.objectives[0], torch.zeros(1, 4, 4, dtype=torch.int64), torch.ones(1, 4, 4)
+    labels[0, 0, 0] = labels[0, 3, 3] = 1
+    weight[0, 3] = 0  # the lower two cells have two unknown pixels each
+    term.heads = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1))])])
+    z = term.heads[0][0](torch.ones(1, 1, 2, 2)).double().flatten()[::4]  # of either class, alike in every cell
+    step = SimpleNamespace(
+        pseudo_label=lambda *_: SimpleNamespace(labels=labels, weight=weight),
+        levels=lambda *_: [torch.ones(1, 1, 2, 2)],
+    )
+    yes, no = F.softplus(-z), F.softplus(z)
+    # Class 0 is in all four cells; class 1 in the first, not in the second, and not known of the lower two.
+    torch.testing.assert_close(term.value(step).double(), (4 * yes[0] + yes[1] + no[1]) / 8)
 
 
 def test_what_does_not_fit_is_said():

@@ -143,6 +143,14 @@ def test_blur_agrees_with_scipy_for_each_sample():
         np.testing.assert_allclose(out[i, 0], expected, atol=1e-5)
 
 
+def test_a_blur_wider_than_the_image_mirrors_it_once():
+    x = images(2, size=8)
+    out = GaussianBlur(sigma=(0.1, 40.0)).apply(x, torch.tensor([0.8, 40.0]))
+    expected = ndimage.gaussian_filter(x[0, 0].numpy(), 0.8, mode="mirror", radius=7)
+    np.testing.assert_allclose(out[0, 0], expected, atol=1e-5)
+    assert (out[1] - x[1].mean()).abs().max() < 0.15
+
+
 def test_sharpness_agrees_with_its_3x3_kernel():
     x = images(3)
     kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
@@ -165,6 +173,7 @@ def test_a_list_of_perturbations_acts_in_order():
 
 def test_channel_dropout_drops_whole_channels_and_keeps_the_mean():
     features = [torch.ones(40, 64, 4, 4), torch.ones(40, 32, 2, 2)]
+    assert all((f == 0).all() for f in ChannelDropout(1)(features, Draws(0, 0).stream("f")))
     out = ChannelDropout(0.5)(features, Draws(0, 0).stream("f"))
     for before, after in zip(features, out, strict=True):
         assert set(after.unique().tolist()) == {0.0, 2.0}

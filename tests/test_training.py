@@ -409,6 +409,22 @@ MISTAKES = {
     "negative rate": ("optim_wrapper.optimizer.lr=-1", "optim_wrapper: Invalid learning rate: -1"),
     "no rate": ("optim_wrapper.optimizer.lr=nan", "optim_wrapper: Invalid learning rate: nan"),
     "endless rate": ("optim_wrapper.optimizer.lr=inf", "optim_wrapper.optimizer.lr: expected a finite number, got inf"),
+    "steps by closures": (
+        "optim_wrapper.optimizer={'_delete_': True, 'type': 'LBFGS'}",
+        "optim_wrapper.optimizer: LBFGS cannot train networks: ",
+    ),
+    "sparse steps": (
+        "optim_wrapper.optimizer={'_delete_': True, 'type': 'SparseAdam', 'lr': 1e-3}",
+        "SparseAdam cannot train networks: SparseAdam does not support dense gradients",
+    ),
+    "settings left of another": (
+        "model.strong={'type': 'GaussianBlur'}",
+        "model.strong.strength: GaussianBlur has no such setting; it has: probability, sigma; with _delete_=True",
+    ),
+    "nothing to read labels of": (
+        "model.objectives=[{'type': 'Supervised', 'source': 'unlabeled'}]",
+        "Supervised: expected a source of labels, got 'unlabeled', a UnlabeledSource, which has none",
+    ),
     "text to clip by": ("optim_wrapper.clip_grad={'max_norm':'abc'}", "optim_wrapper.clip_grad: could not convert"),
     "negative to clip by": ("optim_wrapper.clip_grad={'max_norm':-1}", "clip_grad.max_norm: expected a number of more"),
     "text for a switch": ("model.batch_views=yes", "model.batch_views: expected True or False, got 'yes'"),

@@ -89,7 +89,10 @@ def _walk(path, node):
     known, what = _settings_of(path, node)
     for key, value in node.items():
         if known is not None and key not in known and (key not in _BUILT or key == "type" and what == path):
-            yield f"{path}.{key}: {what} has no such setting; {nearest(key, known)}"
+            near = nearest(key, known)
+            if what != path and near.startswith("it has"):  # hardly mistyped: left of what stood there
+                near += "; with _delete_=True the dict keeps nothing of the one that it changes"
+            yield f"{path}.{key}: {what} has no such setting; {near}"
         elif key == "type" and (kind := _unknown_type(path, value)):
             yield f"{path}.type: expected {kind}, got {value!r}"
         elif (part := _PARTS.get(f"{path}.{key}")) and not _fits(value, part):

@@ -199,10 +199,12 @@ class _Source:
         batch_size (int): Images per step and process.
 
     Attributes:
-        partial (bool): Its labels may hold 255, unknown.
+        labelled (bool): It serves labels.
+        partial (bool): They may hold 255, unknown.
         serves_scans (bool): Its images are unlabelled training slices as they are: what prediction will meet.
     """
 
+    labelled = True
     partial = False
     serves_scans = False
 
@@ -236,7 +238,9 @@ class ExemplarSource(_Source):
     def __init__(self, data, batch_size, copies=None):
         super().__init__(data, batch_size)
         _need_exemplar(self)
-        self.copies = SYNTHESIZERS.optional(copies)
+        self.copies = None
+        if copies is not None:
+            self.copies = SYNTHESIZERS.build_for("copies", "train_dataloader: ExemplarSource: copies", copies)
         check_labels(self.copies, data.prepared.num_classes, f"train_dataloader: {type(self).__name__}: copies")
         self.partial = _partly_known(data)
 
@@ -275,8 +279,8 @@ class SyntheticSource(_Source):
     def __init__(self, data, batch_size, synthesizer, per_background=None, levels=None):
         super().__init__(data, batch_size)
         _need_exemplar(self)
-        self.synthesizer = SYNTHESIZERS.build(synthesizer)
         where = f"train_dataloader: {type(self).__name__}: synthesizer"
+        self.synthesizer = SYNTHESIZERS.build_for("synthesizer", where, synthesizer)
         check_labels(self.synthesizer, data.prepared.num_classes, where)
         self.partial = getattr(self.synthesizer, "partial", False) or _partly_known(data)
         if per_background is not None and (type(per_background) is not int or per_background < 1):
@@ -316,6 +320,7 @@ class SyntheticSource(_Source):
 class UnlabeledSource(_Source):
     """D_U: slices without labels."""
 
+    labelled = False
     serves_scans = True
 
     def __call__(self, draws):

@@ -1,10 +1,12 @@
 """Looking at what a config built, before the first step: each mistake ends in one line that names its section."""
 
+import copy
 import difflib
 import math
 import os
 import re
 import sys
+from collections import defaultdict
 from contextlib import contextmanager
 from itertools import chain, islice
 
@@ -50,6 +52,7 @@ def check_optimizer(wrapper):
             for name, value in group.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise InputError(f"optim_wrapper.optimizer.{name}: expected a finite number, got {value}")
+        _check_step(each.optimizer)
         if each.clip_grad_kwargs:
             weight = torch.zeros(1)
             weight.grad = torch.zeros(1)
@@ -61,6 +64,22 @@ def check_optimizer(wrapper):
                             f"optim_wrapper.clip_grad.{key}: expected a number of more than 0, "
                             f"got {each.clip_grad_kwargs[key]!r}"
                         )
+
+
+def _check_step(optimizer):
+    """Refuse an optimiser of torch that cannot step by a gradient alone, by a step of a copy."""
+    kind, group = type(optimizer), optimizer.param_groups[0]
+    if not kind.__module__.startswith("torch.optim."):  # others may need what a copy has not
+        return
+    weight = torch.zeros_like(group["params"][0][..., :1])
+    weight.grad = torch.zeros_like(weight)
+    trial = copy.copy(optimizer)
+    trial.state, trial.param_groups = defaultdict(dict), [{**group, "params": [weight]}]
+    try:
+        trial.step()
+    except (TypeError, RuntimeError) as error:  # of a closure that it wants, or of gradients that are not sparse
+        text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise InputError(f"optim_wrapper.optimizer: {kind.__name__} cannot train networks: {text}") from error
 
 
 def check_schedules(schedulers):

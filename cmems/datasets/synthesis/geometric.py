@@ -30,6 +30,8 @@ class RandomAffine(Perturbation):
             reach further: with 9 an organ's border waves, with 5 its shape changes.
     """
 
+    role = "first"
+
     def __init__(self, degrees=180.0, scale=(0.7, 1.4), shift=0.15, flip=0.5, elastic=0.0, control_points=9):
         self.degrees, self.scale, self.shift, self.flip = degrees, scale, shift, flip
         self.elastic, self.control_points = elastic, control_points
@@ -95,6 +97,7 @@ class RadialShape(Perturbation):
         classes (sequence[int]): Labels to draw from; those that an exemplar lacks are passed over.
     """
 
+    role = "further"
     of_labels = ("classes",)
 
     def __init__(self, classes, exponent=(0.25, 2.0), reach=1.3, spread=(0.9, 1.8), probability=0.8):
@@ -154,6 +157,7 @@ class WallShape(Perturbation):
             three fifths of a and a'.
     """
 
+    role = "further"
     of_labels = one_label = ("cavity", "wall")
 
     angles, steps = 96, 96  # of the polar grid on which a and b are measured
@@ -237,6 +241,7 @@ class OrganJitter(Perturbation):
         shift (float): Shift along each axis, uniform in ± this share of the image's side.
     """
 
+    role = "apart"
     of_labels = ("classes",)
 
     def __init__(self, classes, degrees=15.0, scale=(0.7, 1.4), shift=0.02):
@@ -288,13 +293,8 @@ class GeometricChain:
         if not parts:
             raise InputError(f"geometric: expected settings (a dict with a type), or a list of them, got {parts!r}")
         first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]
-        self.first, self.rest = SYNTHESIZERS.build(first), [SYNTHESIZERS.build(part) for part in rest]
-        for part, needed, place in ((self.first, "grid", "first"), *((part, "bend", "further") for part in self.rest)):
-            if not hasattr(part, needed):
-                known = "RandomAffine" if needed == "grid" else "RadialShape or WallShape"
-                raise InputError(
-                    f"geometric: its {place} part: expected {known}, or the like, got {type(part).__name__}"
-                )
+        self.first = SYNTHESIZERS.build_for("first", "geometric: its first part", first)
+        self.rest = [SYNTHESIZERS.build_for("further", "geometric: its further part", part) for part in rest]
 
     def __call__(self, stream, size, labels, which, turns=None):
         """Draw a change per sample and return their sampling grids: :meth:`draw`, then :meth:`grid`."""
@@ -351,6 +351,8 @@ class BodyFit:
         level (float): Grey level, of [0, 1], above which a pixel is body; for CT 0.03, -113 HU, counts fat in.
         limit (float): Most that an axis is stretched or squeezed.
     """
+
+    role = "fit"
 
     def __init__(self, level=0.03, limit=2.0):
         self.level, self.limit = level, limit

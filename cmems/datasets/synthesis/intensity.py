@@ -20,6 +20,8 @@ class RandomGammaGain(Perturbation):
         gain (tuple[float, float]): Range of the factor, uniform.
     """
 
+    role = "intensity"
+
     def __init__(self, gamma=(0.7, 1.5), gain=(0.7, 1.3)):
         self.gamma, self.gain = gamma, gain
         check_draws(self, factors=["gamma"], ranges=["gain"])
@@ -41,6 +43,8 @@ class OrganLook:
 
     It is called with the exemplar in the place where it will be pasted, before it is.
     """
+
+    role = "organs"
 
     def __call__(self, images, labels, backgrounds, stream):
         """Change images.

@@ -1,7 +1,5 @@
 """Ω itself: the exemplar's organs pasted onto an unlabelled background, and the exemplar changed as a whole."""
 
-import inspect
-
 import torch
 from torch.nn import functional as F
 
@@ -42,6 +40,7 @@ class ExemplarPaste:
             (:func:`cmems.geometry.warp_outlines`). Default: every label is sampled at the nearest pixel.
     """
 
+    role = "synthesizer"
     of_labels = ("outlines", "drop")
 
     def __init__(
@@ -62,16 +61,15 @@ class ExemplarPaste:
         if background not in ("zero", "unknown"):
             raise InputError(f"ExemplarPaste: background: expected 'zero' or 'unknown', got {background!r}")
         self.geometric = GeometricChain(geometric)
-        self.background_geometric = SYNTHESIZERS.optional(background_geometric) or self.geometric.first
-        self.intensity = SYNTHESIZERS.build(intensity)
-        self.organs = [SYNTHESIZERS.build(part) for part in organs]
+        place = _part(self, "background_geometric", background_geometric, "first", optional=True)
+        self.background_geometric = place or self.geometric.first
+        self.intensity = _part(self, "intensity", intensity)
+        self.organs = [_part(self, "organs", part) for part in organs]
         if not isinstance(drop, (dict, type(None))):
             raise InputError(f"ExemplarPaste: drop: expected {{label: probability}} or None, got {drop!r}")
-        self.fit, self.apart, self.drop = SYNTHESIZERS.optional(fit), SYNTHESIZERS.optional(apart), dict(drop or {})
+        self.fit, self.apart = _part(self, "fit", fit, optional=True), _part(self, "apart", apart, optional=True)
+        self.drop = dict(drop or {})
         self.margin, self.edge, self.ring, self.outlines = margin, edge, ring, _outlines(self, outlines)
-        for name, part, takes, known in (("fit", self.fit, 2, "BodyFit"), ("apart", self.apart, 4, "OrganJitter")):
-            if part is not None and not _takes(part, takes):
-                raise InputError(f"ExemplarPaste: {name}: expected {known}, or the like, got {type(part).__name__}")
         if self.apart and self.outlines:
             raise InputError("ExemplarPaste: outlines: expected none beside apart, whose organs have their own")
         self.partial = background == "unknown"
@@ -145,11 +143,12 @@ class WarpedExemplar:
         outlines (sequence[int]): As in :class:`ExemplarPaste`.
     """
 
+    role = "copies"
     of_labels = ("outlines",)
 
     def __init__(self, geometric, intensity, organs=(), plain=0.25, outlines=()):
-        self.geometric, self.intensity = GeometricChain(geometric), SYNTHESIZERS.build(intensity)
-        self.organs = [SYNTHESIZERS.build(part) for part in organs]
+        self.geometric, self.intensity = GeometricChain(geometric), _part(self, "intensity", intensity)
+        self.organs = [_part(self, "organs", part) for part in organs]
         self.plain, self.outlines = plain, _outlines(self, outlines)
         check_draws(self, probabilities=["plain"])
 
@@ -177,13 +176,11 @@ class WarpedExemplar:
         )
 
 
-def _takes(part, count):
-    """Tell whether a part can be called with so many arguments."""
-    try:
-        inspect.signature(part).bind(*[None] * count)
-    except TypeError:
-        return False
-    return True
+def _part(owner, key, config, role=None, optional=False):
+    """Build a part of ``owner``; of an optional one None gives None."""
+    if optional and config is None:
+        return None
+    return SYNTHESIZERS.build_for(role or key, f"{type(owner).__name__}: {key}", config)
 
 
 def _outlines(part, labels):

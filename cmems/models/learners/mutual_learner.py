@@ -9,6 +9,7 @@ from torch import nn
 
 from cmems.errors import InputError, memory_problem
 from cmems.models.learners.views import StepViews
+from cmems.models.losses.objectives import Objective
 from cmems.models.perturbations.base import check_draws
 from cmems.models.prediction import Prediction
 from cmems.precision import float32_by_default
@@ -79,9 +80,8 @@ class MutualLearner(BaseModel):
         self.num_networks = num_networks
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.networks = nn.ModuleList(_build_networks(configs)).to(memory_format=self.memory_format)
-        self.weak = PERTURBATIONS.optional(weak, dict(type="RandomRotateFlip"))
-        self.strong = _build_list(strong)
-        self.feature = _build_list(feature)
+        self.weak = _perturbation("weak", dict(type="RandomRotateFlip") if weak is None else weak)
+        self.strong, self.feature = _perturbation("strong", strong), _perturbation("feature", feature)
         self.pseudo_labeler = PSEUDO_LABELERS.optional(pseudo_labeler, dict(type="ConfidenceThreshold"))
         self.objectives = nn.ModuleList(_build_objective(o) for o in objectives)
         for objective in self.objectives:
@@ -252,12 +252,17 @@ def _build_networks(configs):
 
 
 def _build_objective(config):
-    return (LOSSES if config.get("type") in LOSSES else CONSISTENCY_LOSSES).build(config)
+    built = (LOSSES if config.get("type") in LOSSES else CONSISTENCY_LOSSES).build(config)
+    if not isinstance(built, Objective):
+        raise InputError(
+            f"model.objectives: expected objectives, as Supervised and Consistency, got {type(built).__name__}, "
+            "a pixel loss, which one of them takes as its loss"
+        )
+    return built
 
 
-def _build_list(configs):
-    if configs is None:
-        return None
-    if isinstance(configs, (list, tuple)):
-        return PERTURBATIONS.build(dict(type="Compose", perturbations=list(configs)))
-    return PERTURBATIONS.build(configs)
+def _perturbation(role, config):
+    """Build W, S or F; of several S or F, a list, each acts in turn."""
+    if isinstance(config, (list, tuple)) and role != "weak":
+        config = dict(type="Compose", perturbations=list(config))
+    return None if config is None else PERTURBATIONS.build_for(role, f"model.{role}", config)

@@ -5,7 +5,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmems import processes
+from cmems.errors import InputError
 from cmems.models.losses.objectives import Objective
+from cmems.models.perturbations.base import check_draws
 from cmems.registry import CONSISTENCY_LOSSES, LOSSES
 from cmems.seeding import derive_key
 
@@ -16,18 +18,13 @@ class _HeadObjective(Objective):
     needs_levels = True
 
     def bind(self, networks):
-        """Make every network's heads, from a key of their own."""
+        """Make every network's heads, from a key of their own; raises InputError where one shows no levels."""
+        for net in networks:
+            if not getattr(net, "level_channels", None):
+                raise InputError(f"{type(self).__name__}: {type(net).__name__} does not show its decoder's levels")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_key(torch.initial_seed(), "heads", self.name) % (1 << 63))
             self.heads = nn.ModuleList(self.make(net) for net in networks)
-
-    def check(self, learner, sources):
-        """Return what keeps this objective from running, one line per problem."""
-        problems = super().check(learner, sources)
-        for net in learner.networks:
-            if not getattr(net, "level_channels", None):
-                problems.append(f"{type(self).__name__}: {type(net).__name__} does not show its decoder's levels")
-        return problems
 
 
 def _head(channels, hidden, out):
@@ -46,6 +43,8 @@ class DeepSupervision(_HeadObjective):
 
     ``sum over levels of BCE(sigmoid(head_l), maxpool_l(onehot(Y)))``, mean over batch, classes and cells. Y is the
     label where ``teacher`` is None, else the pseudo-label. Of every decoder level but the finest, which has the logits.
+    Where pseudo-labels leave pixels out, a cell teaches which classes it surely holds, and, with none left out of it,
+    which it does not.
 
     Args:
         source (str): Where the images come from.
@@ -56,7 +55,14 @@ class DeepSupervision(_HeadObjective):
 
     def __init__(self, source, teacher=None, name=None, **schedule):
         super().__init__(name or f"loss_deep_{source}", source, **schedule)
+        if teacher not in (None, "ema", "self"):
+            raise InputError(f"DeepSupervision: teacher: expected None, 'ema' or 'self', got {teacher!r}")
         self.teacher = teacher
+
+    @property
+    def labelled_sources(self):
+        """Its source, where no teacher says what is there."""
+        return () if self.teacher else (self.source,)
 
     def make(self, net):
         """Make one network's heads."""
@@ -67,15 +73,21 @@ class DeepSupervision(_HeadObjective):
         total = 0
         for m, heads in enumerate(self.heads):
             if self.teacher is None:
-                labels = step.labels(self.source, m)
+                labels, known = step.labels(self.source, m), None
             else:
-                labels = step.pseudo_label(m, self.source, self.teacher).labels
+                target = step.pseudo_label(m, self.source, self.teacher)
+                labels, known = target.labels, target.weight
             levels = step.levels(m, self.source, "weak", m)
             classes = heads[0][-1].out_channels
             present = F.one_hot(labels.long(), classes).permute(0, 3, 1, 2).float()
+            if known is not None:
+                present = present * known.unsqueeze(1)
             for head, level in zip(heads, levels, strict=False):
-                target = F.adaptive_max_pool2d(present, level.shape[-2:])
-                total = total + F.binary_cross_entropy_with_logits(head(level).float(), target)
+                cells, counts = level.shape[-2:], None
+                target = F.adaptive_max_pool2d(present, cells)
+                if known is not None:
+                    counts = torch.maximum(target, 1 - F.adaptive_max_pool2d(1 - known.unsqueeze(1), cells))
+                total = total + F.binary_cross_entropy_with_logits(head(level).float(), target, counts)
         return total
 
 
@@ -98,6 +110,12 @@ class PrototypeContrast(_HeadObjective):
     def __init__(self, source, channels=32, temperature=0.1, name=None, **schedule):
         super().__init__(name or f"loss_prototype_{source}", source, **schedule)
         self.channels, self.temperature = channels, temperature
+        check_draws(self, widths=["channels"], positives=["temperature"])
+
+    @property
+    def labelled_sources(self):
+        """Its source."""
+        return (self.source,)
 
     def make(self, net):
         """Make one network's head."""
@@ -142,6 +160,12 @@ class GlobalContrast(_HeadObjective):
     def __init__(self, source="unlabeled", channels=128, temperature=0.1, name="loss_global", **schedule):
         super().__init__(name, source, **schedule)
         self.channels, self.temperature = channels, temperature
+        check_draws(self, widths=["channels"], positives=["temperature"])
+
+    @property
+    def perturbations(self):
+        """What both of its views take."""
+        return ("strong",)
 
     def make(self, net):
         """Make one network's head."""
@@ -183,9 +207,18 @@ class LocalContrast(_HeadObjective):
     ):
         super().__init__(name, source, **schedule)
         self.level, self.cells, self.channels, self.temperature = level, cells, channels, temperature
+        check_draws(self, counts=["level"], widths=["cells", "channels"], positives=["temperature"])
+
+    @property
+    def perturbations(self):
+        """What both of its views take."""
+        return ("strong",)
 
     def make(self, net):
         """Make one network's head."""
+        if self.level >= len(net.level_channels):
+            last = len(net.level_channels) - 1
+            raise InputError(f"LocalContrast: level: expected 0 to {last}, the decoder's levels, got {self.level}")
         return _head(net.level_channels[self.level], self.channels, self.channels)
 
     def value(self, step):

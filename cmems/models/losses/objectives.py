@@ -58,18 +58,34 @@ class Objective(nn.Module):
         """
         return ()
 
+    @property
+    def labelled_sources(self):
+        """Names of those whose labels it reads."""
+        return ()
+
+    @property
+    def perturbations(self):
+        """What of the learner's it sees images through, beside W: ``strong``, ``feature``."""
+        return ()
+
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
-        kind, known = type(self).__name__, ", ".join(sources) or "none"
-        unknown = [n for n in self.sources if getattr(sources.get(n), "partial", False) and not self.takes_unknown]
-        return [
-            f"{kind}: some labels of source '{name}' are unknown (255), which this objective would take for a class"
-            for name in unknown
-        ] + [
-            f"{kind}: source '{name}' is not in train_dataloader, which has: {known}"
-            for name in self.sources
-            if name not in sources
-        ]
+        kind, known, problems = type(self).__name__, ", ".join(sources) or "none", []
+        for name in self.sources:
+            if name not in sources:
+                problems.append(f"source '{name}' is not in train_dataloader, which has: {known}")
+            elif getattr(sources[name], "partial", False) and not self.takes_unknown:
+                problems.append(
+                    f"some labels of source '{name}' are unknown (255), which this objective would take for a class"
+                )
+        for name in self.labelled_sources:
+            if not getattr(sources.get(name), "labelled", True):
+                which = type(sources[name]).__name__
+                problems.append(f"expected a source of labels, got '{name}', a {which}, which has none")
+        for name in self.perturbations:
+            if getattr(learner, name) is None:
+                problems.append(f"expected a {name} perturbation in model.{name}, got None")
+        return [f"{kind}: {problem}" for problem in problems]
 
     def idle(self, index):
         """Tell whether step ``index`` surely has no part for this term; never where ``index`` is a tensor."""
@@ -100,6 +116,19 @@ class Objective(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define value")
 
 
+def _pixel_loss(objective, config, soft=True):
+    """Build the pixel loss of an objective; ``soft`` tells whether one of probabilities fits."""
+    built = LOSSES.optional(config, dict(type="CrossEntropyDice"))
+    kind, where = type(built).__name__, type(objective).__name__
+    if isinstance(built, Objective):
+        raise InputError(f"{where}: loss: expected a pixel loss, as CrossEntropyDice, got {kind}, an objective")
+    if getattr(built, "soft", False) and not soft:
+        raise InputError(
+            f"{where}: loss: expected one of labels, as CrossEntropyDice, got {kind}, one of probabilities"
+        )
+    return built
+
+
 @LOSSES.register_module()
 class Supervised(Objective):
     """Each network answers to the label of its own weak view (Eq. 9: L_e, L_s), summed over the networks.
@@ -108,7 +137,8 @@ class Supervised(Objective):
         source (str): ``exemplar``, ``synthetic`` or another source that serves labels.
         loss (dict): Pixel loss.
         view (str): ``weak``, or ``strong``: the weak view, strongly perturbed.
-        unknown (float): What a pixel of unknown label (255) counts, as background: 0, nothing; 1, as much as any other.
+        unknown (float): What a pixel of unknown label (255) counts, as background: 0, nothing; 1, as much as any
+            other; between, see the loss.
         mixup (bool): Mix each image with the one before it in the batch, in a share drawn uniformly per step, and
             answer to both labels in that share (Zhang et al. 2018, Beta(1, 1); Table 10).
         name (str | None): Key in the log. Default ``loss_<source>``.
@@ -122,10 +152,20 @@ class Supervised(Objective):
         if view not in ("weak", "strong"):
             raise InputError(f"Supervised: view: expected 'weak' or 'strong', got {view!r}")
         self.view = view
-        self.loss = LOSSES.optional(loss, dict(type="CrossEntropyDice"))
+        self.loss = _pixel_loss(self, loss, soft=False)
         self.unknown = unknown
         self.mixup = mixup
         check_draws(self, sizes=["unknown"])
+
+    @property
+    def labelled_sources(self):
+        """Its source."""
+        return (self.source,)
+
+    @property
+    def perturbations(self):
+        """What its view takes."""
+        return ("strong",) if self.view == "strong" else ()
 
     def asks(self, network, num_networks):
         """Return the network's own view."""
@@ -190,8 +230,18 @@ class Consistency(Objective):
             raise InputError("Consistency: mix: expected None with unknown=True, whose pixels are not mixed")
         self.unknown = unknown
         self.student, self.teacher = student, teacher
-        self.loss = LOSSES.optional(loss, dict(type="CrossEntropyDice"))
-        self.mix = PERTURBATIONS.optional(mix)
+        self.loss = _pixel_loss(self, loss)
+        self.mix = None if mix is None else PERTURBATIONS.build_for("mix", "Consistency: mix", mix)
+
+    @property
+    def labelled_sources(self):
+        """Its source, where it asks which labels are unknown."""
+        return (self.source,) if self.unknown else ()
+
+    @property
+    def perturbations(self):
+        """What its student's view takes."""
+        return dict(strong=("strong",), strong2=("strong",), feature=("feature",)).get(self.student, ())
 
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
@@ -200,10 +250,7 @@ class Consistency(Objective):
             problems.append(
                 "Consistency: teacher='cross' needs num_networks of 2 or more; with one, use teacher='self'"
             )
-        needed = dict(strong="strong", strong2="strong", feature="feature").get(self.student)
-        if needed and getattr(learner, needed) is None:
-            problems.append(f"Consistency: student='{self.student}' needs the learner's '{needed}' perturbation")
-        if self.unknown and self.source in sources and not sources[self.source].partial:
+        if self.unknown and self.source in sources and not problems and not sources[self.source].partial:
             problems.append(f"Consistency: unknown=True, but the labels of source '{self.source}' are all known")
         return problems
 
@@ -272,12 +319,17 @@ class CopyPaste(Objective):
             raise InputError(f"CopyPaste: labeled: expected a source, got {labeled!r}")
         self.labeled, self.box, self.pseudo_weight = labeled, box, pseudo_weight
         check_draws(self, probabilities=["box"], sizes=["pseudo_weight"])
-        self.loss = LOSSES.optional(loss, dict(type="CrossEntropyDice"))
+        self.loss = _pixel_loss(self, loss, soft=False)
 
     @property
     def sources(self):
         """Names of the sources it reads."""
         return (self.labeled, self.source)
+
+    @property
+    def labelled_sources(self):
+        """The labelled one."""
+        return (self.labeled,)
 
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""

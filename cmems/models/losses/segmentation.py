@@ -37,7 +37,8 @@ class CrossEntropyDice(nn.Module):
         Args:
             logits (Tensor): ``(B, K, H, W)``.
             labels (Tensor): ``(B, H, W)`` integers in [0, K).
-            weight (Tensor | None): ``(B, H, W)`` float32; a pixel of weight 0 does not move the loss.
+            weight (Tensor | None): ``(B, H, W)`` float32; a pixel of weight 0 does not move the loss. Dice, whose sums
+                are of products and squares, weights both maps, so that there a weight counts squared.
 
         Returns:
             Tensor: 0-d float32.

@@ -15,6 +15,7 @@ _KINDS = dict(
     positives=(1, lambda value: value > 0, "a number of more than 0"),
     stretches=(1, lambda value: value >= 1, "a number of 1 or more"),
     counts=(1, lambda value: value >= 0 and isinstance(value, Integral), "an integer of 0 or more"),
+    widths=(1, lambda value: value >= 1 and isinstance(value, Integral), "a positive integer"),
     points=(1, lambda value: value >= 2 and isinstance(value, Integral), "an integer of 2 or more"),
     pairs=(2, lambda *both: all(n >= 2 and isinstance(n, Integral) for n in both), "two integers of 2 or more"),
 )
@@ -27,7 +28,7 @@ def check_draws(part, **names):
         part: A perturbation, or a part of Ω.
         **names (sequence[str]): The attributes by kind: ``factors``, ranges above 0; ``ranges``; ``shares``, ranges
             within 0 to 1; ``probabilities``; ``sizes``; ``positives``; ``stretches``, 1 or more; ``counts``;
-            ``points``, two or more, and ``pairs`` of them.
+            ``widths``, positive integers; ``points``, two or more, and ``pairs`` of them.
 
     Raises:
         InputError: Naming part and attribute.
@@ -50,7 +51,12 @@ class Perturbation:
     """A random change of a batch, with its own parameters for every sample.
 
     A subclass defines :meth:`draw` and :meth:`apply`; one that draws nothing in advance may override ``__call__``.
+
+    Attributes:
+        role (str | None): The place that it is made for: ``weak``, ``strong``, ``feature`` or ``mix``; None: any.
     """
+
+    role = None
 
     def draw(self, stream, n):
         """Draw the parameters of ``n`` samples from a :class:`cmems.seeding.Stream`, as tensors of ``n`` rows."""

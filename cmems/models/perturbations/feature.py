@@ -9,8 +9,10 @@ class ChannelDropout(Perturbation):
     """Drop whole channels on every level, scaling the rest up (Eq. 7; ``Dropout2d`` whose draws can be replayed).
 
     Args:
-        probability (float): Probability that a channel of a sample is dropped (paper: 0.5).
+        probability (float): Probability that a channel of a sample is dropped (paper: 0.5); at 1 all are 0.
     """
+
+    role = "feature"
 
     def __init__(self, probability=0.5):
         self.probability = probability
@@ -22,4 +24,4 @@ class ChannelDropout(Perturbation):
 
     def apply(self, feature, kept):
         """Keep the channels of a ``(B, C, H, W)`` map where the ``(B, C)`` bool ``kept`` says so."""
-        return feature * (kept.to(feature.dtype) / (1 - self.probability))[:, :, None, None]
+        return feature * (kept.to(feature.dtype) / ((1 - self.probability) or 1))[:, :, None, None]

@@ -17,6 +17,8 @@ class CutMix(Perturbation):
         probability (float): Share of the samples that are mixed.
     """
 
+    role = "mix"
+
     def __init__(self, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3), probability=0.5):
         self.area, self.aspect, self.probability = area, aspect, probability
         check_draws(self, shares=["area"], factors=["aspect"], probabilities=["probability"])

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from cmems.errors import InputError
 from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import PERTURBATIONS
 
@@ -22,6 +23,8 @@ class ColorJitter(Perturbation):
         strength (float): α (paper: 1.0 on ACDC, 0.2 on Synapse).
         probability (float): Share of the samples that are jittered.
     """
+
+    role = "strong"
 
     def __init__(self, strength, probability=1.0):
         self.strength, self.probability = strength, probability
@@ -61,6 +64,8 @@ class GaussianBlur(Perturbation):
         probability (float): Share of the samples that are blurred.
     """
 
+    role = "strong"
+
     def __init__(self, sigma=(0.1, 2.0), probability=0.5):
         self.sigma, self.probability = sigma, probability
         check_draws(self, ranges=["sigma"], probabilities=["probability"])
@@ -74,10 +79,11 @@ class GaussianBlur(Perturbation):
     def apply(self, images, sigma):
         """Blur ``(B, C, H, W)`` images, mirrored at the border."""
         b, c, height, width = images.shape
-        offsets = torch.arange(-self.radius, self.radius + 1, device=images.device, dtype=images.dtype)
+        radius = min(self.radius, height - 1, width - 1)  # a mirror shows no more than the image
+        offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
         kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3).view(-1, 1)) ** 2)
         kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)
-        padded = F.pad(images.reshape(1, b * c, height, width), [self.radius] * 4, mode="reflect")
+        padded = F.pad(images.reshape(1, b * c, height, width), [radius] * 4, mode="reflect")
         rows = F.conv2d(padded, kernel[:, None, None, :], groups=b * c)
         return F.conv2d(rows, kernel[:, None, :, None], groups=b * c).view(b, c, height, width)
 
@@ -90,6 +96,8 @@ class Sharpness(Perturbation):
         strength (float): The factor is uniform in [max(0, 1 - strength), 1 + strength]; 0 smooths, 1 keeps, 2 sharpens.
         probability (float): Share of the samples that change.
     """
+
+    role = "strong"
 
     def __init__(self, strength=1.0, probability=0.5):
         self.strength, self.probability = strength, probability
@@ -115,11 +123,16 @@ class Compose(Perturbation):
     """Several perturbations one after the other; a list in a config means this.
 
     Args:
-        perturbations (list[dict]): Configs of perturbations.
+        perturbations (list[dict]): Configs of perturbations, all strong or all of features.
     """
 
     def __init__(self, perturbations):
         self.perturbations = [PERTURBATIONS.build(p) for p in perturbations]
+        roles = {p.role for p in self.perturbations if getattr(p, "role", None)}
+        if len(roles) > 1 or not roles <= {"strong", "feature"}:
+            got = " and ".join(sorted(roles))
+            raise InputError(f"Compose: expected strong perturbations, or feature perturbations, got {got}")
+        self.role = next(iter(roles), None)
 
     def __call__(self, images, stream):
         """Apply each in turn to ``(B, C, H, W)`` images."""

@@ -17,6 +17,8 @@ class RandomRotateFlip(Perturbation):
         degrees (float): Further rotation, uniform in ± this many degrees.
     """
 
+    role = "weak"
+
     def __init__(self, quarter_turns=True, flip=0.5, degrees=20.0):
         self.quarter_turns, self.flip, self.degrees = quarter_turns, flip, degrees
         check_draws(self, probabilities=["flip"], sizes=["degrees"])
