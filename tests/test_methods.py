@@ -595,8 +595,7 @@ def test_a_perturbation_stands_where_it_was_made_for(place):
 
 
 def test_what_reads_labels_or_perturbed_views_says_what_it_lacks():
-    bare = dict(exemplar=SimpleNamespace(labelled=False), unlabeled=SimpleNamespace(labelled=False, batch_size=3))
-    bare["exemplar"].batch_size = 3
+    bare = {name: SimpleNamespace(serves_labels=False, batch_size=3) for name in ("exemplar", "unlabeled")}
     reading = {"Supervised", "CopyPaste", "DeepSupervision", "PrototypeContrast"}
     for kind, config in OBJECTIVES.items():
         config = dict(config, source="exemplar", teacher=None) if kind == "DeepSupervision" else config

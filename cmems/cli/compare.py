@@ -38,7 +38,7 @@ def add_suite(parser, also=""):
     parser.add_argument("--data", metavar="DATA", help="your own, as `cmems prepare` leaves it, not --datasets")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="of each row")
     parser.add_argument("--exemplars", nargs="+", metavar="X", help="A (the config's), B, C, or case:slice")
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps instead of the configs', whose rates stay")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps instead of the configs'; rates stay")
     parser.add_argument("--work-dir", default="work_dirs/compare", help="holds the runs and a report per suite")
 
 

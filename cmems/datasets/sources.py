@@ -199,12 +199,12 @@ class _Source:
         batch_size (int): Images per step and process.
 
     Attributes:
-        labelled (bool): It serves labels.
+        serves_labels (bool): It serves labels beside images.
         partial (bool): They may hold 255, unknown.
         serves_scans (bool): Its images are unlabelled training slices as they are: what prediction will meet.
     """
 
-    labelled = True
+    serves_labels = True
     partial = False
     serves_scans = False
 
@@ -320,7 +320,7 @@ class SyntheticSource(_Source):
 class UnlabeledSource(_Source):
     """D_U: slices without labels."""
 
-    labelled = False
+    serves_labels = False
     serves_scans = True
 
     def __call__(self, draws):

@@ -79,7 +79,7 @@ class Objective(nn.Module):
                     f"some labels of source '{name}' are unknown (255), which this objective would take for a class"
                 )
         for name in self.labelled_sources:
-            if not getattr(sources.get(name), "labelled", True):
+            if not getattr(sources.get(name), "serves_labels", True):
                 which = type(sources[name]).__name__
                 problems.append(f"expected a source of labels, got '{name}', a {which}, which has none")
         for name in self.perturbations:
