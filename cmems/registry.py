@@ -36,19 +36,22 @@ class Registry(_Registry):
         chosen = default if cfg is None else cfg
         return None if chosen is None else self.build(chosen)
 
-    def build_for(self, role, where, cfg):
+    def build_for(self, role, where, cfg, methods=(), arguments=None):
         """Build what a config names for a place that takes one kind of this registry's components.
 
         Args:
             role (str): The kind. A component tells its own by the attribute ``role``; one without fits anywhere.
             where (str): The place, as the error names it.
             cfg (dict): With a type.
+            methods (sequence[str]): What the place asks of it, which one without a role may lack.
+            arguments (int | None): How many it is called with there.
 
         Raises:
             InputError: It is of another kind.
         """
         built = self.build(cfg)
-        if getattr(built, "role", None) not in (None, role):
+        lacks = not all(hasattr(built, name) for name in methods) or arguments and not _takes(built, arguments)
+        if lacks or getattr(built, "role", None) not in (None, role):
             fit = [name for name in sorted(self.names()) if getattr(self.get(name), "role", None) == role]
             raise InputError(f"{where}: expected {' or '.join(fit)}, or the like, got {type(built).__name__}")
         return built
@@ -78,6 +81,14 @@ class Registry(_Registry):
             names.update(registry.module_dict)
             registry = registry.parent
         return names
+
+
+def _takes(part, count):
+    try:
+        inspect.signature(part).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def _child(root, *locations):

@@ -160,6 +160,29 @@ def test_rows_that_say_the_same_are_one_run():
     assert folder("figure4", "τ = 0.95") != whole
 
 
+def test_rows_that_differ_in_whatever_a_training_reads_are_two_runs():
+    changes = (
+        {},
+        {"env_cfg.compiled_kernels": False},
+        {"val_evaluator.0.preset": "nan"},
+        {"efficient_conv_bn_eval": ["networks.0"]},
+        {"find_unused_parameters": True},
+    )
+    rows = [
+        dict(label=str(k), config="configs/cmems/unet_{dataset}.py", options=each) for k, each in enumerate(changes)
+    ]
+    plan = plan_runs(get_suite(dict(name="x", rows=rows)), ["acdc"], [0], ["A"], "w")
+    assert len({entry["runs"][0]["folder"] for entry in plan}) == len(changes)
+
+
+def test_a_row_replaces_settings_that_are_kept_by_label(tmp_path):
+    drop = {"train_dataloader.synthetic.synthesizer.drop": {"_delete_": True, 1: 0.5}}
+    rows = [dict(label="drop", config="configs/cmems_plus/unet_{dataset}.py", options=drop)]
+    plan = plan_runs(get_suite(dict(name="x", rows=rows)), ["phantom_cardiac"], [0], ["A"], "w")
+    (tmp_path / "written.py").write_text(plan[0]["runs"][0]["config"])
+    assert load_config(tmp_path / "written.py").train_dataloader.synthetic.synthesizer.drop == {1: 0.5}
+
+
 def leaves(value, path=()):
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
     if pairs is None:

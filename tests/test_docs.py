@@ -84,6 +84,7 @@ def test_the_metric_of_the_documentation_tells_what_a_class_is_taken_for(monkeyp
     label = np.array([[[1, 1, 1, 1], [2, 2, 0, 0]]], dtype=np.uint8)
     found = np.array([[[1, 2, 2, 0], [2, 2, 1, 0]]], dtype=np.uint8)
     samples = [dict(label=label, predictions=dict(ensemble=p)) for p in (found, label)]
+    samples += [dict(label=known, predictions=dict(ensemble=found)) for known in (None, np.full_like(label, 255))]
     metric.process(None, samples)
     shares = metric.evaluate(len(samples))
     assert shares["confusion/ensemble/A_as_B"] == 2 / 8

@@ -8,9 +8,11 @@ from medpy.metric import binary as medpy
 from mmengine.evaluator import Evaluator
 
 from cmems import ops
+from cmems.apis.runs import with_convention
 from cmems.errors import InputError
 from cmems.evaluation import PRESETS, assd, get_convention, hd95, score_volume
 from cmems.evaluation.agreement import mean_dice, shared_voxels
+from cmems.evaluation.metrics import HD95
 from cmems.registry import METRICS
 
 kernels = pytest.mark.skipif(ops.why_not() is not None, reason=f"compiled kernels: {ops.why_not()}")
@@ -486,3 +488,10 @@ def test_a_summary_tells_the_spread_over_volumes_and_the_middle_one():
         entry = metric.summary["ensemble"][CLASSES[0]]
         assert (entry["mean"], entry["median"], entry["sd"]) == (0.5, 0.5, pytest.approx(0.5**0.5))
         assert metric.summary["ensemble"]["mean"]["sd"] == pytest.approx(0.5**0.5)
+
+
+def test_a_preset_is_set_for_the_metrics_that_have_one():
+    metrics = [dict(type="DSC"), dict(type="DumpResults", out_file_path="x.pkl"), dict(type=HD95)]
+    assert with_convention(metrics) == [metrics[0], metrics[2]]
+    with pytest.raises(InputError, match="--metrics-preset: expected a metric that has a convention, as DSC"):
+        with_convention(metrics[1:2])

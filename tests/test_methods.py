@@ -19,7 +19,7 @@ from cmems.errors import InputError
 from cmems.models.learners import StepViews
 from cmems.models.losses import Objective, SoftmaxMSE
 from cmems.models.losses.auxiliary import nt_xent, prototype_contrast
-from cmems.models.perturbations import CutMix
+from cmems.models.perturbations import CutMix, Perturbation
 from cmems.registry import CONSISTENCY_LOSSES, LOSSES, READERS
 from cmems.seeding import Draws
 
@@ -250,7 +250,7 @@ def test_shares_of_the_training_become_steps_and_a_share_beyond_is_refused():
 
 
 def test_a_factor_ramps_between_begin_and_end_alike_for_numbers_and_tensors():
-    objective = Objective("x", "unlabeled", weight=2.0, ramp_up=10, begin=5, end=40)
+    objective = Objective("loss_x", "unlabeled", weight=2.0, ramp_up=10, begin=5, end=40)
     expected = {5: 2 * 2.718281828**-5, 10: 2 * 2.718281828 ** (-5 * 0.25), 15: 2.0, 39: 2.0}
     for index, value in expected.items():
         assert objective.factor(index) == pytest.approx(value, rel=1e-6)
@@ -260,10 +260,10 @@ def test_a_factor_ramps_between_begin_and_end_alike_for_numbers_and_tensors():
         assert objective.idle(index)
         assert float(objective.factor(torch.tensor(index))) == 0
     assert not objective.idle(torch.tensor(4))  # a tensor is not read
-    ending = Objective("x", "unlabeled", end=40)
+    ending = Objective("loss_x", "unlabeled", end=40)
     assert [float(ending.factor(torch.tensor(index))) for index in (0, 39, 40)] == [1, 1, 0]
     assert [ending.idle(index) for index in (0, 39, 40)] == [False, False, True]
-    late = Objective("x", "unlabeled", weight=2.0, begin=5)
+    late = Objective("loss_x", "unlabeled", weight=2.0, begin=5)
     assert [float(late.factor(torch.tensor(index))) for index in (0, 4, 5, 900)] == [0, 0, 2, 2]
     assert [late.idle(index) for index in (0, 4, 5, 900)] == [True, True, False, False]
 
@@ -599,7 +599,7 @@ def test_what_reads_labels_or_perturbed_views_says_what_it_lacks():
     reading = {"Supervised", "CopyPaste", "DeepSupervision", "PrototypeContrast"}
     for kind, config in OBJECTIVES.items():
         config = dict(config, source="exemplar", teacher=None) if kind == "DeepSupervision" else config
-        found = learner(1, [dict(type="Supervised", source="exemplar", name="other")])
+        found = learner(1, [dict(type="Supervised", source="exemplar", name="loss_other")])
         term = (LOSSES if kind in LOSSES else CONSISTENCY_LOSSES).build(config)
         problems = [each for each in term.check(found, bare) if "expected a source of labels, got 'exemplar'" in each]
         assert len(problems) == (kind in reading), kind
@@ -632,6 +632,38 @@ def test_objectives_refuse_what_they_cannot_compute(config, message):
         learner(1, [config])
 
 
+class Mirror(Perturbation):
+    """A W of one's own, whose draws are no matrices."""
+
+    def draw(self, stream, n):
+        return dict(flip=stream.bernoulli(n, 0.5))
+
+    def apply(self, images, flip, labels=None):
+        images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+        return images if labels is None else (images, torch.where(flip.view(-1, 1, 1), labels.flip(2), labels))
+
+
+def test_a_weak_perturbation_of_ones_own_need_not_be_a_matrix_but_for_a_static_teacher():
+    for teacher, problems in (("self", 0), ("static", 1)):
+        model = learner(2, [dict(type="Consistency", student="strong", teacher=teacher)])
+        model.weak = Mirror()
+        found = model.check(dict(unlabeled=SimpleNamespace(serves_labels=False)), 32, ["A", "B", "C"])
+        assert sum("moves labels by W's matrices, and Mirror" in each for each in found) == problems
+    model = learner(2, [dict(type="Consistency", student="strong", teacher="cross")])
+    model.weak = Mirror()
+    logs = model(batch(), Draws(0, 0), monitor=("background", "A", "B", "C"))
+    assert "share_A" in logs
+    assert "agreement" not in logs
+
+
+def test_a_term_is_called_a_loss_as_only_losses_are_added_up_and_two_views_are_two():
+    with pytest.raises(InputError, match="Supervised: name: expected one that begins with loss_, got 'exemplar_ce'"):
+        learner(1, [dict(type="Supervised", source="exemplar", name="exemplar_ce")])
+    model = learner(1, [dict(type="GlobalContrast")], shared_weak=["unlabeled"])
+    (problem,) = model.objectives[0].check(model, dict(unlabeled=SimpleNamespace(serves_labels=False)))
+    assert problem == "GlobalContrast: expected two views of 'unlabeled', got one: model.shared_weak names it"
+
+
 def test_deep_supervision_is_taught_by_what_a_teacher_is_sure_of():
     model = learner(1, [dict(type="DeepSupervision", source="unlabeled", teacher="self")])
     term, labels, weight = model.objectives[0], torch.zeros(1, 4, 4, dtype=torch.int64), torch.ones(1, 4, 4)
@@ -659,4 +691,4 @@ def test_what_does_not_fit_is_said():
         learner(1, [dict(type="Consistency", student="feature", teacher="self", mix=dict(type="CutMix"))])
     static = dict(type="Consistency", student="weak", teacher="static")
     with pytest.raises(InputError, match=r"teacher='static' needs one begin, got \[1, 2\]"):
-        learner(1, [dict(static, begin=1), dict(static, begin=2, name="other")])
+        learner(1, [dict(static, begin=1), dict(static, begin=2, name="loss_other")])

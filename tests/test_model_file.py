@@ -30,6 +30,7 @@ from cmems.engine.checkpoint import seal
 from cmems.errors import InputError
 from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES
+from cmems.visualization.panels import panel
 
 EXTRA = 'val_dataloader = val_cfg = val_evaluator = None\nmodel["prediction"] = dict({})\n'
 
@@ -225,6 +226,8 @@ def poison(path, act):
         (("networks", 1, "norm_cfg"), {"type": "BN", "_scope_": "evil"}, "reads nothing from elsewhere"),
         (("networks", 0, "init_cfg"), {"type": "Pretrained"}, "reads nothing from elsewhere"),
         (("networks", 0, "pretrained"), True, "reads nothing from elsewhere"),
+        (("networks", 0, "drop_path"), "hub", "drop_path: a model file reads nothing from elsewhere"),
+        (("networks", 0, "drop_path"), 0.2, "networks: TypeError"),  # a number leads nowhere
         (("networks", 0, "encoder"), "hf-hub:evil/net", "expected a plain word"),
         (("networks", 0, "channels"), [1 << 40] * 5, "weights|shape|networks"),
         (("networks", 0, "surprise"), 1, "networks: TypeError"),
@@ -487,8 +490,11 @@ def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch,
     with pytest.raises(InputError, match="--network 3: model.pth has 1, 2 or ensemble"):
         cmems.Segmenter(model, network=3)
     words = ["predict", model, str(path), "masks", "--network", "2", "--views", "1", "--no-clean", "--keep-largest"]
-    monkeypatch.setattr("sys.argv", ["cmems", *words])
+    drawn = []
+    monkeypatch.setattr("cmems.apis.predict.panel", lambda sample, **how: drawn.append(sample) or panel(sample, **how))
+    monkeypatch.setattr("sys.argv", ["cmems", *words, "--pictures"])
     main()
+    assert list(drawn[0]["predictions"]) == ["network_2", "cleaned"]
     said = capsys.readouterr().out
     assert said.startswith("model.pth: network 2, cleaned up, on ")
     assert "masks: 1 mask by network 2, cleaned up; 1 RV, 2 Myo, 3 LV;" in said

@@ -18,7 +18,7 @@ from test_visualization import ACDC, fake_metric, fake_sample, train_rows
 
 from cmems.apis import test as evaluate
 from cmems.apis import train
-from cmems.apis.run_report import report_run
+from cmems.apis.run_report import _without_folders, report_run
 from cmems.cli import main
 from cmems.errors import InputError
 from cmems.visualization.colors import class_colors
@@ -254,6 +254,22 @@ def test_a_page_of_anothers_weights_says_so_and_a_page_is_replaced(finished, tmp
     for checkpoint, said in ((weights, True), (finished.run / "last.pth", False)):
         page, _ = report_run(finished.run, tmp_path / "p.html", checkpoint=str(checkpoint))
         assert ("the weights are not this run's: other/last.pth" in Tags(page).text) == said
+
+
+def test_no_folder_is_on_a_page_whichever_way_it_was_named():
+    named = dict(
+        data_root="clinic/Jane/prepared",
+        work_dir="/home/jane/w",
+        uri="sqlite:////home/jane/w/mlflow.db",
+        config="../Jane/prepared",
+        there=["C:\\\\Jane\\\\w", "~/jane/w"],
+        save_best="ensemble/DSC",
+        load_from="cmems::cmems/unet_acdc",
+    )
+    shown = _without_folders(named)
+    assert "jane" not in json.dumps(shown).casefold()
+    assert (shown["data_root"], shown["uri"]) == ("…/prepared", "…/mlflow.db")
+    assert (shown["save_best"], shown["load_from"]) == (named["save_best"], named["load_from"])
 
 
 def test_rounds_are_one_run_of_several_curves(finished, tmp_path):

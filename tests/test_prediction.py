@@ -331,6 +331,28 @@ def test_a_second_round_learns_from_the_first_ones_labels_alone(tiny_config, raw
     assert not (tmp_path / "moved" / "round_3" / "last.pth").exists()  # of weights that are no more
 
 
+def test_what_an_overwriting_of_rounds_replaces_is_gone_though_it_is_interrupted(tiny_config, tmp_path, monkeypatch):
+    configs = [tiny_config(), tiny_config(extra=STATIC.format(folder=""), name="second.py")]
+    train_rounds(configs, str(tmp_path))
+    mask = tmp_path / "labels_1" / "patient001_frame01.nii.gz"
+    kept = mask.read_bytes()
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    wrong = {"model.backbone.channels": 3}
+    with pytest.raises(InputError):  # before anything is removed
+        train_rounds(configs, str(tmp_path), cfg_options=wrong, overwrite=True)
+    assert mask.read_bytes() == kept
+    with monkeypatch.context() as patch:
+        patch.setattr("cmems.apis.rounds.train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_rounds(configs, str(tmp_path), overwrite=True)
+    assert not mask.exists()
+    assert not (tmp_path / "round_2" / "last.pth").exists()
+    assert train_rounds(configs, str(tmp_path), resume=True).is_file()
+
+
 def test_rounds_and_tests_have_the_folders_that_they_fill_to_themselves(tiny_config, tmp_path):
     first, rounds, out = tiny_config(), tmp_path / "rounds", tmp_path / "tables"
     second = tiny_config(extra=STATIC.format(folder=""), name="second.py")
@@ -448,6 +470,12 @@ def test_static_labels_are_read_by_case_and_others_refused(prepared_acdc, raw_ac
     serve = TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=64, folder=str(folder)))
     batch = serve(Draws(0, 0))["static"]
     assert batch["partial"]
+    for name, partial in (("patient001_frame01.nii", True), ("patient001_frame02.nii.gz", False)):
+        one = folder.parent / name.partition(".")[0]
+        one.mkdir()
+        shutil.copy(folder / name, one)
+        alone = TrainData(prepared_acdc, static=dict(type="StaticLabels", batch_size=1, folder=str(one)))
+        assert alone.sources["static"].partial == partial
     store, rows = serve.store[torch.arange(len(serve.store))], set()
     for image, label in zip(batch["images"], batch["labels"], strict=True):
         (row,) = (store == image).flatten(1).all(1).nonzero()[0].tolist()

@@ -1058,3 +1058,26 @@ def test_orientations_at_the_limits_of_their_settings_are_taken():
     least = StackOrientation(step=1, radius=0.1, reach=0, slices=1, scans=1, agreement=0, width=16)
     most = StackOrientation(step=180, radius=0.5, reach=0.5, agreement=1)
     assert (len(least.angles), len(most.angles)) == (360, 2)
+
+
+def test_a_part_of_ones_own_has_to_do_what_its_place_asks(monkeypatch):
+    class Plain:
+        """Of no role."""
+
+        def draw(self, stream, n):
+            return {}
+
+        def apply(self, images):
+            return images
+
+    monkeypatch.setitem(SYNTHESIZERS.module_dict, "Plain", Plain)
+    own, paste = dict(type="Plain"), dict(type="ExemplarPaste", geometric=STILL, intensity=SAME)
+    SYNTHESIZERS.build(dict(paste, intensity=own))
+    for more, message in (
+        (dict(geometric=own), "geometric: its first part: expected RandomAffine"),
+        (dict(geometric=[STILL, own]), "geometric: its further part: expected RadialShape or WallShape"),
+        (dict(fit=own), "ExemplarPaste: fit: expected BodyFit"),
+        (dict(organs=[own]), "ExemplarPaste: organs: expected AmplitudeMix"),
+    ):
+        with pytest.raises(InputError, match=f"{message}.*, or the like, got Plain"):
+            SYNTHESIZERS.build({**paste, **more})

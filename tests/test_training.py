@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 from conftest import unlabel
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -30,11 +33,15 @@ from cmems.apis.record import read_record, write_record
 from cmems.apis.training import _track
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checks import check_model
+from cmems.engine.checkpoint import read_checkpoint
+from cmems.engine.checks import check_model, check_optimizer
 from cmems.engine.graph import StepGraph
+from cmems.engine.loop import MutualLearningLoop
+from cmems.engine.norm import measure_norms
 from cmems.engine.runner import RECORD
 from cmems.errors import InputError, warn_once
-from cmems.registry import METRICS, READERS
+from cmems.models.prediction import Prediction
+from cmems.registry import HOOKS, METRICS, READERS
 
 REPO = Path(__file__).parents[1]
 OMEGA = "train_dataloader.synthetic.synthesizer.geometric"
@@ -319,6 +326,75 @@ def test_scans_of_the_training_that_are_tested_on_are_named(tiny_config, raw_acd
         "split 'test': the training saw these scans, which flatters the scores: patient001_frame01, patient001_frame02"
     )
     assert "".join(capsys.readouterr()).count(f"warning: {tmp_path / 'other'}: {said}\n") == 1
+
+
+def test_every_slice_counts_alike_in_the_statistics_of_prediction():
+    store = torch.full((33, 1, 4, 4), 0.5)
+    store[-1] = 0  # of 33 in batches of at most 32
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.BatchNorm2d(1))
+    torch.nn.init.ones_(net[0].weight)
+    networks, prediction = torch.nn.ModuleList([net]), Prediction(bfloat16=False)
+    model = SimpleNamespace(networks=networks, predictors=networks, prediction=prediction, eval=networks.eval)
+    measure_norms(model, SimpleNamespace(store=store, sources=dict(scans=SimpleNamespace(serves_scans=True))))
+    torch.testing.assert_close(net[1].running_mean, store.mean().view(1), atol=1e-3, rtol=0)
+
+
+@HOOKS.register_module()
+class StopAt(Hook):
+    """Ends a training after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        runner.train_loop.stop_training = runner.iter + 1 >= self.step
+
+
+@pytest.mark.parametrize(("validates", "counts", "last"), [(True, 1, 3), (False, 1, 3), (False, 2, 4)])
+def test_a_training_that_a_hook_ends_keeps_its_last_step(validates, counts, last, tiny_config, tmp_path):
+    extra = "custom_hooks = [dict(type='StopAt', step=3)]\n"
+    if not validates:
+        extra += "val_dataloader = val_cfg = val_evaluator = None\n"
+    options = {"train_cfg.max_iters": 6, "train_cfg.val_interval": 2, "optim_wrapper.accumulative_counts": counts}
+    train(tiny_config(extra=extra), str(tmp_path), cfg_options=options)
+    meta = read_checkpoint(tmp_path / "last.pth")["meta"]
+    assert (meta["iter"], meta["validated"]) == (last, True)
+    assert (tmp_path / "best.pth").is_file() == validates
+    record = read_record(tmp_path)
+    assert (record["steps"], record["of"], record["finished"]) == (last, 6, True)
+
+
+def test_a_resumed_training_has_the_interval_of_the_step_that_it_goes_on_from():
+    loop = object.__new__(MutualLearningLoop)
+    loop.dynamic_milestones, loop.dynamic_intervals = [0, 2], [1000, 2]
+    loop.go_on(4, validated=False)
+    assert loop.val_interval == 2
+
+
+def test_a_run_without_weights_to_begin_with_is_not_the_one_with_them(tiny_config, tmp_path):
+    config, options = tiny_config(), {"train_cfg.max_iters": 1}
+    for name in ("a", "b"):
+        train(config, str(tmp_path / name), cfg_options=options)
+    train(config, str(tmp_path / "a"), cfg_options=options)  # finished, and found so
+    with pytest.raises(InputError, match="holds a run"):
+        train(config, str(tmp_path / "a"), cfg_options={**options, "load_from": str(tmp_path / "b" / "last.pth")})
+
+
+def test_optimisers_are_tried_whatever_the_first_weight_and_their_own_state_are():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    class Stateful(torch.optim.Adagrad):
+        """As torch 2.4 has it: its state is made when it is built."""
+
+        def step(self, closure=None):
+            return [self.state[p]["sum"] for group in self.param_groups for p in group["params"]]
+
+    Stateful.__module__ = "torch.optim.adagrad"
+    for kind in (torch.optim.Adam, Stateful):
+        check_optimizer(OptimWrapper(kind(Scaled().parameters(), lr=1e-3)))
 
 
 @pytest.mark.parametrize("validates", [True, False])
@@ -1151,6 +1227,20 @@ def test_where_steps_are_captured_a_captured_one_is_timed(tiny_config, monkeypat
     config.val_dataloader = None
     budget._seconds(config)
     assert replayed == [config.train_cfg.max_iters - 1] * (StepGraph.warm_up + 1 + 4)
+
+
+def test_the_step_in_which_most_terms_act_is_timed(tiny_config, monkeypatch, capsys):
+    replayed = []
+    monkeypatch.setattr("cmems.apis.budget.why_not", lambda run, data: None)
+    monkeypatch.setattr(StepGraph, "__call__", lambda self, step: replayed.append(step))
+    config = load_config(tiny_config())
+    config.train_cfg.max_iters = 100
+    config.model.objectives[2].end = 0.95
+    config.val_dataloader.dataset = dict(type="Volumes", root="of one's own")
+    assert budget._seconds(config)[1] == 0
+    assert set(replayed) == {94}
+    assert config.model.objectives[2].end == 0.95  # counted when the number of steps is known
+    assert "validations of Volumes are not timed" in capsys.readouterr().err
 
 
 def test_hours_become_steps_that_a_resume_keeps(tiny_config, tmp_path, monkeypatch, capsys):

@@ -138,6 +138,11 @@ def test_an_undefined_mean_is_a_dash_in_the_table_and_so_is_the_distance_to_what
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert (cells[4], cells[8]) == ("0.000", shown)
         assert (cells[5] == "–") == (shown == "–")  # nor has the mean over classes one
+    for found, shown in ((0, "–"), (1, "0.00")):  # missed once, and absent or found without an error once
+        metrics = fake_metrics(changes={("ensemble", "LV"): dict(mean=0.0, missed=1, found=found)})
+        metrics[1].convention["preset"] = "ssl4mis"
+        row = next(line for line in metric_table(metrics, ACDC).splitlines() if "ensemble" in line)
+        assert row.strip("|").split("|")[8].strip() == shown
 
 
 def test_medians_stand_below_the_means():
@@ -191,16 +196,20 @@ def test_json_and_csv_agree_and_nan_is_null_and_empty(tmp_path):
 
 
 def test_the_summary_is_a_table_too_and_holds_what_ones_own_metrics_return(tmp_path):
-    own = {"confusion/ensemble/A_as_B": 0.25, "count": np.int64(3)}
+    own = {"confusion/ensemble/A_as_B": 0.25, "count": np.int64(3), "matrix": np.array([[1.0, np.nan]])}
     metrics = fake_metrics(changes={("ensemble", "RV"): dict(sd=0.1)})
     write_metrics(tmp_path / "m", metrics, {}, {"ensemble/DSC": 0.821, "ensemble/DSC_RV": 0.77, **own})
     assert json.loads((tmp_path / "m.json").read_text())["values"]["confusion/ensemble/A_as_B"] == 0.25
+    assert json.loads((tmp_path / "m.json").read_text())["values"]["matrix"] == [[1.0, None]]
     with open(tmp_path / "m_summary.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert len(rows) == 2 * 3 * 4 + 2
+    assert len(rows) == 2 * 3 * 4 + 3
     row = next(r for r in rows if (r["metric"], r["model"], r["class"]) == ("DSC", "ensemble", "RV"))
     assert [float(row[k]) for k in ("mean", "sd", "median", "volumes", "missed")] == [0.77, 0.1, 0.77, 2, 0]
-    assert [(r["metric"], float(r["mean"]), r["model"]) for r in rows[-2:]] == [(k, v, "") for k, v in own.items()]
+    assert [(r["metric"], float(r["mean"]), r["model"]) for r in rows[-3:-1]] == [
+        (k, v, "") for k, v in [*own.items()][:2]
+    ]
+    assert rows[-1]["mean"] == "[[1.0, None]]"
 
 
 def test_no_spreadsheet_runs_a_cell_and_markdown_shows_names_as_they_are(tmp_path):

@@ -1,5 +1,6 @@
 """Fitting a config to a number of steps, or to a time."""
 
+import copy
 import json
 import math
 import time
@@ -10,7 +11,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
-from cmems.apis.config import value_typed
+from cmems.apis.config import count_steps, value_typed
 from cmems.datasets.volumes import VolumeDataset
 from cmems.engine.checks import check_optimizer, told
 from cmems.engine.graph import StepGraph, why_not
@@ -135,6 +136,8 @@ def keep_budget(found, work_dir):
 def _seconds(cfg):
     """Time a training step and a validation of a config; nothing of it is kept."""
     set_up_cpu(cfg.get("env_cfg") or {})
+    cfg = copy.deepcopy(cfg)
+    count_steps(cfg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with told("model"):
         model = MODELS.build(cfg.model).to(device).train()
@@ -144,9 +147,13 @@ def _seconds(cfg):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_optimizer(wrapper)
     step = _seconds_per_step(model, data, wrapper, cfg.train_cfg, device)
-    if not cfg.get("val_dataloader"):
+    dataset = cfg.val_dataloader.dataset if cfg.get("val_dataloader") else None
+    if dataset is None:
         return step, 0.0
-    volumes, began = VolumeDataset(cfg.val_dataloader.dataset.data_root, cfg.val_dataloader.dataset.split), _now(device)
+    if dataset.type != "VolumeDataset":
+        warn_once(f"--hours: validations of {dataset.type} are not timed, and come on top")
+        return step, 0.0
+    volumes, began = VolumeDataset(dataset.data_root, dataset.split), _now(device)
     slices = [volumes.prepared.case(case)["shape"][0] for case in volumes.cases]
     model.eval().segment([volumes[0]])
     segmenting, began = _now(device) - began, _now(device)
@@ -155,8 +162,10 @@ def _seconds(cfg):
 
 
 def _seconds_per_step(model, data, wrapper, train_cfg, device):
-    """Time the last step, where every ramp has ended, as the loop makes it: captured, where it captures."""
-    run, last = SimpleNamespace(model=model, optim_wrapper=wrapper, seed=0, rank=0), train_cfg.max_iters - 1
+    """Time the step in which most terms act, the last of such, as the loop makes it: captured, where it captures."""
+    run, steps = SimpleNamespace(model=model, optim_wrapper=wrapper, seed=0, rank=0), train_cfg.max_iters
+    ends = {min(o.end or steps, steps) - 1 for o in model.objectives} | {steps - 1}
+    last = max(sorted(ends, reverse=True), key=lambda step: sum(not o.idle(step) for o in model.objectives))
     graph = StepGraph(run, data) if train_cfg.get("graph", True) and why_not(run, data) is None else None
     warm_up = StepGraph.warm_up + 1 if graph else _WARM_UP
     for k in range(warm_up + _TIMED):

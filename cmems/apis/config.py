@@ -253,8 +253,7 @@ def run_settings(config, data, masks):
         source = {k: v for k, v in settings["train_dataloader"][name].items() if k != "folder"}
         settings["train_dataloader"][name] = dict(source, masks=known)
     settings.update(seed=(content.get("randomness") or {}).get("seed"), data=data)
-    if known := weights_content(content.get("load_from")):
-        settings["load_from"] = known
+    settings["load_from"] = weights_content(content.get("load_from"))
     # What a checkpoint's statistics are measured by; named nowhere, it is the hook with its defaults.
     settings["precise_norm"] = (content.get("default_hooks") or {}).get("precise_norm", dict(type="PreciseNormHook"))
     return json.loads(json.dumps(settings, default=str))

@@ -28,7 +28,8 @@ from cmems.precision import float32_by_default
 from cmems.registry import BACKBONES, MODELS, POST_PROCESSORS
 
 FORMAT, VERSION = "cmems-model", 1
-_LEADS_OUT = re.compile("pretrained|checkpoint|init_cfg|path|file|url|cache|^_")  # keys of what reads from elsewhere
+# Keys of what reads from elsewhere, whatever they hold, and of what names a place.
+_READS, _NAMES = re.compile("pretrained|checkpoint|init_cfg|^_"), re.compile("path|file|url|cache")
 _PREDICTION = dict(batch=int, views=int, scales=list, resize=str, bfloat16=bool, clean=list)
 _LEFT_OUT = ("averaged", "unknown_below")  # of a prediction's settings: which weights, and for further rounds alone
 _DATA_PLACES = ("test_dataloader.dataset.data_root", "train_dataloader.data_root", "data_root")
@@ -282,7 +283,8 @@ def _leads_out(node, where, names, kind, layers):
         known = f", which are {', '.join(sorted(names))}" if names else ""
         yield f"{where}.type: {seen!r:.60} is not among the registered {kind}s{known}; import what registers it first"
     for key, part in node.items():
-        if part and _LEADS_OUT.search(key):
+        amount = isinstance(part, (int, float)) and not isinstance(part, bool)  # a drop_path of 0.2 is no path
+        if part and (_READS.search(key) or _NAMES.search(key) and not amount):
             yield f"{where}.{key:.60}: a model file reads nothing from elsewhere"
         elif key != "type":
             yield from _leads_out(part, f"{where}.{key:.60}", None, "layer", layers)

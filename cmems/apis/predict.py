@@ -190,7 +190,7 @@ def predict(
                     for scan, models, doubt in zip(ready, *found, strict=True):
                         files = wanted(scan.name)
                         written[scan.name] = files[-1]
-                        drawn = _drawn(scan, models, segmenter.classes) if pictures else None
+                        drawn = _drawn(scan, models, segmenter.classes, segmenter.alone) if pictures else None
                         maps = _maps(files, segmenter.labels(models), models, doubt, drawn)
                         rest = scan.name, segmenter.classes, models, doubt, scan.content["spacing"], marks[scan.name]
                         idle = [file for file in anything(scan.name) if file not in files]
@@ -257,8 +257,9 @@ def _read(name, path, preparation):
     return preparation.ready(preparation.read_scan(path), path)._replace(name=name)
 
 
-def _drawn(scan, models, classes):
-    """Draw the slices of a scan where models differ most."""
+def _drawn(scan, models, classes, alone):
+    """Draw the slices of a scan where models differ most; a network that is ``alone`` has its own number."""
+    models = {f"network_{alone}" if alone and m == "network_1" else m: labels for m, labels in models.items()}
     return panel(dict(scan.content, case=scan.name, predictions=models), classes=classes)
 
 

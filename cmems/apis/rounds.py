@@ -65,15 +65,13 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
 def _train_in_turn(configs, root, progress, cfg_options, options):
     """Train and label round after round, see :func:`train_rounds`."""
     given, kept = cfg_options, bool(options.get("resume"))
+    if options.get("overwrite") and rank_of(options.get("launcher", "none")) == 0:
+        _clear(configs[0], root, cfg_options, options)
     for k, config in enumerate(configs, 1):
         folder = root / f"round_{k}"
         if progress:
             progress(k, len(configs), f"training {config}")
         train(config, str(folder), cfg_options=given, **options)
-        if options.get("overwrite"):  # what follows is of the weights that were replaced
-            for number, later in rounds_in(root).items():
-                if number > k:
-                    remove_run(later, keep=folder)
         if k < len(configs):
             if progress:
                 progress(k, len(configs), "labelling the training scans")
@@ -81,6 +79,16 @@ def _train_in_turn(configs, root, progress, cfg_options, options):
             label_training_scans(config, str(folder / "last.pth"), str(labels), given, keep=kept)
             given = _with_masks(cfg_options, labels)
     return root / f"round_{len(configs)}" / "last.pth"
+
+
+def _clear(config, root, given, options):
+    """Remove what was made after the first round that will be replaced, once that is known to make its first step."""
+    rehearse(config, given, **{k: v for k, v in options.items() if k in _FIRST_STEPS})
+    for number, later in rounds_in(root).items():
+        if number > 1:
+            remove_run(later, keep=root)
+    for mask in root.glob("labels_*/*.nii*"):
+        mask.unlink()
 
 
 def _check_later(config, cfg, data, before, options, given):

@@ -14,7 +14,7 @@ from cmems.apis.model_file import load_learner
 from cmems.apis.places import BESIDE, check_modules
 from cmems.apis.record import read_record
 from cmems.apis.rounds import rounds_in
-from cmems.apis.runs import content_of, trained_on
+from cmems.apis.runs import content_of, trained_on, with_convention
 from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset, true_affine
@@ -185,7 +185,7 @@ def _metrics(cfg, preset, data):
     given = [dict(each) for each in ([given] if isinstance(given, dict) else given)]
     if not cfg.get("test_evaluator") and not any(each["type"] == "HD95" for each in given):
         given.append(dict(type="HD95", preset=given[0].get("preset", "transunet")))
-    for each in given if preset else ():
+    for each in with_convention(given) if preset else ():
         each["preset"] = preset
     with told("test_evaluator or val_evaluator"):
         built = [METRICS.build(each) for each in given]
@@ -294,17 +294,23 @@ def _texts(cfg, record):
     }
 
 
-def _without_folders(value):
+_PLACES = {"data_root", "root", "folder", "work_dir", "load_from", "config", "filename", "out", "out_dir"}
+
+
+def _without_folders(value, key=None):
     if isinstance(value, dict):
-        return {key: _without_folders(each) for key, each in value.items()}
+        return {key: _without_folders(each, key) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_without_folders(each) for each in value)
-    return _bare(value) if isinstance(value, str) else value
+        return type(value)(_without_folders(each, key) for each in value)
+    return _bare(value, key in _PLACES) if isinstance(value, str) else value
 
 
-def _bare(text):
-    """Return the last part of a path from the root; any other text as it is."""
-    if PurePosixPath(text).is_absolute() or re.match(r"~|[A-Za-z]:[\\/]|\\\\", text):
+def _bare(text, place=False):
+    """Return the last part of a path that is from the root or a folder above, or a URI's, or of any ``place``; any
+    other text as it is.
+    """
+    rooted = PurePosixPath(text).is_absolute() or re.match(r"~|\.\.?[\\/]|[A-Za-z][\w+.-]*:[\\/]|\\\\", text)
+    if rooted or place and re.search(r"[\\/]", text) and not text.startswith(("cmems::", "configs/")):
         return f"…/{PureWindowsPath(text).name}"
     return text
 

@@ -16,7 +16,7 @@ from cmems.engine.checks import told
 from cmems.engine.runner import RECORD, SegmentationRunner
 from cmems.errors import InputError
 from cmems.locks import LOCK
-from cmems.registry import RUNNERS
+from cmems.registry import METRICS, RUNNERS
 
 
 def build_runner(cfg):
@@ -87,3 +87,18 @@ def as_list(value):
     if value is None:
         return []
     return [value] if isinstance(value, dict) else list(value)
+
+
+def with_convention(metrics):
+    """Return, of the settings of metrics, those whose metric counts by a convention, its ``preset``.
+
+    Raises:
+        InputError: There is none, or a metric is not registered.
+    """
+    kinds = [(each, kind if callable(kind := each.get("type")) else METRICS.get(kind)) for each in metrics]
+    found = [each for each, kind in kinds if "preset" in inspect.signature(kind).parameters]
+    if not found:
+        raise InputError(
+            "--metrics-preset: expected a metric that has a convention, as DSC, in test_evaluator, got none"
+        )
+    return found

@@ -49,6 +49,7 @@ class Segmenter:
         colors (list[tuple[int, int, int]]): Of the classes, RGB of 0 to 255.
         preparation (Preparation): How scans are prepared.
         whose (str): Who labels, in words.
+        alone (int | None): The number of the network that labels by itself; None where several do together.
         together (int): Scans whose slices share forwards in ``cmems predict``.
         key (str): 16 hexadecimal digits that are others for other weights, settings or preparation.
 
@@ -94,8 +95,8 @@ class Segmenter:
         self.classes, self.colors = found.preparation.classes, class_colors(len(found.preparation.classes))
         self.key = segmenter_key(chosen, settings, found.preparation)
         self.networks = [net.to(self.device).eval() for net in chosen]
-        alone = network if isinstance(network, int) else 1
-        whose = "the ensemble" if len(chosen) > 1 else f"network {alone}"
+        self.alone = None if len(chosen) > 1 else network if isinstance(network, int) else 1  # its number
+        whose = f"network {self.alone}" if self.alone else "the ensemble"
         self.whose = f"{whose}, cleaned up" if settings["clean"] else whose
         self.name, self.together = found.name, found.together
         self._turn = threading.Lock()  # layers of mmcv change themselves while they predict

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cmems.apis.config import load_config
 from cmems.apis.places import spare_data_set
-from cmems.apis.runs import as_list, build_runner, check_seed, check_work_dir, trained_on
+from cmems.apis.runs import as_list, build_runner, check_seed, check_work_dir, trained_on, with_convention
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine.checkpoint import check_networks, read_checkpoint
@@ -48,7 +48,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         if folder:
             spare_data_set(folder, option, "what is measured")
     if preset:
-        for metric in as_list(cfg.test_evaluator):
+        for metric in with_convention(as_list(cfg.test_evaluator)):
             metric["preset"] = preset
     hooks = cfg.setdefault("default_hooks", {})
     if out:

@@ -23,7 +23,9 @@ TEMPLATE = "acdc_128"  # one's own data takes the methods from the configs for t
 # What makes two configs the same run; the rest is variables of config files and the seed.
 _DECISIVE = (
     *("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "custom_imports", "custom_hooks"),
-    *("default_hooks", "val_dataloader", "test_dataloader", "test_evaluator"),
+    *("default_hooks", "val_dataloader", "val_evaluator", "val_cfg", "test_dataloader", "test_evaluator"),
+    *("runner_type", "env_cfg", "efficient_conv_bn_eval", "activation_checkpointing", "compile", "model_wrapper_cfg"),
+    "find_unused_parameters",
 )
 
 
@@ -287,7 +289,7 @@ def config_text(path, base, options, config):
             old, new = old.get(part) if isinstance(old, dict) else None, new[part]
             if depth == len(parts) - 1 or not isinstance(new, dict):  # an element of a list takes the whole list along
                 if isinstance(new, dict) and isinstance(old, dict):
-                    new = dict(_delete_=True, **new)
+                    new = {"_delete_": True, **new}  # its keys may be labels
                 place[part] = new
                 break
             place = place.setdefault(part, {})

@@ -343,12 +343,12 @@ class StaticLabels(_Source):
         InputError: No mask belongs to a training case, or some have another grid or other labels.
     """
 
-    partial = True
     serves_scans = True
 
     def __init__(self, data, batch_size, folder):
         super().__init__(data, batch_size)
         rows, labels = read_static_labels(data.prepared, folder)
+        self.partial = bool((labels == UNKNOWN).any())
         self.labelled, self.labels = rows.to(data.device), labels.to(data.device)
 
     def drawn(self, draws):

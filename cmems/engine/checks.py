@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 
 import torch
@@ -71,12 +71,13 @@ def _check_step(optimizer):
     kind, group = type(optimizer), optimizer.param_groups[0]
     if not kind.__module__.startswith("torch.optim."):  # others may need what a copy has not
         return
-    weight = torch.zeros_like(group["params"][0][..., :1])
+    weight = torch.zeros_like(group["params"][0].flatten()[:1])
     weight.grad = torch.zeros_like(weight)
     trial = copy.copy(optimizer)
     trial.state, trial.param_groups = defaultdict(dict), [{**group, "params": [weight]}]
     try:
-        trial.step()
+        with suppress(LookupError):  # of a state that some make when they are built
+            trial.step()
     except (TypeError, RuntimeError) as error:  # of a closure that it wants, or of gradients that are not sparse
         text = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(f"optim_wrapper.optimizer: {kind.__name__} cannot train networks: {text}") from error

@@ -98,6 +98,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
     def go_on(self, step, validated=True):
         """Start at ``step``, whose validation, if one is due, is ``validated`` already or comes first."""
         self._iter, self._validated = step, validated
+        self._decide_current_val_interval()
 
     def run(self):
         """Train to ``max_iters`` and return the model.
@@ -113,13 +114,15 @@ class MutualLearningLoop(IterBasedTrainLoop):
             runner.call_hook("before_train_epoch")
             if not self._validated and self.validation_due(self._iter):
                 self._validate()
-            while self._iter < self._max_iters and not self.stop_training:
+            while self._iter < self._max_iters and not (self.stop_training and self._iter % batches_of(runner) == 0):
                 runner.model.train()
                 self.run_iter({} if self._graphed else self.batch(self._iter))
                 self._decide_current_val_interval()
                 self.stop_if_asked()
                 if self.validation_due(self._iter):
                     self._validate()
+                elif self.stop_training and self._iter % batches_of(runner) == 0:
+                    self._end_here()
             runner.call_hook("after_train_epoch")
             runner.call_hook("after_train")
         return runner.model
@@ -169,6 +172,14 @@ class MutualLearningLoop(IterBasedTrainLoop):
             if processes.lost(error):
                 self._signals.ignore()  # a launcher ends at once those that are left
             raise
+
+    def _end_here(self):
+        """Make the last of the steps that a hook ended the training at what it is in any other."""
+        if self.runner.val_loop is not None:
+            self._validate()
+        else:
+            self.guard.check()
+            self.runner.save_last(self._iter)
 
     def _validate(self):
         self.guard.check()

@@ -21,7 +21,7 @@ class PreciseNormHook(Hook):
 
     Args:
         slices (int): Unlabelled training slices to average over, evenly spaced.
-        batch_size (int): Slices per forward.
+        batch_size (int): Most slices per forward.
     """
 
     def __init__(self, slices=256, batch_size=32):
@@ -42,7 +42,8 @@ class PreciseNormHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Measure the statistics of the last checkpoint where no validation comes before it."""
-        if runner.val_loop is None and runner.iter + 1 == runner.max_iters:
+        last = runner.iter + 1 == runner.max_iters or runner.train_loop.stop_training
+        if runner.val_loop is None and last:
             self._measure(runner)
 
     def _measure(self, runner):
@@ -72,7 +73,8 @@ def measure_norms(model, data, slices=256, batch_size=32):
             norm.reset_running_stats()
             norm.momentum = None  # torch's sign for a plain average
             norm.train()
-        for number, part in enumerate(rows.split(batch_size)):  # each view in turn: all of them for one's time
+        # Batches count alike, so they are alike; each view in turn: all of them for one's time.
+        for number, part in enumerate(rows.tensor_split(-(-len(rows) // batch_size))):
             model.prediction.in_one_view(networks, data.store[part], number)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

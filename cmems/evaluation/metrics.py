@@ -26,7 +26,7 @@ class _VolumeMetric(BaseMetric):
     Attributes:
         cases (list[dict]): Of the last evaluation: ``case``, ``model``, ``cls``, ``value``, ``status``, ``skipped``.
         summary (dict): By model, then class or ``mean``: ``mean``, ``sd`` (over volumes; for ``mean``, of
-            the volumes' means over classes) and ``median``, ``volumes``, ``missed``, ``false``, ``skipped``.
+            the volumes' means over classes) and ``median``, ``volumes``, ``found``, ``missed``, ``false``, ``skipped``.
         convention (dict): ``metric``, ``preset``, ``unit``.
     """
 
@@ -113,6 +113,7 @@ def _summarise(rows):
     return dict(
         **_spread([r["value"] for r in rows]),
         volumes=len(rows),
+        found=sum(r["status"] == "ok" for r in rows),
         missed=sum(r["status"] == "missed" for r in rows),
         false=sum(r["status"] == "false" for r in rows),
         skipped=sum(r["skipped"] for r in rows),

@@ -203,7 +203,7 @@ def lost(convention, summary, column):
     if convention["metric"] not in DISTANCES or convention["preset"] == "transunet":
         return False
     entries = [entry for c, entry in summary.items() if c == column or (column == "mean" and c != "mean")]
-    return any(0 < e["volumes"] == e["missed"] and e["mean"] == 0 for e in entries)
+    return any(e["missed"] and not e.get("found", e["volumes"] - e["missed"]) and e["mean"] == 0 for e in entries)
 
 
 def count_lines(metrics, classes):
@@ -230,13 +230,13 @@ def count_lines(metrics, classes):
 
 
 def _plain(value):
-    """Return ``value`` as JSON knows it: NaN and infinities become None, numpy scalars numbers."""
+    """Return ``value`` as JSON knows it: NaN and infinities become None, arrays lists, their scalars numbers."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, numbers.Real):

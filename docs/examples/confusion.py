@@ -19,17 +19,20 @@ class Confusion(BaseMetric):
         self.least = least
 
     def process(self, data_batch, data_samples):
-        """Count (reference, prediction) pairs; one result per volume, as MMEngine wants it."""
+        """Count (reference, prediction) pairs of what is labelled; one result per volume, as MMEngine wants it."""
         n = 1 + len(self.dataset_meta["classes"])
         for sample in data_samples:
-            pairs = {m: n * sample["label"].astype(int) + p for m, p in sample["predictions"].items()}
-            self.results.append({m: np.bincount(p.ravel(), minlength=n * n).reshape(n, n) for m, p in pairs.items()})
+            if sample["label"] is None:
+                continue
+            known = sample["label"] < n  # 255 is unknown
+            pairs = {m: n * sample["label"][known].astype(int) + p[known] for m, p in sample["predictions"].items()}
+            self.results.append({m: np.bincount(p, minlength=n * n).reshape(n, n) for m, p in pairs.items()})
 
     def compute_metrics(self, results):
         """Return, and print, the shares."""
         names = ["background", *self.dataset_meta["classes"]]
         shares = {}
-        for model in results[0]:
+        for model in results[0] if results else ():
             counts = sum(volume[model] for volume in results)
             for k, name in enumerate(names[1:], 1):
                 found = {other: n / max(counts[k].sum(), 1) for other, n in zip(names, counts[k], strict=True)}

@@ -293,8 +293,9 @@ class GeometricChain:
         if not parts:
             raise InputError(f"geometric: expected settings (a dict with a type), or a list of them, got {parts!r}")
         first, *rest = parts if isinstance(parts, (list, tuple)) else [parts]
-        self.first = SYNTHESIZERS.build_for("first", "geometric: its first part", first)
-        self.rest = [SYNTHESIZERS.build_for("further", "geometric: its further part", part) for part in rest]
+        self.first = SYNTHESIZERS.build_for("first", "geometric: its first part", first, ["draw", "grid"])
+        place, asked = "geometric: its further part", ["draw", "bend"]
+        self.rest = [SYNTHESIZERS.build_for("further", place, part, asked) for part in rest]
 
     def __call__(self, stream, size, labels, which, turns=None):
         """Draw a change per sample and return their sampling grids: :meth:`draw`, then :meth:`grid`."""

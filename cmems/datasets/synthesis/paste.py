@@ -176,11 +176,21 @@ class WarpedExemplar:
         )
 
 
+# What a part is asked for: methods, or how many arguments it is called with.
+_ASKED = dict(
+    background_geometric=dict(methods=["draw", "grid"]),
+    intensity=dict(methods=["draw", "apply"]),
+    organs=dict(arguments=4),
+    fit=dict(arguments=2),
+    apart=dict(arguments=4),
+)
+
+
 def _part(owner, key, config, role=None, optional=False):
     """Build a part of ``owner``; of an optional one None gives None."""
     if optional and config is None:
         return None
-    return SYNTHESIZERS.build_for(role or key, f"{type(owner).__name__}: {key}", config)
+    return SYNTHESIZERS.build_for(role or key, f"{type(owner).__name__}: {key}", config, **_ASKED[key])
 
 
 def _outlines(part, labels):

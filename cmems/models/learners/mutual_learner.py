@@ -14,7 +14,7 @@ from cmems.models.perturbations.base import check_draws
 from cmems.models.prediction import Prediction
 from cmems.precision import float32_by_default
 from cmems.registry import BACKBONES, CONSISTENCY_LOSSES, LOSSES, MODELS, PERTURBATIONS, PSEUDO_LABELERS
-from cmems.seeding import derive_key
+from cmems.seeding import Draws, derive_key
 
 
 @MODELS.register_module()
@@ -128,6 +128,9 @@ class MutualLearner(BaseModel):
         if unknown := sorted(self.shared_weak - sources.keys()):
             known = ", ".join(sources) or "none"
             problems.append(f"model.shared_weak: {', '.join(unknown)} is not in train_dataloader, which has: {known}")
+        if self.static_from is not None and "matrices" not in self.weak.draw(Draws(0, 0).stream("check"), 1):
+            kind = type(self.weak).__name__
+            problems.append(f"teacher='static' moves labels by W's matrices, and {kind} of model.weak draws none")
         if not self.objectives:
             problems.append("model.objectives: expected one or more, got none: there is nothing to learn")
         for m, net in enumerate(self.networks, 1):

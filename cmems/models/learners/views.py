@@ -181,6 +181,8 @@ class StepViews:
         for k, name in enumerate(class_names):
             logs[f"share_{name}"] = torch.stack([_share(t, k) for t in targets]).mean()
         for source in dict.fromkeys(source for _, source in found):
+            if "matrices" not in self.matrices(source, 0):  # a W of one's own, which nothing here can undo
+                continue
             at_home = [self._at_home(m, source, t) for (m, s), t in found.items() if s == source]
             if len(at_home) > 1:
                 first, seen = at_home[0], torch.stack([a < 255 for a in at_home]).all(0)

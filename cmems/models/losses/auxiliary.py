@@ -167,6 +167,11 @@ class GlobalContrast(_HeadObjective):
         """What both of its views take."""
         return ("strong",)
 
+    def check(self, learner, sources):
+        """Return what keeps this objective from running, one line per problem."""
+        shared = [f"GlobalContrast: expected two views of '{self.source}', got one: model.shared_weak names it"]
+        return super().check(learner, sources) + shared * (self.source in learner.shared_weak)
+
     def make(self, net):
         """Make one network's head."""
         width = net.level_channels[0]

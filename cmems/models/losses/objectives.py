@@ -16,7 +16,7 @@ class Objective(nn.Module):
     """A term of the total loss. A subclass defines ``value``, and ``check`` where it can be misused.
 
     Args:
-        name (str): Key in the log.
+        name (str): Key in the log; it begins with ``loss_``.
         source (str): Where its images come from.
         weight (float): Factor of the term.
         ramp_up (int): Steps over which the factor grows as ``exp(-5 (1 - t)^2)`` (Laine & Aila 2017), from ``begin``;
@@ -39,6 +39,8 @@ class Objective(nn.Module):
         for key, value in (("name", name), ("source", source)):
             if not isinstance(value, str):
                 raise InputError(f"{type(self).__name__}: {key}: expected a text, got {value!r}")
+        if not name.startswith("loss_"):  # MMEngine adds up what is called a loss, and nothing else
+            raise InputError(f"{type(self).__name__}: name: expected one that begins with loss_, got {name!r}")
         self.name, self.source, self.weight = name, source, weight
         self.ramp_up, self.begin, self.end = ramp_up, begin, end
         check_draws(self, sizes=["weight", "ramp_up", "begin", *["end"] * (end is not None)])
