@@ -491,7 +491,8 @@ def test_networks_views_and_clean_up_are_chosen(made, model, scans, monkeypatch,
         cmems.Segmenter(model, network=3)
     words = ["predict", model, str(path), "masks", "--network", "2", "--views", "1", "--no-clean", "--keep-largest"]
     drawn = []
-    monkeypatch.setattr("cmems.apis.predict.panel", lambda sample, **how: drawn.append(sample) or panel(sample, **how))
+    module = sys.modules["cmems.apis.predict"]  # whose name is the function's too
+    monkeypatch.setattr(module, "panel", lambda sample, **how: drawn.append(sample) or panel(sample, **how))
     monkeypatch.setattr("sys.argv", ["cmems", *words, "--pictures"])
     main()
     assert list(drawn[0]["predictions"]) == ["network_2", "cleaned"]

@@ -288,8 +288,9 @@ class SegmentationRunner(Runner):
             for old, new in zip(_schedules(made), _schedules(self.settings), strict=False):
                 if old.get("end") == meta.get("steps") and new.get("end") == self.max_iters:
                     old["end"] = new["end"]  # each ends with its run, which may be made longer
-            if "load_from" not in self.settings:  # a run that goes on needs the weights no more that it began with
-                made.pop("load_from", None)
+            if self.settings.get("load_from") is None and "load_from" in made:
+                # A run that goes on needs the weights no more that it began with.
+                self.settings = {**self.settings, "load_from": made["load_from"]}
             found = differing(of_training(made), of_training(known_to(made, self.settings)))
         if meta.get("world_size", self.world_size) != self.world_size:
             found.append(f"processes: {meta['world_size']} there, {self.world_size} here")
