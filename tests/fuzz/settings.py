@@ -51,6 +51,7 @@ train_dataloader.update(
 train_dataloader["synthetic"]["synthesizer"] = dict(
     fit=dict(type="BodyFit", level=0.03, limit=2.0),
     apart=dict(type="OrganJitter", classes=(1, 2, 3), degrees=15.0, scale=(0.7, 1.4), shift=0.02),
+    outlines=(),  # which are not beside apart
     organs=[
         dict(type="MatchQuantiles", share=(0.0, 1.0), quantiles=17),
         dict(type="AmplitudeMix", window=0.05, strength=(0.0, 1.0), probability=0.5),
