@@ -356,7 +356,12 @@ def test_a_training_that_a_hook_ends_keeps_its_last_step(validates, counts, last
     if not validates:
         extra += "val_dataloader = val_cfg = val_evaluator = None\n"
     options = {"train_cfg.max_iters": 6, "train_cfg.val_interval": 2, "optim_wrapper.accumulative_counts": counts}
-    train(tiny_config(extra=extra), str(tmp_path), cfg_options=options)
+    runner = train(tiny_config(extra=extra), str(tmp_path), cfg_options=options)
+    kept = weights(tmp_path / "last.pth")
+    measured = {name: value.clone() for name, value in kept.items() if "running" in name}
+    measure_norms(runner.model, runner.train_loop.data)
+    for name, value in measured.items():  # what prediction has is what the slices have
+        torch.testing.assert_close(value, runner.model.state_dict()[name])
     meta = read_checkpoint(tmp_path / "last.pth")["meta"]
     assert (meta["iter"], meta["validated"]) == (last, True)
     assert (tmp_path / "best.pth").is_file() == validates

@@ -121,9 +121,12 @@ class MutualLearningLoop(IterBasedTrainLoop):
                 self.stop_if_asked()
                 if self.validation_due(self._iter):
                     self._validate()
-                elif self.stop_training and self._iter % batches_of(runner) == 0:
-                    self._end_here()
+                elif self.stop_training and runner.val_loop is not None and self._iter % batches_of(runner) == 0:
+                    self._validate()  # as the last step of any training
             runner.call_hook("after_train_epoch")
+            if runner.val_loop is None and self._iter < self._max_iters:
+                self.guard.check()
+                runner.save_last(self._iter)
             runner.call_hook("after_train")
         return runner.model
 
@@ -172,14 +175,6 @@ class MutualLearningLoop(IterBasedTrainLoop):
             if processes.lost(error):
                 self._signals.ignore()  # a launcher ends at once those that are left
             raise
-
-    def _end_here(self):
-        """Make the last of the steps that a hook ended the training at what it is in any other."""
-        if self.runner.val_loop is not None:
-            self._validate()
-        else:
-            self.guard.check()
-            self.runner.save_last(self._iter)
 
     def _validate(self):
         self.guard.check()

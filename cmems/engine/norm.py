@@ -42,8 +42,12 @@ class PreciseNormHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Measure the statistics of the last checkpoint where no validation comes before it."""
-        last = runner.iter + 1 == runner.max_iters or runner.train_loop.stop_training
-        if runner.val_loop is None and last:
+        if runner.val_loop is None and runner.iter + 1 == runner.max_iters:
+            self._measure(runner)
+
+    def after_train_epoch(self, runner):
+        """Measure those of a training that a hook ended before its last step."""
+        if runner.val_loop is None and runner.iter < runner.max_iters:
             self._measure(runner)
 
     def _measure(self, runner):
