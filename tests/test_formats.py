@@ -20,14 +20,17 @@ from cmems.apis.pick import pick
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset, true_affine
+from cmems.datasets.readers.dicom import series_files
 from cmems.datasets.readers.files import files_below, folders_in, nifti_files
 from cmems.datasets.readers.folder import filled
 from cmems.datasets.readers.geometry import lay_on
 from cmems.datasets.readers.label_names import read_label_names
 from cmems.datasets.readers.nifti import Volume
 from cmems.datasets.readers.scans import (
+    check_mask,
     choose_channel,
     encoded,
+    is_segmentation,
     mask_ending,
     read_grid,
     read_mask,
@@ -732,6 +735,10 @@ def test_an_nrrd_scan_is_read_as_the_same_scan_in_nifti(tmp_path):
     assert (found.spacing, found.frames) == ((4, 2, 1.5), ())
     nrrd(tmp_path / "a.nrrd", np.stack([IMAGE, IMAGE + 1]))
     assert np.array_equal(read_scan(tmp_path / "a.nrrd", 1).voxels, expected.voxels + 1)
+    nrrd(tmp_path / "b.nrrd", IMAGE[None])  # a list of one
+    assert np.array_equal(read_scan(tmp_path / "b.nrrd").voxels, expected.voxels)
+    assert np.array_equal(read_mask(tmp_path / "b.nrrd").voxels, expected.voxels)
+    assert "channel 3 was asked for" in said(read_scan(tmp_path / "b.nrrd", 3))
     with pytest.raises(InputError, match=r"a\.nrrd: expected a 3-D volume, got sizes \[2, 12, 10, 6\]; --channel N"):
         read_scan(tmp_path / "a.nrrd")
 
@@ -824,7 +831,7 @@ def test_series_are_told_apart_and_stacked_by_position(tmp_path):
 
 def test_compressed_and_inverted_slices_are_read_and_reports_passed_over(tmp_path):
     pydicom = need("pydicom")
-    dicom(tmp_path / "p", IMAGE, PhotometricInterpretation="MONOCHROME1")
+    dicom(tmp_path / "p", IMAGE, PhotometricInterpretation="MONOCHROME1", Modality="MR")
     one = pydicom.dcmread(tmp_path / "p/IM0003.dcm")
     one.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
     one.save_as(tmp_path / "p/IM0003.dcm")
@@ -861,11 +868,11 @@ def test_a_segmentation_lies_on_its_series_however_that_lies(axes, tmp_path):
     assert IMAGE.transpose(ZYX)[there.voxels == 1].sum() == read_scan(scan).voxels[painted == 1].sum()
 
 
-def odd_gap(path, z=5, by=0.9):
+def odd_gap(path, by=0.9, axis=2):
     import pydicom
 
     one = pydicom.dcmread(path)
-    one.ImagePositionPatient = [*one.ImagePositionPatient[:2], one.ImagePositionPatient[2] + by]
+    one.ImagePositionPatient[axis] += by
     one.save_as(path)
 
 
@@ -879,6 +886,7 @@ def odd_gap(path, z=5, by=0.9):
         (lambda f: dicom(f, IMAGE, slices=[0], PixelSpacing=[1, 1]), "PixelSpacing differ"),
         (lambda f: dicom(f, IMAGE, slices=[0], PixelSpacing=None), "PixelSpacing: expected 2 numbers, got None"),
         (lambda f: dicom(f, IMAGE, ImageOrientationPatient=[-1, 0, 0, 0, -0.8, -0.6]), "aside of the last"),
+        (lambda f: odd_gap(f / "IM0003.dcm", axis=0, by=5), r"behind one another, got IM0003\.dcm 5 mm aside"),
         (lambda f: dicom(f, IMAGE, slices=[2], NumberOfFrames=4), "expected one slice in each file, got 4"),
         (lambda f: dicom(f, IMAGE, slices=[2], SamplesPerPixel=3), "expected one real number per voxel"),
         (lambda f: dicom(f, IMAGE, slices=range(6), Rows=30000, Columns=30000), "truncated: shape"),
@@ -901,6 +909,159 @@ def test_a_series_that_is_no_volume_ends_in_one_line(change, message, tmp_path):
         problems = str(caught.value).splitlines()
     assert len(problems) == 1
     assert re.search(message, problems[0]), problems
+
+
+SEVERAL = dict(
+    anonymised=dict.fromkeys(
+        ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+         "StudyTime", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID")
+    ),
+    emptied=dict(
+        PatientSex="ANON", PatientBirthDate="19700000", StudyDate="00000000", StudyTime="x", SliceThickness=""),
+    japanese=dict(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    misspelt=dict(SpecificCharacterSet="ISO-IR 100", PatientName="Müller^Jörg"),
+    lying=dict(SpacingBetweenSlices=1.0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_a_segmentation_of_a_scan_is_written_and_read_back_whatever_its_header_lacks(kind, tmp_path):
+    need("highdicom")
+    dicom(tmp_path / "p", IMAGE, **SEVERAL[kind])
+    painted = there_and_back(tmp_path / "p/IM0000.dcm", ("肝", "Drüse"))
+    header = need("pydicom").dcmread(tmp_path / "m.dcm")
+    assert painted.names == {1: "肝", 2: "Drüse"}
+    if name := SEVERAL[kind].get("PatientName"):
+        assert str(header.PatientName) == name
+
+
+def there_and_back(scan, classes):
+    """Write a mask of a scan beside its folder, read it back, and lay it on the scan."""
+    grid, path = read_grid(scan), scan.parent.parent / "m.dcm"
+    painted = np.zeros(grid.voxels.shape, np.uint8)
+    painted[0, 2:7, 3:5], painted[-1, 1, 1] = 1, 2
+    path.write_bytes(encoded(scan, "m.dcm", painted, classes, colors=class_colors(2)))
+    mask = read_mask(path)
+    assert np.array_equal(lay_on(mask, grid, path, scan).voxels, painted)
+    return mask
+
+
+@pytest.mark.parametrize(("gap", "digits"), [(1.25, 1), (0.625, 2), (3.27, 1)])
+def test_a_segmentation_lies_on_slices_whose_places_are_rounded(gap, digits, tmp_path):
+    need("highdicom")
+    voxels = np.repeat(IMAGE, 5, 2)
+    for z in range(voxels.shape[2]):
+        place = dict(ImagePositionPatient=[0, 0, round(0.03 + z * gap, digits)], SliceThickness=gap)
+        dicom(tmp_path / "p", voxels, slices=[z], names=f"IM{z:04d}.dcm", **place)
+    there_and_back(tmp_path / "p/IM0000.dcm", "AB")
+
+
+def test_names_that_dicom_cannot_hold_are_refused_before_any_scan_is_segmented(untrained, tmp_path):
+    need("highdicom")
+    dicom(tmp_path / "raw/images/p", IMAGE)
+    with pytest.raises(InputError, match=r"cannot name a class 'a\\\\b', as \\ parts values"):
+        check_mask(tmp_path / "raw/images/p/IM0000.dcm", ["a\\b"])
+    with pytest.raises(InputError, match="names classes by 64 characters, of which several begin 'x"):
+        check_mask(tmp_path / "raw/images/p/IM0000.dcm", ["x" * 64 + "1", "x" * 64 + "2"])
+    check_mask(tmp_path / "a.nii.gz", ["a\\b"])
+
+
+def test_predicting_asks_whether_masks_can_be_written_before_it_segments(untrained, tmp_path, monkeypatch):
+    need("highdicom")
+    dicom(tmp_path / "raw/images/p", IMAGE)
+    config, checkpoint = untrained(tmp_path / "raw")
+
+    def refused(path, classes):
+        raise InputError(f"{path}: {classes}")
+
+    monkeypatch.setattr(sys.modules["cmems.apis.predict"], "check_mask", refused)
+    with pytest.raises(InputError, match=r"\('A', 'B', 'C'\)|\['A', 'B', 'C'\]"):
+        predict(config, checkpoint, tmp_path / "raw/images", tmp_path / "masks")
+    assert not (tmp_path / "masks/p.dcm").exists()
+
+
+def segmentation(path, scan, frames, kind="BINARY", numbers=(1, 2)):
+    """Write a segmentation by highdicom of some slices of a series alone, without a spacing between them."""
+    hd, pydicom = need("highdicom"), need("pydicom")
+    sources = [pydicom.dcmread(file) for file in series_files(scan)]
+    by = hd.AlgorithmIdentificationSequence("x", pydicom.sr.codedict.codes.DCM.ArtificialIntelligence, "1")
+    tissue = pydicom.sr.codedict.codes.SCT.Tissue
+    about = [hd.seg.SegmentDescription(k, f"S{k}", tissue, tissue, "AUTOMATIC", by) for k in numbers]
+    voxels = np.zeros((len(frames), *read_grid(scan).voxels.shape[1:]), np.uint16)
+    voxels[:, 2:5, 2:4], voxels[:, 7, 7] = numbers
+    if kind == "OVERLAP":
+        kind, voxels = "BINARY", np.stack([voxels > 0, voxels == numbers[1]], -1).astype(np.uint8)
+    uid = pydicom.uid.generate_uid
+    hd.seg.Segmentation(
+        [sources[z] for z in frames], voxels, kind, about, uid(), 9, uid(), 1, "x", "x", "1", "1"
+    ).save_as(path)
+
+
+@pytest.mark.parametrize("frames", [[3], [1, 4], [1, 3, 5], [0, 1, 5]])
+def test_frames_of_a_segmentation_lie_on_their_own_slices(frames, tmp_path):
+    dicom(tmp_path / "p", IMAGE, SliceThickness=1)
+    segmentation(tmp_path / "m.dcm", scan := tmp_path / "p/IM0000.dcm", frames)
+    placed = lay_on(read_mask(tmp_path / "m.dcm"), read_grid(scan), tmp_path / "m.dcm", scan).voxels
+    assert placed.any((1, 2)).nonzero()[0].tolist() == frames
+    assert (placed == 1).sum() == 6 * len(frames)
+
+
+def test_label_maps_number_segments_beyond_a_byte_and_segments_that_overlap_are_said(tmp_path):
+    dicom(tmp_path / "p", IMAGE)
+    scan = tmp_path / "p/IM0000.dcm"
+    segmentation(tmp_path / "m.dcm", scan, range(6), "LABELMAP", (1, 257))
+    mask = read_mask(tmp_path / "m.dcm")
+    assert [(mask.voxels == k).sum() for k in (1, 257)] == [36, 6]
+    assert is_segmentation(tmp_path / "m.dcm")
+    segmentation(tmp_path / "m.dcm", scan, range(6), "OVERLAP")
+    mask = read_mask(tmp_path / "m.dcm")
+    assert [(mask.voxels == k).sum() for k in (1, 2)] == [36, 6]
+    assert "segments overlap" in said(mask)
+    with pytest.raises(InputError, match=r"IM0000\.dcm: expected a DICOM segmentation, got CT Image Storage"):
+        read_mask(scan)
+
+
+def test_a_segmentation_beside_the_scans_is_their_mask(tmp_path):
+    dicom(tmp_path / "raw/anna", IMAGE)
+    segmentation(tmp_path / "raw/anna-seg.dcm", tmp_path / "raw/anna/IM0000.dcm", range(6))
+    reader = READERS.get("nifti")(tmp_path / "raw")
+    (case,) = reader.cases()
+    assert reader.classes == ("S1", "S2")
+    assert (case.name, case.labels) == ("anna", (tmp_path / "raw/anna-seg.dcm",))
+
+
+def test_slices_are_scaled_inverted_and_taken_for_what_each_says(tmp_path):
+    grey = (IMAGE.transpose(ZYX) + 1024).astype(np.float32)
+    dicom(tmp_path / "slope", IMAGE, RescaleSlope=2, RescaleIntercept=None)
+    assert np.array_equal(read_scan(tmp_path / "slope/IM0000.dcm").voxels, 2 * grey)
+    dicom(tmp_path / "empty", IMAGE, RescaleSlope="", RescaleIntercept="")
+    assert np.array_equal(read_scan(tmp_path / "empty/IM0000.dcm").voxels, grey)
+    for folder, fields, inverted in (("CT", {}, False), ("MR", dict(Modality="MR"), True)):
+        dicom(tmp_path / folder, IMAGE, **fields)
+        dicom(tmp_path / folder, IMAGE, slices=[2], PhotometricInterpretation="MONOCHROME1", **fields)
+        scan, other = read_scan(tmp_path / folder / "IM0000.dcm").voxels, IMAGE.transpose(ZYX).astype(np.float32)
+        if inverted:
+            other[2] = other.max() + other.min() - other[2]
+        assert np.array_equal(scan, other)
+    dicom(tmp_path / "long", IMAGE, ImageOrientationPatient=[-1.004, 0, 0, 0, -1.004, 0])
+    assert np.allclose(read_grid(tmp_path / "long/IM0000.dcm").affine, AFFINE)
+
+
+def test_a_series_of_a_makers_own_kind_is_a_scan_and_one_of_two_names_alike_is_refused(tmp_path):
+    dicom(tmp_path / "p", IMAGE, SOPClassUID="1.3.46.670589.11.0.0.12.1")
+    assert list(scan_files(tmp_path)[0]) == ["p"]
+    dicom(tmp_path / "a/b", IMAGE, series="1.2.826.3")
+    dicom(tmp_path / "a_b", IMAGE, series="1.2.826.4")
+    found, problems = scan_files(tmp_path)
+    assert sorted(found) == ["a_b", "p"]
+    assert [p.split(": ")[1] for p in problems] == [f"its series would be called a_b, as {tmp_path}/a/b is; rename one"]
+
+
+def test_slices_of_dicom_beside_files_that_other_programs_write_are_scans(tmp_path):
+    for name, file in (("p", "slices.png"), ("q", "run.json")):
+        dicom(tmp_path / name, IMAGE, series=f"1.2.826.{ord(name)}")
+        (tmp_path / name / file).write_text("")
+    assert list(scan_files(tmp_path)[0]) == ["p", "q"]
 
 
 def test_any_bytes_of_dicom_end_in_a_volume_or_in_one_line(tmp_path):
@@ -1096,16 +1257,42 @@ def test_pixels_lie_as_an_image_is_shown(ending, options, tmp_path):
         assert ("turned as its EXIF says" in said(image)) == (orientation > 1)
 
 
-@pytest.mark.parametrize(("kind", "bands"), [(4, 2), (2, 3), (6, 4)])
-def test_colours_of_16_bits_are_refused_of_which_half_would_be_lost(kind, bands, tmp_path):
+@pytest.mark.parametrize("bits", [2, 4])
+def test_pixels_of_few_bits_are_labels_as_they_are_stored(bits, tmp_path):
+    row = np.arange(8, dtype=np.uint8)[::-1] * 5 % (1 << bits)
+    packed = np.packbits(np.unpackbits(row[:, None], 1)[:, -bits:].ravel()).tobytes()
+    png_of(tmp_path / "a.png", 8, 1, bits, 0, b"\0" + packed)
+    assert np.array_equal(read_mask(tmp_path / "a.png").voxels[0, 0], row)
+    assert (read_scan(tmp_path / "a.png").voxels[0, 0] > row).sum() == (row > 0).sum()  # grey takes all of a byte
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.int8, 2), (np.uint32, 1)])
+def test_pixels_of_a_tiff_are_the_numbers_that_it_stores(dtype, kind, tmp_path):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    pixels = np.array([[low, 0, 1], [2, high - 1, high]], dtype)
+    unsigned = pixels.view(np.uint8) if dtype == np.int8 else pixels.view(np.int32)
+    Image.fromarray(unsigned).save(tmp_path / "a.tif", tiffinfo={339: kind})
+    content, entry = (tmp_path / "a.tif").read_bytes(), struct.pack("<HHI", 339, 3, 1)
+    (tmp_path / "a.tif").write_bytes(content.replace(entry + b"\2", entry + bytes([kind])))  # Pillow has its own mind
+    assert np.array_equal(read_scan(tmp_path / "a.tif").voxels[0], pixels)
+
+
+def png_of(path, width, height, bits, kind, rows):
+    """Write a PNG by hand: ``rows`` each with its filter before it."""
+
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(4, 2), (2, 3), (6, 4)])
+def test_colours_of_16_bits_are_refused_of_which_half_would_be_lost(kind, bands, tmp_path):
     grey = np.repeat(IMAGE[..., 0].T[..., None], bands, -1)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in grey)
-    header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 16, kind, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    png_of(tmp_path / "a.png", grey.shape[1], grey.shape[0], 16, kind, rows)
     for read_it in (read_scan, read_mask):
         with pytest.raises(InputError, match=r"a\.png: expected colours of 8 bits or grey of 16, got colours of 16"):
             read_it(tmp_path / "a.png")
@@ -1131,6 +1318,9 @@ def test_white_is_zero_is_shown_as_it_is_or_refused(dtype, labels, tmp_path):
         ('<OME><Pixels SizeC="1" SizeT="2" SizeX="9" SizeZ="3"></OME>', "6, of 1 channels, 3 slices and 2 times"),
         ("ImageJ=1.53t\nimages=6\nframes=6\n", None),  # as ImageJ has stacks whose third axis nobody named
         ('<OME><Pixels SizeC="1" SizeT="1" SizeZ="6"></OME>', None),
+        ('{"shape": [6, 10, 12]}', None),
+        ("ImageJ=1.53t\nimages=9\nslices=9\n", "6 of 9"),  # as large stacks are: the other pages are not described
+        ('{"shape": [9, 10, 12], "truncated": true}', "6 of 9"),
     ],
 )
 def test_pages_of_a_tiff_are_slices_and_neither_channels_nor_times(description, told, tmp_path):
@@ -1139,7 +1329,7 @@ def test_pages_of_a_tiff_are_slices_and_neither_channels_nor_times(description, 
     if told is None:
         assert len(read_scan(tmp_path / "a.tif").voxels) == 6
         return
-    with pytest.raises(InputError, match=rf"a\.tif: expected a page for each slice, got {told}; save one"):
+    with pytest.raises(InputError, match=rf"a\.tif: expected a page for each slice, got {told}; save "):
         read_scan(tmp_path / "a.tif")
 
 

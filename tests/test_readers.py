@@ -244,6 +244,7 @@ def test_axes_may_lean_by_a_degree_and_must_differ_by_more_than_a_few_thousandth
         ((1, 1, 2), (3, 2, 2), (1, 1, 2), "pixdim's is taken"),
         ((2e9, 2, 4), (1.5, 2, 4), (1.5, 2, 4), "the affine's size is taken (2e+09 x 2 x 4"),
         ((-1.5, 2, 4), (1.5, 2, 4), (1.5, 2, 4), "the affine's size is taken"),
+        ((-1.5, 2, -4), None, (1.5, 2, 4), ""),
         ((0, 2, np.inf), None, (1, 2, 1), "no voxel size; 1 mm is taken (pixdim is 0 x 2 x inf)"),
         ((0.01, 0.5, 100), None, (0.01, 0.5, 100), ""),
         ((0.0099, 0.5, 100), None, (0.0099, 0.5, 100), "voxels below 0.01 mm or above 100 mm"),
@@ -885,6 +886,16 @@ def test_an_odd_npz_file_ends_in_one_line(content, message, tmp_path):
         make(tmp_path, tmp_path / "out", layout="transunet")
 
 
+def test_a_lone_slice_with_a_channel_axis_behind_is_a_slice(tmp_path):
+    (tmp_path / "train_npz").mkdir()
+    for case, depth in (("case0001", 1), ("case0002", 2)):
+        for z in range(depth):
+            values = dict(image=np.zeros((30, 40, 1), np.float32), label=np.zeros((30, 40, 1), np.uint8))
+            np.savez(tmp_path / f"train_npz/{case}_slice{z:03d}.npz", **values)
+    reader = READERS.get("transunet")(tmp_path)
+    assert [reader.read_image(case).voxels.shape for case in reader.cases()] == [(1, 30, 40), (2, 30, 40)]
+
+
 def test_slices_with_a_channel_axis_are_slices_and_colours_are_refused(tmp_path):
     folder = tmp_path / "train_npz"
     folder.mkdir()
@@ -1148,6 +1159,18 @@ def test_a_name_means_the_case_itself_before_a_patient_before_a_number():
     assert matches("case_10.nii.gz", cases) == ["case_10"]
     assert matches("case", cases) == ["case_1", "case_1_left", "case_10"]
     assert matches("p", cases) == []
+    phases = [f"patient00{k}_frame{f}" for k in (1, 2) for f in ("01", "12")]
+    assert matches("001", phases) == phases[:2]
+    assert matches("12", phases) == []
+
+
+def test_a_number_that_several_cases_have_is_refused(tmp_path):
+    for name in ("anna_1", "anna_2", "bert_1", "bert_2"):
+        save(IMAGE, tmp_path / f"raw/images/{name}.nii")
+    for options in (dict(val=["1"]), dict(splits=str(tmp_path / "s.json"))):
+        (tmp_path / "s.json").write_text(json.dumps({"train": ["anna_2"], "val": ["1"]}))
+        with pytest.raises(InputError, match="val 1: 2 cases have that number, anna_1, bert_1; name one"):
+            READERS.get("nifti")(tmp_path / "raw", classes=["A"], **options).cases()
 
 
 def three(tmp_path):

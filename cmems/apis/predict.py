@@ -22,10 +22,7 @@ from cmems.apis.predict_files import (
 )
 from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import by_doubt, part_name, signed, trust_file, trust_rows
-from cmems.datasets.readers.scans import (
-    encoded,
-    mask_ending,
-)
+from cmems.datasets.readers.scans import check_mask, encoded, mask_ending
 from cmems.errors import InputError, memory_problem
 from cmems.files import remove_parts, whole_file
 from cmems.locks import part_lock
@@ -141,6 +138,8 @@ def predict(
     nameless = {name: problem for name, path in paths.items() if (problem := odd_name(name, path, wanted(name)))}
     problems += nameless.values()
     paths = {name: path for name, path in paths.items() if name not in nameless}
+    for path in paths.values():
+        check_mask(path, segmenter.classes)
     all_masks = [out / (name + mask_ending(path)) for name, path in paths.items()]
     paths, problems = dict(list(paths.items())[number - 1 :: parts]), problems if number == 1 else []
     tables = [out / name for name in ("trust.csv", part_name(*part), *label_tables(segmenter.classes))]

@@ -80,8 +80,12 @@ def run(args):
     from cmems.visualization.progress import counting
 
     if args.check:
-        if args.layout:
-            raise InputError(f"--check {args.check}: looks at a prepared data set alone; {args.layout} was given too")
+        named = {name: value for name, value in vars(args).items() if name not in ("check", "run")}
+        given = [name for name, value in named.items() if value or value == 0 and value is not False]
+        if given:
+            words = (named[g] if g in ("layout", "raw", "out") else f"--{g.replace('_', '-')}" for g in given)
+            also = ", ".join(words)
+            raise InputError(f"--check {args.check}: looks at a prepared data set alone; {also} was given too")
         check_data(args.check)
         return
     if not args.out:

@@ -128,6 +128,10 @@ class Reader:
         for split, names in named.items():
             for name in names:
                 hits = matches(name, splits)
+                if len(hits) > 1 and nifti_stem(name).isdecimal() and len(set(map(_patient, hits))) > 1:
+                    some = ", ".join(sorted(hits)[:3]) + ", …" * (len(hits) > 3)
+                    problems.append(f"{option}{split} {name}: {len(hits)} cases have that number, {some}; name one")
+                    continue
                 if not hits:
                     problems.append(f"{option}{split} {name}: no such case in {self.root}; {near(name, splits)}")
                 for hit in hits:
@@ -262,14 +266,22 @@ def split_of(where, lists):
 
 
 def matches(name, cases):
-    """Return the cases that a name means: the case itself, else a patient's cases, else the one of that number."""
+    """Return the cases that a name means: the case itself, else a patient's cases, else those of that number.
+
+    A number is the case's or, before ACDC's ``_frameFF``, the patient's.
+    """
     name = nifti_stem(name)
     if name in cases:
         return [name]
     if patient := [case for case in cases if case.startswith(f"{name}_")]:
         return patient
-    numbers = {case: re.search(r"(\d+)$", case) for case in cases}
+    numbers = {case: re.search(r"(\d+)$", _patient(case)) for case in cases}
     return [c for c, number in numbers.items() if number and name.isdecimal() and int(number[1]) == int(name)]
+
+
+def _patient(case):
+    """Return the name of a case without the phase that ACDC adds."""
+    return re.sub(r"_frame\d+$", "", case)
 
 
 def _read_splits(path, fold):

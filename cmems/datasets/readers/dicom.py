@@ -12,14 +12,20 @@ import numpy as np
 from cmems.datasets.names import composed
 from cmems.datasets.readers.files import ASIDE, SCAN, check_size, need, reading
 from cmems.datasets.readers.nifti import Volume
+from cmems.datasets.readers.nrrd import OVERLAP
 from cmems.errors import InputError
 
 _KIND = "a DICOM file"
-_SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+_SEGS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # bits or fractions, and label maps
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A tenth of the way to the next slice: rounding in headers stays below it, a missing slice far above.
 _TOLERANCE = 0.1
+_INVERTED = "stored with white as the smallest value; inverted"
+_LONGEST = 64  # characters of a segment's label
+# What a segmentation repeats of its scan, and must have, if empty.
+_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+            "StudyTime")  # fmt: skip
 _HEADER = (
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
@@ -72,8 +78,11 @@ def dicom_series(root, files):
         number = str(slices[0][1].get("SeriesNumber") or "")
         if crowd[folder] > 1 or not name:
             name = f"{name}_s{number}".strip("_") if number else name or "series"
-        while name in found:
+        while name in found and found[name].parent == folder:
             name += "_b"
+        if name in found:  # as a/b and a_b are, and a mask of that name may be meant for either
+            problems.append(f"{folder}: its series would be called {name}, as {found[name].parent} is; rename one")
+            continue
         found[name] = slices[0][0]
     return found, problems
 
@@ -101,7 +110,7 @@ def read_dicom(path):
     path = Path(path)
     slices, grid = _sorted(path)
     dicom = need("pydicom", path, "dicom")
-    shape, inverted = grid.voxels.shape, False
+    shape, inverted = grid.voxels.shape, []
     check_size(path, shape, 4, sum(file.stat().st_size for file, _ in slices), True)
     voxels = np.empty(shape, np.float32)
     for z, (file, _) in enumerate(slices):
@@ -109,15 +118,28 @@ def read_dicom(path):
             warnings.simplefilter("ignore")
             _refuse_deflated(file)
             dataset = dicom.dcmread(file)
+            _scale(dataset)
             pixels = dicom.pixels.apply_modality_lut(dataset.pixel_array, dataset)
             if pixels.shape != shape[1:]:
                 raise InputError(f"{file}: expected pixels {shape[1:]}, got {pixels.shape}")
             voxels[z] = pixels
-            inverted |= dataset.PhotometricInterpretation == "MONOCHROME1"
+            # HU say by themselves what is dense, however they are shown.
+            if dataset.PhotometricInterpretation == "MONOCHROME1" and dataset.get("Modality") != "CT":
+                inverted.append(z)
     if inverted:
-        voxels = voxels.max() + voxels.min() - voxels
-        grid = grid._replace(notes=(*grid.notes, ("stored with white as the smallest value; inverted", "")))
+        voxels[inverted] = voxels.max() + voxels.min() - voxels[inverted]
+        some = "" if len(inverted) == len(voxels) else f"{len(inverted)} of {len(voxels)} slices"
+        grid = grid._replace(notes=(*grid.notes, (_INVERTED, some)))
     return grid._replace(voxels=voxels)
+
+
+def _scale(dataset):
+    """Give a slope the intercept that it lacks, and the other way about, as both are needed to be counted."""
+    neutral = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    if any(name in dataset for name in neutral):
+        for name, value in neutral.items():
+            if dataset.get(name) is None:
+                setattr(dataset, name, value)
 
 
 def dicom_modality(path):
@@ -134,28 +156,38 @@ def dicom_grid(path):
 def is_segmentation(path):
     """Tell whether a DICOM file is a segmentation."""
     with reading(path, _KIND):
-        return _meta(path).get("MediaStorageSOPClassUID") == _SEG
+        return _meta(path).get("MediaStorageSOPClassUID") in _SEGS
 
 
 def read_segmentation(path):
     """Read a DICOM segmentation; its voxels number the segments, and ``names`` gives their labels by number.
 
     Raises:
-        InputError: It is damaged, no segmentation of parallel slices, or its segments overlap.
+        InputError: It is damaged, or no segmentation of parallel slices.
     """
     path = Path(path)
     with reading(path, "a DICOM segmentation"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _refuse_deflated(path)
-        seg = need("highdicom", path, "dicom").seg.segread(path)
+        if (kind := _meta(path).get("MediaStorageSOPClassUID")) and kind not in _SEGS:
+            raise InputError(f"{path}: expected a DICOM segmentation, got {kind.name}")
+        read = need("highdicom", path, "dicom").seg.segread
+        seg = read(path)
         frames = int(seg.NumberOfFrames)
         check_size(path, (frames, seg.Rows, seg.Columns), 1, path.stat().st_size, True)
         names = {n: str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers}
         if len(names) > 254:
             raise InputError(f"{path}: expected 254 segments or fewer, got {len(names)}")
-        volume = seg.get_volume(combine_segments=True)
+        notes = ()
+        try:
+            volume = seg.get_volume(combine_segments=True)
+        except RuntimeError as error:
+            if "overlap" not in str(error):
+                raise
+            # Read anew: its tables are left locked.
+            volume, notes = read(path).get_volume(combine_segments=True, skip_overlap_checks=True), ((OVERLAP, ""),)
     affine = _TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
-    return Volume(volume.array.astype(np.uint8), tuple(map(float, volume.spacing)), affine, (affine,), (), names)
+    return Volume(volume.array, tuple(map(float, volume.spacing)), affine, (affine,), notes, names, lone=True)
 
 
 def segmentation_like(path, voxels, classes, colors, description=None):
@@ -172,20 +204,25 @@ def segmentation_like(path, voxels, classes, colors, description=None):
         description (str | None): What the file says of its content, up to 64 characters.
 
     Raises:
-        InputError: The headers of the series lack what a segmentation must repeat.
+        InputError: As :func:`check_segments`; or the headers of the series are damaged.
     """
     from cmems import __version__
 
     path = Path(path)
+    check_segments(path, classes)
     dicom, hd = need("pydicom", path, "dicom"), need("highdicom", path, "dicom")
     code = dicom.sr.codedict.codes
     with reading(path, "a DICOM series that a segmentation can refer to"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sources = [dicom.dcmread(file, stop_before_pixels=True) for file in series_files(path)]
+        slices, grid = _sorted(path)
+        sources = []
+        for z, (file, _) in enumerate(slices):
+            one = dicom.dcmread(file, stop_before_pixels=True)
+            sources.append(_mended(dicom, one, sources[0] if sources else one, grid, z))
         by = hd.AlgorithmIdentificationSequence("CMEMS", code.DCM.ArtificialIntelligence, __version__)
         kind, shown = code.SCT.Tissue, hd.color.CIELabColor.from_rgb
         about = [
-            hd.seg.SegmentDescription(k, name[:64], kind, kind, "AUTOMATIC", by, display_color=shown(*rgb))
+            hd.seg.SegmentDescription(k, name[:_LONGEST], kind, kind, "AUTOMATIC", by, display_color=shown(*rgb))
             for k, (name, rgb) in enumerate(zip(classes, colors, strict=True), 1)
         ]
         seeds = [sources[0].SeriesInstanceUID, __version__, *classes, hashlib.sha256(voxels.tobytes()).hexdigest()]
@@ -198,6 +235,62 @@ def segmentation_like(path, voxels, classes, colors, description=None):
         content = io.BytesIO()
         seg.save_as(content)
     return content.getvalue()
+
+
+def check_segments(path, classes):
+    """Find, before the work, why masks of a series could not be written as segmentations.
+
+    Raises:
+        InputError: A library is not installed; or DICOM cannot hold the names of the classes, or tell them apart.
+    """
+    need("highdicom", path, "dicom")
+    for name in classes:
+        if "\\" in name:
+            raise InputError(f"{path}: a DICOM segmentation cannot name a class {name!r}, as \\ parts values there")
+    if twice := [name for name, count in Counter(name[:_LONGEST] for name in classes).items() if count > 1]:
+        raise InputError(
+            f"{path}: a DICOM segmentation names classes by {_LONGEST} characters, of which several begin {twice[0]!r}"
+        )
+
+
+def _mended(dicom, one, first, grid, z):
+    """Return the header of the z-th slice as a segmentation may repeat it.
+
+    Anonymised scans lack what is to be there, or have what is none; names may be in any alphabet; and each slice lies
+    where it was taken to lie, so that what is written is read back. ``first`` is the first slice's, mended.
+    """
+    one.decode()
+    one.SpecificCharacterSet = "ISO_IR 192"  # Unicode, which the names of classes may need
+    checks = {"PatientBirthDate": dicom.valuerep.DA, "StudyDate": dicom.valuerep.DA, "StudyTime": dicom.valuerep.TM}
+    for name in _PATIENT:
+        value = one.get(name)
+        try:
+            fits = value is not None and not isinstance(value, dicom.multival.MultiValue)
+            fits = fits and (name != "PatientSex" or value in ("", "M", "F", "O"))
+            if fits and name in checks:
+                checks[name](value)
+        except (ValueError, TypeError):
+            fits = False
+        if not fits:
+            setattr(one, name, "")
+    series = str(one.SeriesInstanceUID)
+    if not one.get("SOPInstanceUID"):
+        one.SOPInstanceUID = dicom.uid.generate_uid(entropy_srcs=["instance", series, str(z)])
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        found = one.get(name) if one is first else first.get(name)
+        setattr(one, name, found or dicom.uid.generate_uid(entropy_srcs=[name, series]))
+    affine = _TO_RAS @ grid.affine
+    steps = affine[:3, :3] / np.array(grid.spacing[::-1])
+    one.ImageOrientationPatient = [_decimal(v) for v in steps[:, :2].T.ravel()]
+    one.ImagePositionPatient = [_decimal(v) for v in (affine @ (0, 0, z, 1))[:3]]
+    one.PixelSpacing = [_decimal(v) for v in grid.spacing[1:]]
+    one.SliceThickness = one.SpacingBetweenSlices = _decimal(grid.spacing[0])
+    return one
+
+
+def _decimal(value):
+    """Return a number as DICOM writes it, in 16 characters at most."""
+    return f"{value:.10g}" if abs(value) >= 1e-4 else f"{value:.9f}"
 
 
 def description_of(path):
@@ -245,8 +338,11 @@ def _folder(folder, changed):
 def _is_slice(header):
     """Tell whether a file should be a slice: neither a report, nor a segmentation, nor a localizer."""
     kind = header["SOPClassUID"]
-    if kind and (kind == _SEG or "Image Storage" not in kind.name):
-        return False
+    if kind and (kind in _SEGS or "Image Storage" not in kind.name):
+        # A maker's own kind has no name; what has pixels at a place is a slice.
+        placed = ("Rows", "Columns", "ImagePositionPatient")
+        if kind.name != kind or not all(header[name] for name in placed):
+            return False
     return "LOCALIZER" not in list(header["ImageType"] or ())
 
 
@@ -288,12 +384,13 @@ def _stack(path, slices):
     normal = np.cross(along, down)
     if abs(np.linalg.norm(normal) - 1) > 1e-2:
         raise InputError(f"{where}: ImageOrientationPatient: expected two directions at right angles")
+    along, down, normal = (each / np.linalg.norm(each) for each in (along, down, normal))
     sides = _floats(first["PixelSpacing"])
     if sides.min() <= 0:
         raise InputError(f"{where}: PixelSpacing: expected sides of more than 0 mm, got {sides.tolist()}")
     slices = sorted(slices, key=lambda each: float(normal @ _floats(each[1]["ImagePositionPatient"])))
     positions = np.array([_floats(header["ImagePositionPatient"]) for _, header in slices])
-    step, notes = _step(where, slices, positions, normal)
+    step, notes = _step(where, slices, positions, normal, sides.min())
     affine = np.eye(4)
     affine[:3, :3] = np.stack([along * sides[1], down * sides[0], step], 1)
     affine[:3, 3] = positions[0]
@@ -303,8 +400,8 @@ def _stack(path, slices):
     return slices, Volume(zeros, spacing, affine, (affine,), notes)
 
 
-def _step(where, slices, positions, normal):
-    """Return the way ``(3,)`` from a slice to the next, mm, and notes."""
+def _step(where, slices, positions, normal, side):
+    """Return the way ``(3,)`` from a slice to the next, mm, and notes; ``side`` is a pixel's."""
     if len(slices) == 1:
         thickness = float(slices[0][1]["SliceThickness"] or 0)
         return normal * (thickness if thickness > 0 else 1.0), ()
@@ -326,6 +423,13 @@ def _step(where, slices, positions, normal):
     if aside > 0.01 * usual:
         raise InputError(
             f"{where}: expected slices behind one another, got each {aside:.3g} mm aside of the last (a tilted gantry)"
+        )
+    within = positions - positions[0] - np.outer(np.arange(len(positions)), step)
+    aside = np.linalg.norm(within - np.outer(within @ normal, normal), axis=1)
+    worst = int(aside.argmax())
+    if aside[worst] > max(0.5 * side, _TOLERANCE * usual):
+        raise InputError(
+            f"{where}: expected slices behind one another, got {slices[worst][0].name} {aside[worst]:.3g} mm aside"
         )
     return normal * (normal @ step), ()
 

@@ -24,7 +24,7 @@ ASIDE |= {".bvec", ".xlsx", ".cfg", ".ini", ".py", ".sh", ".sha256", ".md5", ".c
 CHANNEL = "--channel N of cmems prepare and pick reads one of several, and so does a model of data prepared so"
 MAPS = "a mask has one label per voxel: save its maps as one"
 # What lies in the folders that prediction, picking and training write, and the folders that the first makes beside it.
-_OURS, _PARTS = ("trust.csv", "slices.png", "run.json"), ("doubt", "probabilities")
+_OURS, _PARTS = ("slices.png", "run.json"), ("doubt", "probabilities")
 
 
 @contextmanager
@@ -156,7 +156,11 @@ def _ours(folder):
     beside = folder.name in _PARTS and folder.parent / "trust.csv"
     if folder.name.startswith("labels_"):  # of a round of training
         beside = folder.parent / folder.name.replace("labels_", "round_") / "run.json"
-    return any(path and path.is_file() for path in (beside, *(folder / name for name in _OURS)))
+    if any(path and path.is_file() for path in (beside, folder / "trust.csv")):
+        return True
+    # Other programs call files so too, and neither a run nor masks to paint are DICOM.
+    called = any((folder / name).is_file() for name in _OURS)
+    return called and not any(path.suffix.lower() in (".dcm", ".ima") for path in folder.iterdir())
 
 
 def misplaced(folder, paths):

@@ -15,6 +15,7 @@ from cmems.datasets.readers.label_names import plain_name, read_label_names
 from cmems.datasets.readers.scans import (
     KINDS,
     choose_channel,
+    is_segmentation,
     mask_ending,
     read_grid,
     read_mask,
@@ -215,7 +216,7 @@ class NiftiFolderReader(NiftiReader):
         """Return the names of the segments that the masks name, those of the first first."""
         images, labels = self._folders()
         found = {}
-        for path in _segmentations(labels, () if images == labels else (".dcm",)):
+        for path in _segmentations(labels):
             try:
                 names = read_grid(path).names or {}
             except InputError:  # reading it will say so
@@ -331,10 +332,10 @@ def _numbers(classes, names, where, some=False):
     return [found.get(name, -1) for name in classes]
 
 
-def _segmentations(folder, endings=()):
-    """Return the files of a folder whose names say that they are segmentations, ``.seg.nrrd``, or by ``endings``."""
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [p for p in files if p.name.lower().endswith((".seg.nrrd", *endings)) and p.name[0] != "." and p.is_file()]
+def _segmentations(folder):
+    """Return the files of a folder that are segmentations by themselves: ``.seg.nrrd``, and DICOM's."""
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "."] if folder.is_dir() else []
+    return [p for p in files if p.name.lower().endswith(".seg.nrrd") or is_segmentation(p)]
 
 
 def owner_of(name, scans):

@@ -71,6 +71,7 @@ def settle_spacing(pixdim, frames):
     Returns:
         tuple[np.ndarray, list]: ``(3,)`` mm in the order of ``pixdim``, and notes.
     """
+    pixdim = pixdim if frames else np.abs(pixdim)  # some tell by a sign which way an axis runs
     given = np.where((pixdim > 1e-9) & (pixdim < 1e9), pixdim, np.nan)
     steps = np.linalg.norm(frames[0][:3, :3], axis=0) if frames else np.full(3, np.nan)
     unset = np.isnan(given).any() or (given == 1).all()
@@ -122,6 +123,8 @@ def lay_on(label, image, label_path, image_path):
     Raises:
         InputError: The labels lie elsewhere, or between the scan's voxels.
     """
+    if label.lone and image.frames:
+        label = _apart(label, image.frames[0])
     same = label.voxels.shape == image.voxels.shape
     whole = label.voxels.size == image.voxels.size
     # What juts out of the scan may be empty: viewers save more than was painted.
@@ -165,6 +168,19 @@ def lay_on(label, image, label_path, image_path):
         f"{label_path}: expected the place of {image_path.name}, but its header puts the corners up to {away:.3g} mm "
         f"away (affine axes {axes(label.frames[0])}, the scan's {axes(image.frames[0])})"
     )
+
+
+def _apart(label, scan):
+    """Put empty slices between lone ones that lie several of the scan's apart, whose affine is ``scan``."""
+    step = (np.linalg.inv(scan) @ label.affine)[:3, 2]
+    times = int(np.rint(np.abs(step[2])))
+    if len(label.voxels) == 1 or times < 2 or np.abs(np.abs(step) - (0, 0, times)).max() > _TOLERANCE:
+        return label
+    voxels = np.zeros((times * (len(label.voxels) - 1) + 1, *label.voxels.shape[1:]), label.voxels.dtype)
+    voxels[::times] = label.voxels
+    affine = label.affine @ np.diag([1, 1, 1 / times, 1])
+    spacing = (label.spacing[0] / times, *label.spacing[1:])
+    return label._replace(voxels=voxels, spacing=spacing, affine=affine, frames=(affine,))
 
 
 def _off_grid(label, image):
@@ -224,6 +240,11 @@ def _place(voxels, shape, step):
 
     None when ``step`` is no exact move along the axes, or leaves the array.
     """
+    step = step.copy()
+    for axis in range(3):
+        # Of one voxel along an axis it does not count how long that is, which some writers make up.
+        if voxels.shape[2 - axis] == 1 and (length := np.abs(step[:3, axis]).max()) > 0:
+            step[:3, axis] /= length
     turn = np.rint(step[:3, :3])
     if not ((np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()):
         return None

@@ -33,6 +33,7 @@ class Volume(NamedTuple):
         names: Of a mask that names its labels, the names by number.
         counted: Its labels share numbers in the file, as in several layers, so that these ones count them in order.
         channels: How many the file holds, of which this is one.
+        lone: Its slices are planes, each with a place of its own; between them may be others that it does not hold.
     """
 
     voxels: np.ndarray
@@ -43,6 +44,7 @@ class Volume(NamedTuple):
     names: dict | None = None
     counted: bool = False
     channels: int = 1
+    lone: bool = False
 
 
 def read_nifti(path, channel=None, several=CHANNEL):

@@ -32,7 +32,7 @@ _TO_RAS = {
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
 }  # fmt: skip
 _OPENERS = {"raw": lambda f: f, "gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
-_OVERLAP = "segments overlap; where they do, the later one is taken"
+OVERLAP = "segments overlap; where they do, the later one is taken"
 
 
 def read_nrrd(path, channel=None, several=CHANNEL):
@@ -55,6 +55,8 @@ def read_nrrd(path, channel=None, several=CHANNEL):
         header, dtype, sizes = _header(path, handle)
         spatial, listed = _axes(path, header, sizes)
         segments = _segments(header)
+        if listed is not None and sizes[listed] == 1:
+            channel = 0
         if listed is not None and channel is None and not segments:
             raise InputError(f"{path}: expected a 3-D volume, got sizes {sizes}; {several}")
         if listed is not None and not segments and not 0 <= channel < sizes[listed]:
@@ -74,7 +76,7 @@ def read_nrrd(path, channel=None, several=CHANNEL):
         if not segments:
             return grid._replace(voxels=layers[channel or 0 if listed is not None else 0], channels=len(layers))
         voxels, overlap = _flat(path, layers, segments)
-    notes = ((_OVERLAP, f"{overlap} voxels"),) if overlap else ()
+    notes = ((OVERLAP, f"{overlap} voxels"),) if overlap else ()
     return _named(grid, segments)._replace(voxels=voxels, notes=grid.notes + notes)
 
 

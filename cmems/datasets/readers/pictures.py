@@ -1,5 +1,6 @@
 """Reading images of two axes, and stacks of them: PNG, TIFF, BMP, and JPEG for scans."""
 
+import math
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,14 @@ _NOTES = (("images hold no voxel size; 1 mm is taken", ""),)
 _GREY = ("1", "L", "I", "F")
 _COLOUR = "colours are turned to grey"
 _TURNED = "the image is turned as its EXIF says that it is shown"
-_ORIENTATION, _DESCRIPTION, _PHOTOMETRIC = 274, 270, 262  # tags
+_ORIENTATION, _DESCRIPTION, _PHOTOMETRIC, _FORMAT, _BITS = 274, 270, 262, 339, 258  # tags
+# Pixels of TIFF that Pillow reads as others of as many bits, by format (1 without a sign, 2 with one) and bits.
+_AS_STORED = {(2, 8): np.int8, (1, 32): np.uint32}
+# By what Pillow multiplies pixels of two and four bits, so that they take all of eight.
+_SPREAD = {"L;2": 85, "L;4": 17}
 # How ImageJ and OME say what the pages of a TIFF are.
-_PAGES = re.compile(r'^(channels|slices|frames)=(\d{1,9})|\bSize([CZT])="(\d{1,9})"', re.MULTILINE)
+_PAGES = re.compile(r'^(images|channels|slices|frames)=(\d{1,9})|\bSize([CZT])="(\d{1,9})"', re.MULTILINE)
+_SHAPE = re.compile(r'\{"shape": \[(\d{1,9}(?:, \d{1,9})*)\]')  # as tifffile says it
 _OME = {"C": "channels", "Z": "slices", "T": "frames"}
 
 
@@ -47,15 +53,18 @@ def read_picture(path, labels=False):
         pages, notes = [], dict.fromkeys(() if labels else _NOTES)
         for page in range(getattr(image, "n_frames", 1)):
             image.seek(page)
+            stored, tiles = _stored(image), str(image.tile)  # gone once it is decoded, as asking for EXIF does
             if image.size != (image_size := pages[0].shape[::-1] if pages else image.size):
                 raise InputError(f"{path}: expected pages of {image_size} pixels, got {image.size}")
-            if len(image.getbands()) > 1 and ";16" in str(image.tile):  # of which Pillow drops the lower half
+            if len(image.getbands()) > 1 and ";16" in tiles:  # of which Pillow drops the lower half
                 raise InputError(
                     f"{path}: expected colours of 8 bits or grey of 16, got colours of 16; save it as grey"
                 )
             if (turn := image.getexif().get(_ORIENTATION, 1)) in range(2, 9):
                 notes[_TURNED, f"orientation {turn}"] = None
-            pixels, coloured = _grey(path, ImageOps.exif_transpose(image), labels)
+            pixels, coloured = _grey(path, ImageOps.exif_transpose(image), labels, stored)
+            if labels:
+                pixels = pixels // next((by for kind, by in _SPREAD.items() if f"'{kind}'" in tiles), 1)
             pages.append(pixels)
             if coloured:
                 notes[_COLOUR, ""] = None
@@ -86,13 +95,15 @@ def _opened(path):
             raise InputError(f"{path}: expected one image, got {pages} frames")
         itemsize = np.dtype(ImageMode.getmode(image.mode).typestr).itemsize * len(image.getbands())
         check_size(path, (pages, *image.size[::-1]), itemsize, path.stat().st_size, True)
-        if pages > 1 and len(image.getbands()) == 1:
-            _need_slices(path, pages, str(image.tag_v2.get(_DESCRIPTION, "")))
+        if image.format == "TIFF" and len(image.getbands()) == 1:
+            _need_slices(path, pages, math.prod(image.size), str(image.tag_v2.get(_DESCRIPTION, "")))
         yield image
 
 
-def _need_slices(path, pages, text):
-    """Refuse pages that are several channels, or times of several slices, by the description of a TIFF."""
+def _need_slices(path, pages, size, text):
+    """Refuse pages of ``size`` pixels that are several channels, or times of several slices, or not all that there are,
+    by the description of a TIFF.
+    """
     held = {name or _OME[axis]: int(count or size) for name, count, axis, size in _PAGES.findall(text)}
     channels, slices, times = (held.get(name, 1) for name in _OME.values())
     if channels > 1 or min(slices, times) > 1:
@@ -100,13 +111,28 @@ def _need_slices(path, pages, text):
             f"{path}: expected a page for each slice, got {pages}, of {channels} channels, {slices} slices and {times} "
             "times; save one channel of one time"
         )
+    # Large stacks of ImageJ and tifffile have one page, and the others' pixels behind it.
+    shape = _SHAPE.match(text)
+    told = max(held.get("images", 1), slices * times, math.prod(map(int, shape[1].split(","))) // size if shape else 1)
+    if told > pages:
+        raise InputError(f"{path}: expected a page for each slice, got {pages} of {told}; save it as .nii.gz")
 
 
-def _grey(path, image, labels):
-    """Return the pixels ``(H, W)`` of the current page, and whether it has colours."""
+def _stored(image):
+    """Return the dtype of a page's pixels where Pillow reads them as another; else None."""
+    if image.format != "TIFF":
+        return None
+    kind, bits = (image.tag_v2.get(tag, 1) for tag in (_FORMAT, _BITS))
+    first = [each[0] if isinstance(each, tuple) else each for each in (kind, bits)]
+    return _AS_STORED.get(tuple(first)) if len(image.getbands()) == 1 else None
+
+
+def _grey(path, image, labels, stored=None):
+    """Return the pixels ``(H, W)`` of the current page, and whether it has colours; see :func:`_stored`."""
     if image.mode in _GREY or image.mode.startswith("I;16"):
         pixels = np.asarray(image)
-        return pixels.astype(np.uint8 if pixels.dtype == bool else pixels.dtype.newbyteorder("=")), False
+        pixels = pixels.astype(np.uint8 if pixels.dtype == bool else pixels.dtype.newbyteorder("="))
+        return pixels if stored is None else pixels.view(stored), False
     if labels and image.mode == "P":
         return np.asarray(image), False
     colours = np.asarray(image.convert("RGB"))

@@ -130,6 +130,14 @@ def read_mask(path):
     return (read_nrrd if _is_nrrd(path) else read_nifti)(path, several=MAPS)
 
 
+def is_segmentation(path):
+    """Tell whether a file is a DICOM segmentation; a damaged one is none."""
+    try:
+        return dicom.is_dicom(path) and dicom.is_segmentation(path)
+    except InputError:
+        return False
+
+
 def read_grid(path):
     """Return a scan's or a mask's :class:`Volume` without its voxels: zeros that take no memory.
 
@@ -187,6 +195,20 @@ def encoded(path, name, voxels, classes, mark=None, colors=()):
         plain = not (dicom.is_dicom(path) or _is_nrrd(path) or _is_picture(path))
         content = nifti_like(path, voxels, mark) if plain else nifti_of(read_grid(path), voxels, mark)
     return gzip.compress(content, compresslevel=3, mtime=0)
+
+
+def check_mask(path, classes):
+    """Find, before a scan is segmented, why its mask could not be written in its format.
+
+    Args:
+        path (Path): The scan.
+        classes (sequence[str]): Of the mask.
+
+    Raises:
+        InputError: As :func:`encoded`, of what is known without voxels.
+    """
+    if dicom.is_dicom(path):
+        dicom.check_segments(path, classes)
 
 
 def described(text):

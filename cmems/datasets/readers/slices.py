@@ -46,7 +46,7 @@ class _SliceReader(Reader):
 
     def _volume(self, paths, key):
         parts = [_read(path, key) for path in paths]
-        if len(parts) > 1:
+        if len(parts) > 1 or re.search(r"_?slice_?\d+\.\w+$", paths[0].name):
             parts = [_slice(path, key, part) for path, part in zip(paths, parts, strict=True)]
         for path, part in zip(paths, parts, strict=True):
             if part.shape != parts[0].shape:
