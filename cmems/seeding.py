@@ -6,6 +6,7 @@ uninterrupted run draws at step k, and an objective that draws more changes noth
 batch of several whose gradients are accumulated, draws its part of what one process would draw for the whole batch.
 """
 
+import copy
 import hashlib
 import math
 
@@ -110,9 +111,16 @@ class Draws:
 
     def __init__(self, seed, step, rank=0, device="cpu", processes=1, batches=1):
         self.seed, self.step, self.device = seed, step, device
+        self.owner = ()
         self.update, place = (step, 0) if batches == 1 else divmod(step, batches)
         self.part, self.parts = place * processes + rank, batches * processes
         self.first = place == 0
+
+    def of(self, owner):
+        """Return draws of the same step that are independent of these, for an ``owner`` (str) of the same purposes."""
+        draws = copy.copy(self)
+        draws.owner = (*self.owner, owner)
+        return draws
 
     def stream(self, *purpose):
         """Return the :class:`Stream` of this step for ``purpose`` (ints and strings)."""
@@ -126,11 +134,11 @@ class Draws:
         return self._key(self.part, purpose)
 
     def _key(self, part, purpose):
-        return _mix(derive_key(self.seed, part, *purpose) + _wrap(_wrap(self.update) * _GAMMA))
+        return _mix(derive_key(self.seed, part, *purpose, *self.owner) + _wrap(_wrap(self.update) * _GAMMA))
 
     def fixed(self, *purpose):
         """Return an int64 key for ``purpose`` that neither step nor part changes."""
-        return derive_key(self.seed, *purpose)
+        return derive_key(self.seed, *purpose, *self.owner)
 
 
 def keyed_stream(key, ids):

@@ -153,6 +153,9 @@ def test_the_fuzz_reaches_the_tools(prepared_acdc, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "tools")
     assert outcome("prepare_data", "--check", prepared_acdc) == ("ok", "")
+    ended, said = outcome("prepare_data", "--check", prepared_acdc, "--val", "a", "--channel", "0", "--overwrite")
+    assert ended == "refused"
+    assert "looks at a prepared data set alone; --val, --channel, --overwrite was given too" in said
     ended, said = outcome("prepare_data", "acdc", prepared_acdc / "none", "out")
     assert ended == "refused"
     assert "no such folder" in said
@@ -190,7 +193,8 @@ def test_one_painted_slice_is_enough_to_train_and_predict_without_a_config(cli, 
     assert done.code == 0, done.err
     assert not done.err
     work = Path("work_dirs/cmems_plus/DATA")
-    assert f"next: cmems predict DATA {work.resolve()}/last.pth" in done.out.replace("\n", " ")
+    words = done.out.replace("\n", " ")
+    assert f"next: cmems predict DATA {work.resolve()}/last.pth SCANS MASKS --cfg-options 'model.backbone." in words
     record = read_record(work)
     manifest = json.loads(Path("DATA/manifest.json").read_text())
     assert record["finished"] is True
@@ -404,11 +408,19 @@ def test_slices_of_one_value_are_told_and_cannot_be_the_exemplar(cli, own):
     assert "exemplar case=p1 slice=1 of DATA: expected an image, but all its pixels are 0" in done.err
 
 
-@pytest.mark.parametrize("words", [("pick", "SCANS", ""), ("prepare", "nifti", "", "DATA"), ("check", "")])
+@pytest.mark.parametrize(
+    "words", [("pick", "SCANS", ""), ("prepare", "nifti", "", "DATA"), ("check", ""), ("rounds", "DATA", "")]
+)
 def test_an_empty_word_does_not_mean_the_current_folder(words, cli):
     done = cli(*words)
     assert done.code == 2
     assert done.err.endswith("expected a word, got an empty one; is a variable not set?\n")
+
+
+def test_an_option_of_the_config_has_a_value(cli):
+    done = cli("train", "DATA", "--cfg-options", "work_dir=")
+    assert done.code == 2
+    assert done.err.endswith("--cfg-options work_dir=: expected a value, got none; is a variable not set?\n")
 
 
 def test_check_reads_the_configs_and_names_foreign_files(cli, own):

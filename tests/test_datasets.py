@@ -644,6 +644,20 @@ def test_sources_of_what_prediction_will_meet_say_so(uneven, tmp_path):
     assert data(Draws(0, 0))["static"]["partial"]  # whatever the masks hold
 
 
+def test_sources_of_one_type_draw_each_for_itself(uneven):
+    sources = dict(unlabeled=UNLABELED, more=UNLABELED, synthetic=shown(), others=shown())
+    batches, named = (TrainData(uneven, A, **sources).__getattribute__(what) for what in ("__call__", "cases"))
+    alone = TrainData(uneven, A, unlabeled=UNLABELED, synthetic=shown())
+    for step in range(3):
+        draws = Draws(0, step)
+        made = batches(draws)
+        assert not torch.equal(made["unlabeled"]["images"], made["more"]["images"])
+        assert not torch.equal(made["synthetic"]["images"], made["others"]["images"])
+        assert named(draws)["unlabeled"] != named(draws)["more"]
+        for name, batch in alone(draws).items():  # the first of a type as ever
+            assert torch.equal(batch["images"], made[name]["images"])
+
+
 class Carried:
     """Says of a slice what the exemplar's labels say."""
 

@@ -86,6 +86,7 @@ def test_the_metric_of_the_documentation_tells_what_a_class_is_taken_for(monkeyp
     samples = [dict(label=label, predictions=dict(ensemble=p)) for p in (found, label)]
     samples += [dict(label=known, predictions=dict(ensemble=found)) for known in (None, np.full_like(label, 255))]
     metric.process(None, samples)
+    assert len(metric.results) == len(samples)
     shares = metric.evaluate(len(samples))
     assert shares["confusion/ensemble/A_as_B"] == 2 / 8
     assert shares["confusion/ensemble/A_as_background"] == 1 / 8

@@ -422,6 +422,18 @@ def test_unlabelled_volumes_are_left_out():
     assert values["network_1/DSC"] == 1
 
 
+def test_volumes_that_a_sampler_repeats_count_once_though_others_have_no_labels():
+    reference, other = labels((6, 20, 20), 4, 0), labels((6, 20, 20), 4, 1)
+    samples = [volume("a", reference, other), volume("b", reference, reference), volume("c", None)]
+    once, _ = evaluate(samples, dict(type="DSC"))
+    # As two processes send them of three volumes: the first again, to have two each.
+    metric = METRICS.build(dict(type="DSC"))
+    metric.dataset_meta = dict(classes=CLASSES)
+    for sample in (*samples, samples[0]):
+        metric.process(None, [sample])
+    assert metric.evaluate(3) == once
+
+
 @pytest.mark.parametrize("name", ["DSC", "HD95"])
 def test_a_split_without_labels_is_an_input_error(name):
     with pytest.raises(InputError, match=f"{name}: no volume of this split is labelled"):

@@ -304,6 +304,25 @@ def test_what_looks_at_a_decoders_levels_refuses_a_network_that_hides_them():
         term.bind([shown, hidden])
     (absent,) = term.check(SimpleNamespace(strong=object()), {})
     assert absent == "LocalContrast: source 'unlabeled' is not in train_dataloader, which has: none"
+    with pytest.raises(InputError, match="LocalContrast: cells: expected 2 or more, as one has no others, got 1"):
+        CONSISTENCY_LOSSES.build(dict(type="LocalContrast", cells=1))
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        dict(type="GlobalContrast"),
+        dict(type="Consistency", student="strong", teacher="self", mix=dict(type="CutMix")),
+        dict(type="Supervised", source="unlabeled", mixup=True),
+    ],
+)
+def test_what_takes_images_of_a_batch_together_needs_two(term):
+    built = CONSISTENCY_LOSSES.build(term) if term["type"] != "Supervised" else LOSSES.build(term)
+    learner = SimpleNamespace(strong=object(), shared_weak=set(), num_networks=1)
+    for size, problems in ((1, 1), (2, 0)):
+        found = built.check(learner, dict(unlabeled=SimpleNamespace(batch_size=size)))
+        assert len(found) == problems
+        assert all("expected a batch_size of 2 or more of source 'unlabeled'" in each for each in found)
 
 
 def test_nt_xent_is_its_equation():

@@ -222,6 +222,7 @@ def poison(path, act):
     [
         (("networks", 0, "type"), "evil.UNet", "'evil.UNet' is not among the registered backbones, which are"),
         (("networks", 0, "type"), "evil", "'evil' is not among the registered backbones"),
+        (("networks", 0, "type"), "cmems.evil", "'cmems.evil' is not among the registered backbones"),
         (("networks", 1, "norm_cfg"), {"type": "evil.Norm"}, "norm_cfg.type: 'evil.Norm' is not among"),
         (("networks", 1, "norm_cfg"), {"type": "BN", "_scope_": "evil"}, "reads nothing from elsewhere"),
         (("networks", 0, "init_cfg"), {"type": "Pretrained"}, "reads nothing from elsewhere"),

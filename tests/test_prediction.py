@@ -20,7 +20,7 @@ from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.models.postprocessing import CutAtBase, FillHoles, KeepLargest, RemoveSmall, SmoothSlices
 from cmems.models.prediction import Prediction
-from cmems.registry import POST_PROCESSORS, READERS
+from cmems.registry import BACKBONES, POST_PROCESSORS, READERS
 from cmems.resize import Frame, resize_images, resize_labels
 from cmems.seeding import Draws
 
@@ -163,6 +163,19 @@ def test_holes_are_filled_and_other_classes_within_stay():
     assert (found[0, 7, 7], found[0, 12, 12]) == (2, 1)  # 1 encloses both, and 2, within it, the first
     assert (found == 2).sum() == 16
     assert FillHoles(classes=[2])(labels, (1, 1, 1))[0, 7, 7] == 2
+
+
+def test_what_a_volume_gets_does_not_depend_on_those_beside_it():
+    torch.manual_seed(0)
+    network = BACKBONES.build(dict(type="UNet", num_classes=3, channels=(4, 8, 8, 8, 8))).eval()
+    seen, forward = [], network.forward
+    network.forward = lambda images: seen.append(len(images)) or forward(images)
+    volumes = [dict(image=torch.rand(d, 16, 16).numpy(), spacing=(1, 1, 1), frame=Frame(16)) for d in (3, 5, 2)]
+    prediction = Prediction(batch=4)
+    together = prediction.segment([network], volumes)
+    assert seen == [3, 4, 1, 2]
+    for labels, each in zip(together, volumes, strict=True):
+        assert np.array_equal(labels["network_1"], prediction.segment([network], [each])[0]["network_1"])
 
 
 @pytest.mark.parametrize(
@@ -336,6 +349,9 @@ def test_what_an_overwriting_of_rounds_replaces_is_gone_though_it_is_interrupted
     train_rounds(configs, str(tmp_path))
     mask = tmp_path / "labels_1" / "patient001_frame01.nii.gz"
     kept = mask.read_bytes()
+    for name in ("labels_1_mended", "labels_expert"):  # a person's own
+        (tmp_path / name).mkdir()
+        (tmp_path / name / mask.name).write_bytes(kept)
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -349,6 +365,7 @@ def test_what_an_overwriting_of_rounds_replaces_is_gone_though_it_is_interrupted
         with pytest.raises(KeyboardInterrupt):
             train_rounds(configs, str(tmp_path), overwrite=True)
     assert not mask.exists()
+    assert [(tmp_path / name / mask.name).read_bytes() for name in ("labels_1_mended", "labels_expert")] == [kept] * 2
     assert not (tmp_path / "round_2" / "last.pth").exists()
     assert train_rounds(configs, str(tmp_path), resume=True).is_file()
 

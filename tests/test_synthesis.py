@@ -712,6 +712,14 @@ def test_organs_that_do_not_move_by_themselves_are_pasted_as_they_are_and_the_la
         for part in (None, still)
     )
     torch.testing.assert_close(apart, plain)
+    options = dict(geometric=STILL, intensity=SAME, margin=3, drop={1: 1.0})
+    moved = dict(type="OrganJitter", classes=(1, 2), degrees=0, scale=(1, 1), shift=0.15)
+    near = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+    near[:, 12:18, 10:15], near[:, 12:18, 18:24] = 1, 2
+    grey = torch.tensor([0.1, 0.9, 0.3])[near.long()].unsqueeze(1)
+    images, found = ExemplarPaste(**options, apart=moved)(grey, near, torch.zeros(64, 1, SIZE, SIZE), Stream(1))
+    assert images.max() < 0.5  # nothing of what was left out, wherever it went
+    assert (found == 2).any((1, 2)).all()
     large = OrganJitter(classes=(2, 1), degrees=0, scale=(4, 4), shift=0)(image, label, unmoved(1), Stream(0))[1]
     assert (large == 1).sum() > (large == 2).sum() > 0
     whole = discs(1.2, center=(-0.5, 0.0)) == 1

@@ -45,7 +45,7 @@ class Model(NamedTuple):
         preparation: How scans are prepared.
         env: ``compiled_kernels`` and ``keep_memory``, as a config's ``env_cfg``.
         name: The file, for messages.
-        together: Scans whose slices share forwards.
+        together: Scans that prediction has in hand at a time.
     """
 
     networks: nn.ModuleList
@@ -279,7 +279,8 @@ def _leads_out(node, where, names, kind, layers):
     if not isinstance(node, dict):
         return
     seen = node.get("type")
-    if (seen is not None or names is not None) and (not isinstance(seen, str) or seen not in (names or layers)):
+    known_as = seen.removeprefix("cmems.") if isinstance(seen, str) else None  # a scope may stand before a name
+    if (seen is not None or names is not None) and known_as not in (names or layers):
         known = f", which are {', '.join(sorted(names))}" if names else ""
         yield f"{where}.type: {seen!r:.60} is not among the registered {kind}s{known}; import what registers it first"
     for key, part in node.items():

@@ -87,8 +87,10 @@ def _clear(config, root, given, options):
     for number, later in rounds_in(root).items():
         if number > 1:
             remove_run(later, keep=root)
-    for mask in root.glob("labels_*/*.nii*"):
-        mask.unlink()
+    for folder in root.glob("labels_*"):
+        if folder.name[7:].isdecimal():  # those of others' naming are others'
+            for mask in folder.glob("*.nii*"):
+                mask.unlink()
 
 
 def _check_later(config, cfg, data, before, options, given):

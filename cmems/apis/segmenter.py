@@ -50,7 +50,7 @@ class Segmenter:
         preparation (Preparation): How scans are prepared.
         whose (str): Who labels, in words.
         alone (int | None): The number of the network that labels by itself; None where several do together.
-        together (int): Scans whose slices share forwards in ``cmems predict``.
+        together (int): Scans that ``cmems predict`` has in hand at a time.
         key (str): 16 hexadecimal digits that are others for other weights, settings or preparation.
 
     Raises:

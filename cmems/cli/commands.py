@@ -71,7 +71,8 @@ def main(command=None):
 
 def _full(args):
     """Refuse empty words, which a shell makes of a variable that is not set; as paths they would mean this folder."""
-    empty = [name for name, value in vars(args).items() if value == ""]
+    words = ((name, value if isinstance(value, list) else [value]) for name, value in vars(args).items())
+    empty = [name for name, values in words if "" in values]
     if empty:
         raise InputError(f"{empty[0].replace('_', '-')}: expected a word, got an empty one; is a variable not set?")
     return args

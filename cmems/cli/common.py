@@ -6,6 +6,7 @@ import difflib
 import errno
 import functools
 import os
+import shlex
 import sys
 
 from cmems.errors import InputError, Stopped, memory_problem, printable
@@ -109,6 +110,8 @@ class _Pairs(argparse.Action):
             key, equals, text = argument.partition("=")
             if not equals or not key:
                 raise InputError(f"{option_string} {argument}: expected KEY=VALUE, e.g. train_cfg.max_iters=100")
+            if not text:
+                raise InputError(f"{option_string} {argument}: expected a value, got none; is a variable not set?")
             pairs[key] = text
         setattr(namespace, self.dest, pairs)
 
@@ -170,6 +173,12 @@ def slurm_parameters(args):
     if found and args.launcher != "slurm":
         raise InputError(f"--slurm {args.slurm[0]}: is for --launcher slurm")
     return found
+
+
+def again(args):
+    """Return ``--cfg-options`` as a shell reads it, for another command, with a space before; "" without any."""
+    pairs = [shlex.quote(f"{key}={value}") for key, value in (cfg_options(args) or {}).items()]
+    return " ".join(["", "--cfg-options", *pairs]) if pairs else ""
 
 
 def cfg_options(args):

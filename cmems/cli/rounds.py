@@ -1,6 +1,6 @@
 """``cmems rounds``."""
 
-from cmems.cli.common import add_config, add_training, cfg_options, training
+from cmems.cli.common import add_config, add_training, again, cfg_options, training
 
 ABOUT = "Train configs one after the other, or a prepared data set twice; each labels the training scans for the next."
 EXAMPLE = "cmems rounds DATA --hours 0.25"
@@ -27,4 +27,4 @@ def run(args):
         **training(args),
     )
     last = rounds_of(args.configs)[-1]
-    print(f"{checkpoint}: weights of the last round; next: cmems predict {last} {checkpoint} SCANS MASKS")
+    print(f"{checkpoint}: weights of the last round; next: cmems predict {last} {checkpoint} SCANS MASKS{again(args)}")

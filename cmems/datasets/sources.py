@@ -81,6 +81,9 @@ class TrainData:
             found = find(self.prepared.train_images(), self._stacks(), self.exemplar_rows, self.exemplars[1])
             self.turns = found.to(device)
         self.names = tuple(sources)
+        kinds = [cfg.get("type") for cfg in sources.values()]
+        # Of several of one type, each after the first draws by its name: what was drawn alike would be one source.
+        self._apart = {name for k, name in enumerate(sources) if kinds[k] in kinds[:k]}
         self.sources = {
             name: DATASETS.build(cfg, default_args=dict(data=self))
             for name, cfg in sources.items()
@@ -92,11 +95,14 @@ class TrainData:
 
         Where labels may hold 255, unknown, the entry has ``partial=True``.
         """
-        batches = {name: source(draws) for name, source in self.sources.items()}
+        batches = {name: source(self._draws(name, draws)) for name, source in self.sources.items()}
         for name, source in self.sources.items():
             if getattr(source, "partial", False):
                 batches[name]["partial"] = True
         return batches
+
+    def _draws(self, name, draws):
+        return draws.of(name) if name in self._apart else draws
 
     def _stacks(self):
         return [self.prepared.rows(case) for case in self.prepared.cases("train")]
@@ -127,8 +133,8 @@ class TrainData:
         """Name what the sources draw at a step: ``{source: ["case slice", ...]}``; sources that cannot tell are out."""
         bounds = [(name, *self.prepared.case(name)["slices"]) for name in self.prepared.cases("train")]
         return {
-            source: [f"{c} {row - start}" for row in made.drawn(draws).tolist() for c, start, end in bounds
-                     if start <= row < end]
+            source: [f"{c} {row - start}" for row in made.drawn(self._draws(source, draws)).tolist()
+                     for c, start, end in bounds if start <= row < end]
             for source, made in self.sources.items() if hasattr(made, "drawn")
         }  # fmt: skip
 

@@ -175,6 +175,13 @@ class MutualLearningLoop(IterBasedTrainLoop):
             if processes.lost(error):
                 self._signals.ignore()  # a launcher ends at once those that are left
             raise
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                "BatchNorm: a batch of one image whose features shrink to one pixel has no spread to normalise by; "
+                f"expected batch_size of 2 or more in train_dataloader, or larger slices ({error})"
+            ) from error
 
     def _validate(self):
         self.guard.check()

@@ -45,7 +45,7 @@ class _VolumeMetric(BaseMetric):
         self._threads = None
 
     def process(self, data_batch, data_samples):
-        """Start scoring a batch of volumes; those without a reference are left out.
+        """Start scoring a batch of volumes; those without a reference give no row.
 
         Beside a GPU, scores are made while the next volumes are predicted. On a CPU they would take the cores from
         the forwards, whose threads then wait for each other: there each batch is waited for.
@@ -53,14 +53,13 @@ class _VolumeMetric(BaseMetric):
         # Threads: numpy and scipy let others run where the time goes, and nothing need be copied to another process.
         self._threads = self._threads or ThreadPoolExecutor(os.cpu_count())
         for sample in data_samples:
-            if sample["label"] is not None:
-                self.results.append(self._threads.submit(self._score, sample))
+            self.results.append(self._threads.submit(self._score, sample))
         if not torch.cuda.is_available():
             wait(self.results)
 
     def evaluate(self, size):
         """Wait for every score, then compute the metrics as MMEngine does, over all processes."""
-        # One result per volume: MMEngine drops what goes beyond the number of volumes.
+        # One result per volume: MMEngine drops what goes beyond the number of volumes, which samplers repeat.
         self.results = [started.result() for started in self.results]
         if self._threads is not None:
             self._threads.shutdown()
@@ -68,6 +67,8 @@ class _VolumeMetric(BaseMetric):
         return super().evaluate(size)
 
     def _score(self, sample):
+        if sample["label"] is None:
+            return []
         classes, key = self.dataset_meta["classes"], self.name.lower()
         spacing = sample["spacing"] if self.convention["unit"] == "mm" else (1.0, 1.0, 1.0)
         rows = score_volume(
@@ -91,7 +92,7 @@ class _VolumeMetric(BaseMetric):
         Raises:
             InputError: No volume has a reference.
         """
-        if not results:
+        if not any(results):
             raise InputError(f"{self.name}: no volume of this split is labelled, so there is nothing to compare with")
         results = [row for volume in results for row in volume]
         self.cases, self.summary, values = results, {}, {}

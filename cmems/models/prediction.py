@@ -17,7 +17,7 @@ class Prediction:
     """How networks label volumes; the learner's ``prediction`` config.
 
     Args:
-        batch (int): Slices per forward, up to 4096, as many times fewer as there are scales; volumes share forwards.
+        batch (int): Slices per forward, up to 4096, as many times fewer as there are scales.
         views (int): Mirror images and quarter turns whose probabilities are averaged: 1, none; 4, the mirror images;
             8, all of the square's. What W does not hold, the networks have not seen.
         scales (sequence[float]): Enlargements about the middle, 0.5 to 4, each seen in all of these views; their
@@ -105,7 +105,7 @@ class Prediction:
 
     @torch.no_grad()
     def segment(self, networks, volumes):
-        """Label volumes slice by slice; the slices of all volumes share forwards.
+        """Label volumes slice by slice; what one gets does not depend on the others.
 
         Args:
             networks (sequence[nn.Module]): In evaluation mode, on one device.
@@ -164,10 +164,11 @@ class Prediction:
         """Label volumes; ``heard`` collects, by batch, the members' overlaps and the best probabilities."""
         device = next(networks[0].parameters()).device
         device = "cpu" if device.type == "mps" else device  # which has no float64, and no antialiased resizing
-        slices = torch.cat([_square(volume, device) for volume in volumes])
         soft = self.resize == "probabilities" or self.clean
         depths, answers = [len(v["image"]) for v in volumes], []
-        for part in slices.unsqueeze(1).split(max(1, self.batch // len(self.scales))):
+        # A forward of other images beside one's own rounds otherwise: no volume shares any.
+        each = (_square(volume, device).unsqueeze(1) for volume in volumes)
+        for part in (part for slices in each for part in slices.split(max(1, self.batch // len(self.scales)))):
             logits = self._logits(networks, part)
             answers.append(self._soft(logits) if soft else self._label(logits))
             if heard is not None:

@@ -22,7 +22,8 @@ class Confusion(BaseMetric):
         """Count (reference, prediction) pairs of what is labelled; one result per volume, as MMEngine wants it."""
         n = 1 + len(self.dataset_meta["classes"])
         for sample in data_samples:
-            if sample["label"] is None:
+            if sample["label"] is None:  # a result all the same: of several processes MMEngine counts them
+                self.results.append({})
                 continue
             known = sample["label"] < n  # 255 is unknown
             pairs = {m: n * sample["label"][known].astype(int) + p[known] for m, p in sample["predictions"].items()}
@@ -31,6 +32,7 @@ class Confusion(BaseMetric):
     def compute_metrics(self, results):
         """Return, and print, the shares."""
         names = ["background", *self.dataset_meta["classes"]]
+        results = [volume for volume in results if volume]
         shares = {}
         for model in results[0] if results else ():
             counts = sum(volume[model] for volume in results)

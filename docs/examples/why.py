@@ -1,6 +1,7 @@
 """Draw a heart as several trainings label it: python docs/examples/why.py DATA CASE OUT.png CONFIG=WORK_DIR …
 
-Columns: the reference, then of each config the ensemble of WORK_DIR/last.pth, also cleaned up where the config does so.
+Columns: the reference, then of each config the ensemble, or the one network, of WORK_DIR/last.pth, also cleaned up
+where the config does so.
 """
 
 import sys
@@ -21,8 +22,9 @@ def main(data, case, out, *trained):
     scan = dict(image=volume["image"], spacing=volume["spacing"], frame=prepared.frame)
     for config, work_dir in (each.split("=") for each in trained):
         model = cmems.Segmenter(config, str(Path(work_dir, "last.pth")))
-        found, name = model.prediction.segment(model.networks, [scan])[0], NAMES[Path(config).parent.name]
-        columns[name] = found["ensemble"]
+        found = model.prediction.segment(model.networks, [scan])[0]
+        name = NAMES.get(Path(config).parent.name, Path(config).stem)
+        columns[name] = found.get("ensemble", found["network_1"])
         if "cleaned" in found:
             columns[f"{name}, cleaned"] = found["cleaned"]
     sample = dict(case=case, predictions=columns, **{k: volume[k] for k in ("image", "spacing", "label")})

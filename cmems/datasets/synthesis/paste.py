@@ -109,6 +109,7 @@ class ExemplarPaste:
         if self.apart:
             tissue = geometry.warp_labels(labels, organs) > 0
             pasted, labels = self.apart(pasted, labels, organs, stream)
+            tissue |= labels > 0
         else:
             pasted, labels = geometry.warp_images(pasted, organs), _moved(labels, organs, self.outlines)
             tissue = labels > 0

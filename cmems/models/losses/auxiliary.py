@@ -167,6 +167,11 @@ class GlobalContrast(_HeadObjective):
         """What both of its views take."""
         return ("strong",)
 
+    @property
+    def mixed_sources(self):
+        """Its source, whose other slices are the negatives."""
+        return (self.source,)
+
     def check(self, learner, sources):
         """Return what keeps this objective from running, one line per problem."""
         shared = [f"GlobalContrast: expected two views of '{self.source}', got one: model.shared_weak names it"]
@@ -201,7 +206,7 @@ class LocalContrast(_HeadObjective):
     Args:
         source (str): Where the images come from.
         level (int): Decoder level, 0 the bottleneck (their l = 3).
-        cells (int): Cells along each side.
+        cells (int): Cells along each side, 2 or more.
         channels (int): Width of the embedding.
         temperature (float): t (their 0.1).
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every objective.
@@ -213,6 +218,8 @@ class LocalContrast(_HeadObjective):
         super().__init__(name, source, **schedule)
         self.level, self.cells, self.channels, self.temperature = level, cells, channels, temperature
         check_draws(self, counts=["level"], widths=["cells", "channels"], positives=["temperature"])
+        if cells < 2:
+            raise InputError(f"LocalContrast: cells: expected 2 or more, as one has no others, got {cells}")
 
     @property
     def perturbations(self):

@@ -1,6 +1,7 @@
 """Objectives: what each network sees and what it answers to. A method is a list of them."""
 
 import torch
+from mmengine.dist import get_world_size
 from torch import nn
 
 from cmems import processes
@@ -66,6 +67,11 @@ class Objective(nn.Module):
         return ()
 
     @property
+    def mixed_sources(self):
+        """Names of those of which it mixes an image with another of its batch, or compares them."""
+        return ()
+
+    @property
     def perturbations(self):
         """What of the learner's it sees images through, beside W: ``strong``, ``feature``."""
         return ()
@@ -84,6 +90,12 @@ class Objective(nn.Module):
             if not getattr(sources.get(name), "serves_labels", True):
                 which = type(sources[name]).__name__
                 problems.append(f"expected a source of labels, got '{name}', a {which}, which has none")
+        for name in self.mixed_sources:
+            size = getattr(sources.get(name), "batch_size", None)
+            if size is not None and size * get_world_size() < 2:
+                problems.append(
+                    f"expected a batch_size of 2 or more of source '{name}', whose images it takes together"
+                )
         for name in self.perturbations:
             if getattr(learner, name) is None:
                 problems.append(f"expected a {name} perturbation in model.{name}, got None")
@@ -165,6 +177,11 @@ class Supervised(Objective):
         return (self.source,)
 
     @property
+    def mixed_sources(self):
+        """Its source, with mixup."""
+        return (self.source,) * self.mixup
+
+    @property
     def perturbations(self):
         """What its view takes."""
         return ("strong",) if self.view == "strong" else ()
@@ -239,6 +256,11 @@ class Consistency(Objective):
     def labelled_sources(self):
         """Its source, where it asks which labels are unknown."""
         return (self.source,) if self.unknown else ()
+
+    @property
+    def mixed_sources(self):
+        """Its source, where it mixes."""
+        return () if self.mix is None else (self.source,)
 
     @property
     def perturbations(self):
