@@ -105,12 +105,14 @@ class Draws:
         batches (int): Batches, one a step, whose gradients are accumulated.
 
     Attributes:
+        number (int): The step's index, a plain number in a captured step too: which terms act is decided by it.
         update (int | Tensor): How often the weights were changed before.
         part, parts (int): Which part this process and step have of the samples that the weights change by, of how many.
     """
 
-    def __init__(self, seed, step, rank=0, device="cpu", processes=1, batches=1):
+    def __init__(self, seed, step, rank=0, device="cpu", processes=1, batches=1, number=None):
         self.seed, self.step, self.device = seed, step, device
+        self.number = step if number is None else number
         self.owner = ()
         self.update, place = (step, 0) if batches == 1 else divmod(step, batches)
         self.part, self.parts = place * processes + rank, batches * processes

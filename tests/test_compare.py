@@ -79,7 +79,10 @@ def test_suites_and_their_rows_are_listed():
     assert "configs/cmems/unet_phantom_cardiac.py" in rows.stdout
     unknown = tool("paper_table3")
     assert unknown.returncode == 2
-    assert unknown.stderr == "error: suite 'paper_table3': expected a .py file or one of paper_table2\n"
+    assert (
+        unknown.stderr
+        == "error: paper_table3: no such file or folder; expected a suite: a .py file or one of paper_table2\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -431,6 +434,9 @@ def test_a_run_is_known_by_what_its_data_holds(tiny_config, prepared_acdc, tmp_p
     manifest["fingerprint"] = "of a second preparation of the same scans"
     (data / "manifest.json").write_text(json.dumps(manifest))
     assert folder() == first
+    data = data.rename(tmp_path / "elsewhere")
+    suite = get_suite(dict(name="x", rows=[dict(label="one", config=tiny_config(data=data))]))
+    assert folder() == first
     next(iter(manifest["files"].values()))["sha256"] = "of another array"
     (data / "manifest.json").write_text(json.dumps(manifest))
     assert folder() != first
@@ -456,7 +462,7 @@ def test_rows_are_tested_on_their_split_and_again_where_voxel_sizes_were_correct
     report, lines = quiet(suite, ["x"], work_dir=work, steps=1)
     assert lines[:2] == [
         "tiny: 2 runs, 1 of them done",
-        "1 run(s) are tested again: their test was of another split, or of other voxel sizes",
+        "1 run(s) are tested again: their test was of another split, of other weights or voxel sizes",
     ]
     assert {run["state"] for entry in report["entries"] for run in entry["runs"]} == {"done"}
     assert trained == {path: path.stat().st_mtime_ns for path in work.rglob("last.pth")}
@@ -464,6 +470,13 @@ def test_rows_are_tested_on_their_split_and_again_where_voxel_sizes_were_correct
     with pytest.raises(InputError, match=rf"before and .*: their voxel sizes differ, of {case} \(1\); test both"):
         compare_scores(tmp_path / "before", tested)
     assert quiet(suite, ["x"], work_dir=work, steps=1)[1] == ["tiny: 2 runs, 2 of them done"]
+    file = tested / "metrics.json"
+    for key, value in (("checkpoint", "best.pth"), ("weights", "0" * 64)):  # what a later `cmems evaluate` measured
+        content = json.loads(file.read_text())
+        content["header"][key] = value
+        file.write_text(json.dumps(content))
+        assert quiet(suite, ["x"], work_dir=work, steps=1)[1][0] == "tiny: 2 runs, 1 of them done"
+        assert json.loads(file.read_text())["header"][key] != value
     unlabel(data, manifest["splits"]["val"])
     planned = plan_runs(get_suite(suite), ["x"], [0], ["A"], work)
     assert [entry["runs"][0]["split"] for entry in planned] == ["test", "test"]
@@ -475,14 +488,16 @@ def test_a_run_is_known_by_the_masks_that_it_learns_from(tiny_config, raw_acdc, 
     shutil.copy(mask, tmp_path / "masks" / "patient001_frame01.nii.gz")
     static = dict(type="StaticLabels", batch_size=1, folder=str(tmp_path / "masks"))
     config = tiny_config(extra=f"train_dataloader['static'] = {static!r}\n")
-    suite = get_suite(dict(name="x", rows=[dict(label="one", config=config)]))
 
-    def run():
+    def run(**options):
+        suite = get_suite(dict(name="x", rows=[dict(label="one", config=config, options=options)]))
         return plan_runs(suite, ["acdc"], [0], ["A"], tmp_path)[0]["runs"][0]
 
     first = run()["folder"]
     (tmp_path / "masks" / "of_no_case.nii.gz").touch()
     assert run()["folder"] == first
+    shutil.copytree(tmp_path / "masks", tmp_path / "moved")
+    assert run(**{"train_dataloader.static.folder": str(tmp_path / "moved")})["folder"] == first
     shutil.copy(other, tmp_path / "masks" / "patient001_frame01.nii.gz")
     assert run()["folder"] != first
     shutil.rmtree(tmp_path / "masks")

@@ -645,7 +645,8 @@ def test_sources_of_what_prediction_will_meet_say_so(uneven, tmp_path):
 
 
 def test_sources_of_one_type_draw_each_for_itself(uneven):
-    sources = dict(unlabeled=UNLABELED, more=UNLABELED, synthetic=shown(), others=shown())
+    scoped = {**UNLABELED, "type": f"cmems.{UNLABELED['type']}"}
+    sources = dict(unlabeled=UNLABELED, more=scoped, synthetic=shown(), others=shown())
     batches, named = (TrainData(uneven, A, **sources).__getattribute__(what) for what in ("__call__", "cases"))
     alone = TrainData(uneven, A, unlabeled=UNLABELED, synthetic=shown())
     for step in range(3):

@@ -323,6 +323,10 @@ def test_few_slices_are_a_tenth_or_no_two_neighbours(painted, unknown, tmp_path)
     nii(tmp_path / "labels/a.nii.gz", mask)
     assert (read(tmp_path, classes=["A"])[1].voxels == 255).any() == unknown
     assert (read(tmp_path, classes=["A"], unpainted="unknown")[1].voxels == 255).any() == (len(painted) < 6)
+    mask[9:, 8:, painted[0]] = 255  # a slice painted in part
+    nii(tmp_path / "labels/a.nii.gz", mask)
+    label = read(tmp_path, classes=["A"], unpainted="unknown")[1].voxels
+    assert (label == 255).all((1, 2)).nonzero()[0].tolist() == sorted(set(range(6)) - set(painted))
 
 
 def test_up_to_three_masks_of_other_names_are_looked_for_by_their_place(tmp_path):

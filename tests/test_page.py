@@ -129,6 +129,17 @@ def test_a_page_has_every_class_model_and_case_in_its_tables(tmp_path):
     assert case["dsc"]["ensemble"] == dict(RV=0.5, Myo=0.75, LV=0.75, mean=pytest.approx(2 / 3))
 
 
+def test_a_distance_to_what_was_not_found_is_not_the_best_of_all(tmp_path):
+    metric = fake_metric("HD95", {"network_1": (12.0, 12.0, 12.0)})
+    for row in metric.cases:
+        row["case"] = "ab"[int(row["case"] == "case2")]
+    metric.cases[-1].update(status="missed", value=0.0)
+    write(tmp_path / "page.html", metrics=[metric], models=("network_1",))
+    text = (tmp_path / "page.html").read_text()
+    assert text.count('data-value="12">12.00</td>') == 2 + 5  # the means, and each class that was found
+    assert "LV 12" in text
+
+
 def test_a_case_opens_at_an_annotated_slice_near_its_middle(tmp_path):
     samples = [dict(fake_sample(), case=case) for case in "abc"]
     samples[0]["label"][[0, 2, 3, 5]] = 255
@@ -334,13 +345,17 @@ def test_a_run_with_a_component_of_ones_own_is_shown_and_no_module_is_taken_for_
         (("RUN", "--cfg-options", "train_dataloader.data_root=nowhere"), "nowhere: no such folder"),
         (("RUN", "--cfg-options", "val_dataloader.dataset.data_root=nowhere"), "nowhere: no such folder"),
         (("RUN", "--out", "."), "--out .: is a folder; expected the name of a file"),
+        (("RUN", "--out", "OTHER"), "other.html: is there, and is not what this command writes; name another"),
         (("RUN", "--out", "RUN/last.pth"), "last.pth: is there, and is not what this command writes; name another"),
     ],
 )
 def test_a_wrong_word_ends_in_one_line_and_no_page(words, message, finished, tmp_path, monkeypatch, capsys):
-    run = str(finished.run)
+    run, other = str(finished.run), tmp_path / "other.html"
+    other.write_text("<!DOCTYPE html>\n<p>notes</p>")
     out = [] if {"paper_table2", "--out"} & set(words) else ["--out", str(tmp_path / "p.html")]
-    monkeypatch.setattr("sys.argv", ["cmems", "report", *(w.replace("RUN", run) for w in words), *out])
+    monkeypatch.setattr(
+        "sys.argv", ["cmems", "report", *(w.replace("RUN", run).replace("OTHER", str(other)) for w in words), *out]
+    )
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

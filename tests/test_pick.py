@@ -151,8 +151,10 @@ def test_a_slice_that_nothing_tells_from_others_is_the_middle_one(scans, tmp_pat
 
 
 def test_names_that_may_be_of_one_patient_are_told():
-    assert same_beginning(["p1_frame01", "p2_frame01", "p1_frame12"]) == ["p1_frame01", "p1_frame12"]
-    assert same_beginning(["case_1", "case_2"]) == same_beginning(["a", "b"]) == []
+    scans = ["p1_frame01", "p1_frame12", "p2_frame01", "p2_frame12"]
+    assert same_beginning(["p1_frame01", "p2_frame01", "p1_frame12"], scans) == ["p1_frame01", "p1_frame12"]
+    assert same_beginning(scans[:2], scans) == scans[:2]
+    assert same_beginning(["case_1", "case_2"], ["case_1", "case_2", "case_3"]) == same_beginning("ab", "abc") == []
 
 
 def test_mistakes_are_named_and_a_bad_scan_stops_no_other(scans, tmp_path):

@@ -489,7 +489,7 @@ def test_a_written_mask_has_its_own_numbers_and_the_place_that_the_scan_was_read
 def test_names_that_differ_in_capitals_alone_are_refused(tmp_path):
     for name in ("a.nii", "A.nii", "b.nii"):
         save(IMAGE, tmp_path / "images" / name)
-    with pytest.raises(InputError, match=r"2 cases are called a; expected one$"):
+    with pytest.raises(InputError, match=r"2 cases differ in capitals alone: A, a; expected one$"):
         make(tmp_path, tmp_path / "out")
 
 

@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
         "train_cfg.max_iters=24",
     ]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    last, deadline = killed / "last.pth", time.monotonic() + 60
+    last, deadline = killed / "last.pth", time.monotonic() + 300
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -1083,11 +1083,12 @@ NO_DROPOUT = 'model["backbone"]["dropout"] = (0, 0, 0, 0, 0)\n'
 RECORDS = "default_hooks = dict(runtime_info=dict(interval=2), logger=dict(interval=2))\n"
 
 
-def test_a_step_that_reads_its_index_from_the_device_is_the_same_step(tiny_config, tmp_path, request):
+@pytest.mark.parametrize("method", ["cmems", "glcl"])  # in the second terms begin and end
+def test_a_step_that_reads_its_index_from_the_device_is_the_same_step(method, tiny_config, tmp_path, request):
     # A learning rate that float32, in which the device keeps it, holds exactly.
     rate = "optim_wrapper = dict(optimizer=dict(lr=2**-11))\nparam_scheduler = None\n"
     one_by_one = 'model["batch_views"] = False\n'  # a captured step runs its views in turn, whose sums round otherwise
-    config = tiny_config(extra=NO_DROPOUT + RECORDS + rate + one_by_one)
+    config = tiny_config(f"{method}/unet_acdc.py", extra=NO_DROPOUT + RECORDS + rate + one_by_one)
     train(config, str(tmp_path / "plain"))
     request.getfixturevalue("device_side_steps")
     train(config, str(tmp_path / "graph"))
@@ -1222,6 +1223,23 @@ def test_a_mistake_beside_a_budget_ends_in_one_message_before_any_step(mistake, 
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("default_hooks.checkpoint.save_best", "network_1/DCS"),
+        ("model.backbone.channels", "(4,4,0,8,8)"),
+        ("custom_hooks", "[dict(type='EarlyStoppingHook', monitor='network_1/DCS', rule='greater')]"),
+    ],
+)
+def test_a_run_is_replaced_once_the_new_one_made_a_step(option, tiny_config, tmp_path):
+    config = tiny_config()
+    train(config, str(tmp_path))
+    made = {name: (tmp_path / name).read_bytes() for name in ("last.pth", "run.json")}
+    with pytest.raises((InputError, RuntimeError)):
+        train(config, str(tmp_path), cfg_options=Texts([option]), overwrite=True)
+    assert {name: (tmp_path / name).read_bytes() for name in made} == made
 
 
 def test_where_steps_are_captured_a_captured_one_is_timed(tiny_config, monkeypatch):

@@ -468,6 +468,13 @@ def test_a_resumed_run_continues_the_history_and_replaces_what_was_lost(tmp_path
     assert [row.get("ensemble/DSC") for row in history] == [None] * 4 + [0.4]
 
 
+def test_the_history_of_a_run_is_not_that_of_a_run_in_a_folder_below(tmp_path):
+    write_run(tmp_path, "20240101_000000", train_rows([10], 1.0))
+    write_run(tmp_path / "later", "20240102_000000", train_rows([10, 20], 2.0))
+    assert [row["loss"] for row in read_history(tmp_path)] == [1.0]
+    assert len(read_history(tmp_path / "later")) == 2
+
+
 def test_half_lines_and_validations_outside_training_are_not_history(tmp_path):
     file = write_run(tmp_path, "20240101_000000", [*train_rows([10], 1.0), {"step": 0, "ensemble/DSC": 0.2}])
     with open(file, "a") as handle:

@@ -157,12 +157,12 @@ def painted_scans(paths, scans, out):
     return sorted(set(found))
 
 
-def same_beginning(names):
-    """Return two of the names that are alike up to the first ``_`` where not all of them are; else none."""
-    groups = {}
+def same_beginning(names, scans):
+    """Return two of the names that are alike up to the first ``_`` where not all scans are; else none."""
+    groups, beginnings = {}, {name.partition("_")[0] for name in scans}
     for name in names:
         groups.setdefault(name.partition("_")[0], []).append(name)
-    return next((group[:2] for group in groups.values() if 1 < len(group) < len(names)), [])
+    return next((group[:2] for group in groups.values() if len(group) > 1 and len(beginnings) > 1), [])
 
 
 def _patients(names, pattern):

@@ -63,7 +63,7 @@ def report_run(
     if cases < 0 or not megabytes > 0:
         raise InputError(f"--cases, --megabytes: expected 0 or more, and more than 0; got {cases}, {megabytes:g}")
     target = Path(out) if out else Path(folder, PAGE)
-    check_target("--out" if out else "the page", target, "<!DOCTYPE html>")
+    check_target("--out" if out else "the page", target, "<!DOCTYPE html>\n<!-- CMEMS -->")
     runs = _rounds(folder)
     if not runs:
         raise InputError(f"{folder}: no run: it has no {RECORD}, which a training writes")
@@ -166,7 +166,12 @@ def _data_of(cfg, record, options):
         if key.rpartition(".")[2] == "data_root":  # whichever it is: all that a page shows is of one data set
             return PreparedDataset(value_at(cfg, key))
     there = isinstance(known, str) and Path(known).is_dir()
-    return PreparedDataset(known if there else cfg.train_dataloader.data_root)
+    root = known if there else cfg.train_dataloader.data_root
+    if not Path(root).exists():
+        raise InputError(
+            f"{root}: the run's data set is not there; where it is now: --cfg-options train_dataloader.data_root=DATA"
+        )
+    return PreparedDataset(root)
 
 
 def _weights(folder, in_rounds):

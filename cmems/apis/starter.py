@@ -110,8 +110,11 @@ def write_config(data, exemplars, anatomy, replace=False):
         unless ``replace``; and what was put aside.
 
     Raises:
-        InputError: A slice cannot be an exemplar: see :func:`cmems.datasets.sources.load_exemplars`.
+        InputError: A slice cannot be an exemplar: see :func:`cmems.datasets.sources.load_exemplars`; or the folder's
+            name has a quote or a backslash.
     """
+    if odd := [sign for sign in '"\\' if sign in str(data.root)]:
+        raise InputError(f"{data.root}: expected a path without {odd[0]}, by which no config file can name it")
     load_exemplars(data, exemplars)  # what training would end at
     anatomy.check(data.classes)
     texts = {SECOND: second_text(data), BESIDE: config_text(data, exemplars, anatomy)}
@@ -212,7 +215,8 @@ def _paint(wall, labels, probability, width):
 
 def second_text(data):
     """Return the text of ``round2.py``."""
-    return f"""# The second of two rounds (cmems rounds): a fresh network learns from the masks of config.py's networks.
+    return f"""# The second of two rounds: a fresh network learns from the masks of config.py's networks.
+# `cmems rounds` puts the folder of those that it made in the place of this one.
 _base_ = "./config.py"
 train_dataloader = dict(
     exemplar=dict(batch_size=4),

@@ -1,5 +1,7 @@
 """``cmems check``."""
 
+from cmems.cli.common import shell_words
+
 ABOUT = "Verify a prepared data set against its manifest, or checkpoints against their checksums."
 EXAMPLE = "cmems check DATA"
 
@@ -44,7 +46,7 @@ def check_data(path):
     cases = data.manifest["cases"]
     for line in said({name: case.get("notes", []) for name, case in cases.items()}):
         print(f"  warning: {line}")
-    then = f"; next: cmems train {path}" if (data.root / BESIDE).is_file() else ""
+    then = f"; next: {shell_words('cmems', 'train', path)}" if (data.root / BESIDE).is_file() else ""
     print(f"{path}: every file is as its manifest says{then}")
 
 

@@ -175,6 +175,11 @@ def slurm_parameters(args):
     return found
 
 
+def shell_words(*words):
+    """Return a command as a shell reads it, whatever its paths hold."""
+    return shlex.join(map(str, words))
+
+
 def again(args):
     """Return ``--cfg-options`` as a shell reads it, for another command, with a space before; "" without any."""
     pairs = [shlex.quote(f"{key}={value}") for key, value in (cfg_options(args) or {}).items()]

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from cmems.cli.common import add_launcher, slurm_parameters
+from cmems.cli.common import add_launcher, shell_words, slurm_parameters
 from cmems.errors import InputError
 from cmems.files import check_target
 
@@ -99,7 +99,8 @@ def compare_runs(args):
         write_csv(args.out, rows, COLUMNS)
         print(f"{args.out}: the table as CSV, every figure in full")
     else:
-        print(f"next: cmems compare {args.suite} {args.other} --out pairs.csv writes it as CSV")
+        then = shell_words("cmems", "compare", args.suite, args.other, "--out", "pairs.csv")
+        print(f"next: {then} writes it as CSV")
 
 
 def say_report(report):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cmems.cli.common import add_config, cfg_options
+from cmems.cli.common import add_config, cfg_options, shell_words
 
 ABOUT = "Print the metric table of a checkpoint."
 EXAMPLE = "cmems evaluate DATA WORK/last.pth --split val --show-dir pictures"
@@ -38,4 +38,4 @@ def run(args):
         cfg_options(args),
     )
     if (folder / RECORD).is_file():
-        print(f"next: cmems report {folder}")
+        print(f"next: {shell_words('cmems', 'report', folder)}")

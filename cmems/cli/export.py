@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from cmems.cli.common import shell_words
 from cmems.cli.predict import NETWORK, VIEWS, network
 
 ABOUT = "Write a model as a program that runs without CMEMS: slices in, labels out."
 _NEXT = {
-    "onnx": "python {script} {out} SCAN MASK, which needs no torch",
+    "onnx": "{command}, which needs no torch",
     "torch-export": "torch.export.load({out!r}).module() runs it",
 }
 EXAMPLE = "cmems export heart.pth heart.onnx"
@@ -33,7 +34,8 @@ def run(args):
     found = export(args.model, args.out, args.format, args.network, args.views, begin)
     if found["left_out"]:
         print(f"the clean-up is left out: {', '.join(found['left_out'])}")
-    then = _NEXT[args.format].format(out=args.out, script=Path(args.out).with_name("run_onnx.py"))
+    command = shell_words("python", Path(args.out).with_name("run_onnx.py"), args.out, "SCAN", "MASK")
+    then = _NEXT[args.format].format(out=args.out, command=command)
     if found["rounded"]:
         print("cmems predict computes in bfloat16 on this CPU: some voxels at organs' edges differ from its masks")
     same = found["voxels"] - found["differing"]

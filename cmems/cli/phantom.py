@@ -1,5 +1,7 @@
 """``cmems phantom``."""
 
+from cmems.cli.common import shell_words
+
 ABOUT = "Write a phantom data set in a raw challenge layout."
 EXAMPLE = "cmems phantom cardiac data/raw/phantom_cardiac"
 
@@ -21,4 +23,5 @@ def run(args):
     counts = {k: getattr(args, k) for k in ("train", "val", "test") if getattr(args, k) is not None}
     make = make_cardiac if args.kind == "cardiac" else make_abdomen
     layout = dict(cardiac="acdc", abdomen="synapse")[args.kind]
-    print(f"{make(args.out, seed=args.seed, **counts)}: next: cmems prepare {layout} {args.out} DATA --size 64")
+    then = shell_words("cmems", "prepare", layout, args.out, "DATA", "--size", 64)
+    print(f"{make(args.out, seed=args.seed, **counts)}: next: {then}")

@@ -39,8 +39,9 @@ def run(args):
         print(f"warning: {line}", file=sys.stderr)
     for found in picks:
         print(f"{found.scan} slice {found.slice} of 0 to {found.depth - 1}: {found.why}")
-    known = painted_scans(scan_files(args.scans)[0], args.scans, args.out) if args.after else []
-    if args.patient is None and (alike := same_beginning([*known, *(found.scan for found in picks)])):
+    scans = scan_files(args.scans)[0]
+    known = painted_scans(scans, args.scans, args.out) if args.after else []
+    if args.patient is None and (alike := same_beginning([*known, *(found.scan for found in picks)], scans)):
         print(
             f"{' and '.join(alike)} may be of one patient: --patient '[^_]+' takes what is before the first _ for one"
         )

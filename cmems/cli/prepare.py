@@ -3,6 +3,7 @@
 import inspect
 from argparse import ArgumentTypeError
 
+from cmems.cli.common import shell_words
 from cmems.errors import InputError, said
 from cmems.labels import UNKNOWN
 
@@ -145,6 +146,7 @@ def show(data):
 
 def start(data, exemplars, anatomy, replace):
     """Write the config that trains a data set, and say on which slice, or what is wanting for that."""
+    from cmems.apis.places import BESIDE
     from cmems.apis.starter import find_exemplars, write_config
 
     if not data.cases("train"):
@@ -156,25 +158,31 @@ def start(data, exemplars, anatomy, replace):
     found = data.eligible_exemplars()
     first = ", ".join(f"{c} slice {s}" for c, s in found[:3])
     hold = "slice holds" if len(found) == 1 else "slices hold"
-    print(f"  {len(found)} training {hold} every class and can be the exemplar" + f", e.g. {first}" * bool(found))
+    named = f", e.g. {first}" if found else ""
+    print(f"  {len(found)} training {hold} every class, all painted, and can be the exemplar{named}")
     typed = bool(exemplars)
     if not typed:
         chosen, missing = find_exemplars(data)
+        case, index = chosen[0]
+        if not found and not missing:
+            print(f"  {case} slice {index} holds every class, and is painted in part: it is taken")
         if missing:
-            case, index = chosen[0]
             print(
                 f"  no config is written: no slice holds every class. The fullest, {case} slice {index}, lacks "
                 f"{', '.join(missing)}: paint {'it' if len(missing) == 1 else 'them'} there, leave "
                 f"{'it' if len(missing) == 1 else 'them'} out of the classes, or name slices that together hold all: "
                 "--exemplar CASE:SLICE CASE:SLICE"
             )
+            if (data.root / BESIDE).is_file():
+                print(f"{data.root / BESIDE}: stays as it was, of what was prepared there before")
             return
         exemplars = [dict(case=case, slice=index) for case, index in chosen]
     path, ours, aside = write_config(data, exemplars, anatomy, replace)
     for kept in aside:
         print(f"  what was {kept.stem} is kept as {kept.name}")
+    trains, rounds = (shell_words("cmems", verb, data.root) for verb in ("train", "rounds"))
     if not ours:
-        print(f"{path}: kept, though it is not what these options make; remove it for another. cmems train {data.root}")
+        print(f"{path}: kept, though it is not what these options make; remove it for another. {trains}")
         return
     named = ", ".join(f"{each['case']} slice {each['slice']}" for each in exemplars)
     along = f"the scan's last axis (viewers that begin at 1 show {exemplars[0]['slice'] + 1})"
@@ -185,7 +193,7 @@ def start(data, exemplars, anatomy, replace):
     print(f"  exemplar{several}: {named}; slices are counted from 0 along {along}")
     if len(found) > len(exemplars):
         print("  the others are not learned from; --exemplar CASE:SLICE CASE:SLICE … names which slices are")
-    print(f"{path}: a config that trains on it; next: cmems train {data.root}; in two rounds: cmems rounds {data.root}")
+    print(f"{path}: a config that trains on it; next: {trains}; in two rounds: {rounds}")
 
 
 def _grids(data):

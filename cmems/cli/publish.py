@@ -1,6 +1,6 @@
 """``cmems publish``."""
 
-from cmems.cli.common import add_options, cfg_options
+from cmems.cli.common import add_options, cfg_options, shell_words
 
 ABOUT = "Make one file of a training's weights and all that predicting needs, the data set left behind."
 EXAMPLE = "cmems publish work_dirs/cmems_plus/DATA/last.pth heart.pth"
@@ -26,4 +26,5 @@ def run(args):
     labels = ", ".join(f"{k} {name}" for k, name in enumerate(model.preparation.classes, 1))
     count, size = len(model.networks), Path(args.out).stat().st_size
     networks = f"{count} network{'s' * (count != 1)}"
-    print(f"{args.out}: {networks}, {size / 1e6:.1f} MB; {labels}; next: cmems predict {args.out} SCANS MASKS")
+    then = shell_words("cmems", "predict", args.out, "SCANS", "MASKS")
+    print(f"{args.out}: {networks}, {size / 1e6:.1f} MB; {labels}; next: {then}")

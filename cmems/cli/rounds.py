@@ -1,6 +1,6 @@
 """``cmems rounds``."""
 
-from cmems.cli.common import add_config, add_training, again, cfg_options, training
+from cmems.cli.common import add_config, add_training, again, cfg_options, shell_words, training
 
 ABOUT = "Train configs one after the other, or a prepared data set twice; each labels the training scans for the next."
 EXAMPLE = "cmems rounds DATA --hours 0.25"
@@ -26,5 +26,5 @@ def run(args):
         cfg_options(args),
         **training(args),
     )
-    last = rounds_of(args.configs)[-1]
-    print(f"{checkpoint}: weights of the last round; next: cmems predict {last} {checkpoint} SCANS MASKS{again(args)}")
+    then = shell_words("cmems", "predict", rounds_of(args.configs)[-1], checkpoint, "SCANS", "MASKS")
+    print(f"{checkpoint}: weights of the last round; next: {then}{again(args)}")

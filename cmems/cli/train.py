@@ -2,7 +2,7 @@
 
 import argparse
 
-from cmems.cli.common import add_config, add_training, again, cfg_options, training
+from cmems.cli.common import add_config, add_training, again, cfg_options, shell_words, training
 
 ABOUT = "Train a config, or a prepared data set."
 EXAMPLE = "cmems train DATA --hours 0.5"
@@ -42,4 +42,5 @@ def run(args):
     )
     if runner.rank == 0:
         weights = next(p for n in ("best.pth", "last.pth") if (p := Path(runner.work_dir, n)).is_file())
-        say(f"{weights}: the weights; next: cmems predict {args.config} {weights} SCANS MASKS{again(args)}")
+        then = shell_words("cmems", "predict", args.config, weights, "SCANS", "MASKS")
+        say(f"{weights}: the weights; next: {then}{again(args)}")

@@ -92,7 +92,7 @@ def compare(
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     say(f"{suite.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done")
     if again:
-        say(f"{len(again)} run(s) are tested again: their test was of another split, or of other voxel sizes")
+        say(f"{len(again)} run(s) are tested again: their test was of another split, of other weights or voxel sizes")
     failures, folder = {}, _report_folder(work_dir, suite, plan, given, data)
     interrupted = True
     try:

@@ -5,8 +5,9 @@ import statistics
 from pathlib import Path
 
 from cmems.apis.record import read_record
-from cmems.comparison.paired import read_metrics, read_scores, unlike_data
+from cmems.comparison.paired import read_metrics, read_scores, unlike_data, weights_replaced
 from cmems.comparison.rows import family
+from cmems.engine.checkpoint import LAST
 from cmems.errors import InputError
 from cmems.visualization.tables import lost
 
@@ -48,14 +49,15 @@ def gather(planned, failures):
 
 
 def metrics_file(run):
-    """Return the path of a run's ``metrics.json``, or None; one of voxels of another size than the data's is none."""
+    """Return the path of a run's ``metrics.json``, or None; one of other weights or voxels of another size is none."""
     splits = [run["split"]] if run.get("split") else ("test", "val", "valtest")
     path = next((p for s in splits if (p := Path(run["folder"], f"test_{s}", "metrics.json")).is_file()), None)
-    if path and (now := run.get("spacings")):
-        header = read_metrics(path).get("header")
-        if isinstance(header, dict) and unlike_data(header, dict(spacings=now)):
-            return None
-    return path
+    header = read_metrics(path).get("header") if path else None
+    if not isinstance(header, dict):
+        return path
+    if header.get("checkpoint", LAST) != LAST or weights_replaced(path, header):
+        return None
+    return None if unlike_data(header, dict(spacings=run.get("spacings"))) else path
 
 
 def _read(run):

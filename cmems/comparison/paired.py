@@ -11,7 +11,7 @@ from scipy.stats import wilcoxon
 
 from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError
-from cmems.visualization.tables import DISTANCES, model_label
+from cmems.visualization.tables import DISTANCES, known_value, model_label
 
 COLUMNS = ("metric", "class", "a", "b", "difference", "low", "high", "p", "n")
 _MODELS = ("cleaned", "ensemble", "network_1")  # of a run, the first that it has
@@ -26,7 +26,8 @@ def compare_scores(a, b):
     Returns:
         tuple[list[dict], tuple[str, str], list[str]]: A row of ``COLUMNS`` per metric and class, or ``mean``, a case's
         mean over the classes that both scored, see :func:`paired`; the models: of each run the cleaned one, else the
-        ensemble, else network 1; and a sentence for each run whose conventions are not known.
+        ensemble, else network 1; and sentences on checkpoints
+        that differ, and on conventions that are not known.
 
     Raises:
         InputError: Scores are missing, of one run twice, of weights that are not there any more, or not of the same
@@ -54,7 +55,9 @@ def compare_scores(a, b):
         for c in ("mean", *ours):
             pair = case_means(ours, theirs) if c == "mean" else (ours[c], theirs[c])
             rows.append({"metric": name, "class": c, **paired(*pair)})
-    notes = []
+    notes, weights = [], [header.get("checkpoint") for header in headers]
+    if None not in weights and len(set(weights)) > 1:
+        notes.append(f"{a} was tested with {weights[0]}, {b} with {weights[1]}")
     for path, rules in ((a, rules_a), (b, rules_b)):
         if unknown := [name for name in metrics if name not in rules]:
             notes.append(
@@ -130,11 +133,10 @@ def read_scores(path, models=_MODELS):
         for row in rows:
             for name in names if row["model"] == model else ():
                 value = float(row[name] or math.nan)
-                gone = name in DISTANCES and row[f"{name}_status"] == "missed" and value == 0
                 by_case = scores[name].setdefault(row["class"], {})
                 if row["case"] in by_case:
                     raise InputError(f"{path}: {row['case']} stands there twice")
-                by_case[row["case"]] = math.nan if gone else value
+                by_case[row["case"]] = known_value(name, row[f"{name}_status"], value)
         beside = path.with_name("metrics.json")
         known = path.name == "metrics.csv" and beside.is_file()
         return scores, model, read_metrics(beside)["conventions"] if known else {}
@@ -199,11 +201,21 @@ def _header(path):
     return header if isinstance(header, dict) else {}
 
 
-def _check_weights(path, header):
-    """Refuse scores of a checkpoint that was replaced since, by more training or another."""
+def weights_replaced(path, header):
+    """Return the checkpoint beside the folder of a test that was replaced since, by more training or another, or None.
+
+    Args:
+        path (Path): A file of the test.
+        header (dict): Of its ``metrics.json``.
+    """
     name, known = header.get("checkpoint"), header.get("weights")
     weights = path.parent.parent / str(name)
-    if known and weights.is_file() and file_sha256(weights) != known:
+    return weights if known and weights.is_file() and file_sha256(weights) != known else None
+
+
+def _check_weights(path, header):
+    """Refuse scores of a checkpoint that was replaced since."""
+    if weights := weights_replaced(path, header):
         raise InputError(
             f"{path}: is of what {weights} was before it was trained anew or on; run `cmems evaluate` again"
         )

@@ -219,7 +219,7 @@ def _check_set_here(row, key, is_set):
 def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
     path, base, options, config = resolved
     content, (data, tested, unfit) = config._cfg_dict.to_dict(), _data_of(config)
-    decisive = {k: content.get(k) for k in _DECISIVE} | dict(data=data)
+    decisive = _anywhere({k: content.get(k) for k in _DECISIVE}) | dict(data=data)
     if config.get("load_from"):
         decisive["load_from"] = weights_content(config.load_from) or str(config.load_from)
     if modules := module_content(config):
@@ -239,6 +239,16 @@ def _run(resolved, method, dataset, exemplar, seed, row, work_dir):
         unfit=unfit,
         **tested,
     )
+
+
+def _anywhere(value):
+    """Return sections of a config without where data and masks lie: what these hold is told beside them."""
+    if isinstance(value, (list, tuple)):
+        return [_anywhere(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    places = {"data_root"} | ({"folder"} if value.get("type") == "StaticLabels" else set())
+    return {key: _anywhere(each) for key, each in value.items() if key not in places}
 
 
 def _data_of(config):

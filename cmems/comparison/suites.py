@@ -278,7 +278,9 @@ def get_suite(suite):
     if not suite.endswith(".py"):
         if suite not in SUITES:
             near = difflib.get_close_matches(suite, SUITES, n=1) or list(SUITES)
-            raise InputError(f"suite {suite!r}: expected a .py file or one of {', '.join(near)}")
+            raise InputError(
+                f"{suite}: no such file or folder; expected a suite: a .py file or one of {', '.join(near)}"
+            )
         return SUITES[suite]
     if not Path(suite).is_file():
         raise InputError(f"suite {suite}: no such file")

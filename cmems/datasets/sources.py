@@ -81,7 +81,7 @@ class TrainData:
             found = find(self.prepared.train_images(), self._stacks(), self.exemplar_rows, self.exemplars[1])
             self.turns = found.to(device)
         self.names = tuple(sources)
-        kinds = [cfg.get("type") for cfg in sources.values()]
+        kinds = [str(cfg.get("type")).removeprefix("cmems.") for cfg in sources.values()]
         # Of several of one type, each after the first draws by its name: what was drawn alike would be one source.
         self._apart = {name for k, name in enumerate(sources) if kinds[k] in kinds[:k]}
         self.sources = {

@@ -30,6 +30,9 @@ def why_not(runner, data):
 class StepGraph:
     """Steps that read their index and learning rates from the device: the first few run, then one is captured.
 
+    Where terms begin or end, the next is captured anew: what has no part in a step must get no gradient, not one of 0,
+    by which an optimiser would still decay its weights.
+
     A captured step is replayed with one launch. Everything random in it is a function of (seed, step): the draws
     because the step index is a tensor that they read, dropout because the generator is seeded before each step. A
     resumed run therefore goes on with the same bits, whether the step in question is replayed or run.
@@ -58,15 +61,15 @@ class StepGraph:
             rate.fill_(group["lr"])
         if self.device.type != "cuda":
             self._seed(step)
-            return self._run(monitor)
-        monitor = tuple(monitor)
-        self._runs[monitor] = self._runs.get(monitor, 0) + 1
-        if self._runs[monitor] <= self.warm_up:
+            return self._run(step, monitor)
+        kind = (tuple(monitor), tuple(objective.idle(step) for objective in self.runner.model.objectives))
+        self._runs[kind] = self._runs.get(kind, 0) + 1
+        if self._runs[kind] <= self.warm_up:
             self._seed(step)
-            return self._aside(monitor)
-        if monitor not in self._graphs:
-            self._graphs[monitor] = self._capture(monitor)
-        graph, outputs = self._graphs[monitor]
+            return self._aside(step, monitor)
+        if kind not in self._graphs:
+            self._graphs[kind] = self._capture(step, monitor)
+        graph, outputs = self._graphs[kind]
         self._seed(step)
         graph.replay()
         return outputs
@@ -74,20 +77,20 @@ class StepGraph:
     def _seed(self, step):
         torch.manual_seed(derive_key(self.runner.seed, self.runner.rank, "dropout", step) % (1 << 63))
 
-    def _aside(self, monitor):
+    def _aside(self, step, monitor):
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            outputs = self._run(monitor)
+            outputs = self._run(step, monitor)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         return outputs
 
-    def _capture(self, monitor):
+    def _capture(self, step, monitor):
         graph = torch.cuda.CUDAGraph()
         pool = next((g.pool() for g, _ in self._graphs.values()), None)
         try:
             with torch.cuda.graph(graph, pool=pool):
-                outputs = self._run(monitor)
+                outputs = self._run(step, monitor)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
@@ -96,8 +99,8 @@ class StepGraph:
             ) from error
         return graph, outputs
 
-    def _run(self, monitor):
-        draws = Draws(self.runner.seed, self.index, self.runner.rank, self.device)
+    def _run(self, step, monitor):
+        draws = Draws(self.runner.seed, self.index, self.runner.rank, self.device, number=step)
         batch = dict(batch=self.data(draws), draws=draws, monitor=monitor)
         # Schedulers set plain numbers, which a capture would freeze: the optimiser reads them from the device instead.
         numbers = [group["lr"] for group in self.groups]

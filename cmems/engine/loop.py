@@ -138,6 +138,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
             outputs = self._graphed(self._iter, **data_batch)
         else:
             outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.runner.start_over()
         outputs = processes.mean(outputs)
         self.guard.note(self._iter, outputs)
         self.runner.call_hook("after_train_iter", outputs=outputs, **hook)

@@ -52,9 +52,9 @@ def set_up_cpu(env_cfg):
         keep_freed_memory()
 
 
-def remove_run(work_dir, keep):
-    """Remove the checkpoints and logs of a run, all but the folder ``keep``."""
-    for name in (LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png", "exemplars.png"):
+def remove_run(work_dir, keep, spare=()):
+    """Remove the checkpoints and logs of a run, all but the folder ``keep`` and the files named in ``spare``."""
+    for name in {LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png", "exemplars.png"}.difference(spare):
         Path(work_dir, name).unlink(missing_ok=True)
     for folder in {path.parent for path in Path(work_dir).glob("*/vis_data")} - {Path(keep)}:
         shutil.rmtree(folder)
@@ -80,7 +80,8 @@ class SegmentationRunner(Runner):
         preparation (str | None): How the data was prepared, as JSON; kept in checkpoints, to be published with them.
         trained_on (list[str] | None): By what the voxels of the training scans are known, as manifests tell it; kept in
             checkpoints, so that a test notices a scan that was trained on.
-        starts_over (bool): Remove what an earlier run left in the work directory, right before the first step.
+        starts_over (bool): Remove what an earlier run left in the work directory, once a step was made: what a config
+            has wrong ends by then.
     """
 
     settings, beside, preparation, trained_on, starts_over = None, None, None, None, False
@@ -269,11 +270,11 @@ class SegmentationRunner(Runner):
             load_schedulers(self.param_schedulers, checkpoint, filename)
         self.logger.info(f"resumed from {filename} at step {meta['iter']}")
 
-    def load_or_resume(self):
-        """Load or resume as MMEngine does; everything is built, and the first step is next."""
-        super().load_or_resume()
+    def start_over(self):
+        """Remove what an earlier run left in the work directory, where asked for; once, after the first step."""
         if self.starts_over:
-            remove_run(self.work_dir, keep=self.log_dir)
+            remove_run(self.work_dir, keep=self.log_dir, spare=("exemplars.png",))  # drawn anew by now
+            self.starts_over = False
 
     def _check_origin(self, meta, path):
         """Refuse a checkpoint whose run is not the one that would go on."""

@@ -20,18 +20,19 @@ _OUTLINE = [withStroke(linewidth=2.6, foreground="#555555")]  # lets the light c
 
 
 def read_history(work_dir):
-    """Read the scalars of MMEngine's LocalVisBackend, of all runs of the newest work directory under ``work_dir``.
+    """Read the scalars of MMEngine's LocalVisBackend, of all runs of a work directory.
 
     A step logged twice (a run resumed from before its end) is what the later run says, and what the earlier run logged
     from there on is dropped. Rows of step 0 are validations outside training and are left out.
 
     Args:
-        work_dir (str | Path): Searched for ``vis_data`` folders.
+        work_dir (str | Path): The work directory, or a folder above some, of which the newest is meant.
 
     Returns:
         list[dict]: One row per step, ascending; training and validation keys of a step in the same row.
     """
-    runs = [folder for folder in Path(work_dir).rglob("vis_data") if _scalar_files(folder)]
+    runs = [folder for folder in Path(work_dir).glob("*/vis_data") if _scalar_files(folder)]
+    runs = runs or [folder for folder in Path(work_dir).rglob("vis_data") if _scalar_files(folder)]
     if not runs:
         return []
     newest = max(runs, key=lambda folder: max(f.stat().st_mtime for f in _scalar_files(folder)))

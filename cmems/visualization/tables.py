@@ -190,6 +190,11 @@ def table_cell(metric, model, column, key, spread):
     return f"{value:.{decimals}f}" + (f"±{sd:.{min(decimals, 2) if name not in DISTANCES else 1}f}" if known else "")
 
 
+def known_value(name, status, value):
+    """Return a volume's value of a class, NaN for a distance to what was not found, which some count as 0."""
+    return math.nan if name in DISTANCES and status == "missed" and value == 0 else float(value)
+
+
 def lost(convention, summary, column):
     """Tell whether a distance is one to what was never found, which some conventions count as 0, and none is.
 

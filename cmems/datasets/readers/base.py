@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,9 +99,17 @@ class Reader:
         if not rows and not problems:
             problems = [f"{self.root}: no case found; expected {self.expects}"]
         splits = {name: split for name, split, _, _ in rows}
-        for name, count in Counter(row[0].casefold() for row in rows).items():
-            if count > 1:
-                problems.append(f"{self.root}: {count} cases are called {name}; expected one")
+        alike = defaultdict(list)
+        for name, *_ in rows:
+            alike[name.casefold()].append(name)
+        for names in alike.values():
+            if len(names) > 1:
+                what = (
+                    f"are called {names[0]}"
+                    if len(set(names)) == 1
+                    else f"differ in capitals alone: {', '.join(names)}"
+                )
+                problems.append(f"{self.root}: {len(names)} cases {what}; expected one")
         problems += [f"{self.root}: {problem}" for problem in map(name_problem, splits) if problem]
         if self.split_file is not None:
             splits = self._assign(dict.fromkeys(splits), self.split_file, "--splits ", problems)

@@ -1,8 +1,6 @@
-"""Reading DICOM: a series of slices as a volume, a segmentation as a mask; writing a mask as a segmentation."""
+"""Reading DICOM: a series of slices as a volume."""
 
 import functools
-import hashlib
-import io
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -12,20 +10,15 @@ import numpy as np
 from cmems.datasets.names import composed
 from cmems.datasets.readers.files import ASIDE, SCAN, check_size, need, reading
 from cmems.datasets.readers.nifti import Volume
-from cmems.datasets.readers.nrrd import OVERLAP
 from cmems.errors import InputError
 
-_KIND = "a DICOM file"
-_SEGS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # bits or fractions, and label maps
+KIND = "a DICOM file"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # bits or fractions, and label maps
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A tenth of the way to the next slice: rounding in headers stays below it, a missing slice far above.
 _TOLERANCE = 0.1
 _INVERTED = "stored with white as the smallest value; inverted"
-_LONGEST = 64  # characters of a segment's label
-# What a segmentation repeats of its scan, and must have, if empty.
-_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-            "StudyTime")  # fmt: skip
 _HEADER = (
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
@@ -93,7 +86,7 @@ def series_files(path):
     Raises:
         InputError: They are no series of parallel, evenly spaced slices, each a file; or one is damaged.
     """
-    return tuple(file for file, _ in _sorted(Path(path))[0])
+    return tuple(file for file, _ in sorted_slices(Path(path))[0])
 
 
 def read_dicom(path):
@@ -108,15 +101,15 @@ def read_dicom(path):
         InputError: As :func:`series_files`; or it has colours, or claims more than it holds.
     """
     path = Path(path)
-    slices, grid = _sorted(path)
+    slices, grid = sorted_slices(path)
     dicom = need("pydicom", path, "dicom")
     shape, inverted = grid.voxels.shape, []
     check_size(path, shape, 4, sum(file.stat().st_size for file, _ in slices), True)
     voxels = np.empty(shape, np.float32)
     for z, (file, _) in enumerate(slices):
-        with reading(file, _KIND), warnings.catch_warnings():
+        with reading(file, KIND), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _refuse_deflated(file)
+            refuse_deflated(file)
             dataset = dicom.dcmread(file)
             _scale(dataset)
             pixels = dicom.pixels.apply_modality_lut(dataset.pixel_array, dataset)
@@ -144,168 +137,23 @@ def _scale(dataset):
 
 def dicom_modality(path):
     """Return what the header of a DICOM file says it is of: ``CT``, ``MR`` …"""
-    slices, _ = _sorted(Path(path))
+    slices, _ = sorted_slices(Path(path))
     return str(slices[0][1]["Modality"] or "")
 
 
 def dicom_grid(path):
     """Return what :func:`read_dicom` does, pixels unread: zeros that take no memory."""
-    return _sorted(Path(path))[1]
+    return sorted_slices(Path(path))[1]
 
 
-def is_segmentation(path):
-    """Tell whether a DICOM file is a segmentation."""
-    with reading(path, _KIND):
-        return _meta(path).get("MediaStorageSOPClassUID") in _SEGS
-
-
-def read_segmentation(path):
-    """Read a DICOM segmentation; its voxels number the segments, and ``names`` gives their labels by number.
-
-    Raises:
-        InputError: It is damaged, or no segmentation of parallel slices.
-    """
-    path = Path(path)
-    with reading(path, "a DICOM segmentation"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _refuse_deflated(path)
-        if (kind := _meta(path).get("MediaStorageSOPClassUID")) and kind not in _SEGS:
-            raise InputError(f"{path}: expected a DICOM segmentation, got {kind.name}")
-        read = need("highdicom", path, "dicom").seg.segread
-        seg = read(path)
-        frames = int(seg.NumberOfFrames)
-        check_size(path, (frames, seg.Rows, seg.Columns), 1, path.stat().st_size, True)
-        names = {n: str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers}
-        if len(names) > 254:
-            raise InputError(f"{path}: expected 254 segments or fewer, got {len(names)}")
-        notes = ()
-        try:
-            volume = seg.get_volume(combine_segments=True)
-        except RuntimeError as error:
-            if "overlap" not in str(error):
-                raise
-            # Read anew: its tables are left locked.
-            volume, notes = read(path).get_volume(combine_segments=True, skip_overlap_checks=True), ((OVERLAP, ""),)
-    affine = _TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
-    return Volume(volume.array, tuple(map(float, volume.spacing)), affine, (affine,), notes, names, lone=True)
-
-
-def segmentation_like(path, voxels, classes, colors, description=None):
-    """Return the bytes of a DICOM segmentation that refers to a series.
-
-    Patient and study are those of the series, as the standard wants it; its identifiers follow from the series' and
-    the voxels, so that the same mask is the same object.
-
-    Args:
-        path (str | Path): Any file of the series.
-        voxels (np.ndarray): ``(D, H, W)`` uint8, slices by position; label k is the k-th class.
-        classes (sequence[str]): Names of the segments.
-        colors (sequence[tuple[int]]): In which viewers should show them, RGB of 0 to 255.
-        description (str | None): What the file says of its content, up to 64 characters.
-
-    Raises:
-        InputError: As :func:`check_segments`; or the headers of the series are damaged.
-    """
-    from cmems import __version__
-
-    path = Path(path)
-    check_segments(path, classes)
-    dicom, hd = need("pydicom", path, "dicom"), need("highdicom", path, "dicom")
-    code = dicom.sr.codedict.codes
-    with reading(path, "a DICOM series that a segmentation can refer to"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        slices, grid = _sorted(path)
-        sources = []
-        for z, (file, _) in enumerate(slices):
-            one = dicom.dcmread(file, stop_before_pixels=True)
-            sources.append(_mended(dicom, one, sources[0] if sources else one, grid, z))
-        by = hd.AlgorithmIdentificationSequence("CMEMS", code.DCM.ArtificialIntelligence, __version__)
-        kind, shown = code.SCT.Tissue, hd.color.CIELabColor.from_rgb
-        about = [
-            hd.seg.SegmentDescription(k, name[:_LONGEST], kind, kind, "AUTOMATIC", by, display_color=shown(*rgb))
-            for k, (name, rgb) in enumerate(zip(classes, colors, strict=True), 1)
-        ]
-        seeds = [sources[0].SeriesInstanceUID, __version__, *classes, hashlib.sha256(voxels.tobytes()).hexdigest()]
-        series, instance = (dicom.uid.generate_uid(entropy_srcs=[kind, *seeds]) for kind in ("series", "instance"))
-        seg = hd.seg.Segmentation(
-            sources, np.ascontiguousarray(voxels), "BINARY", about, series, 1000, instance, 1, "CMEMS", "CMEMS",
-            __version__, "none", content_label="CMEMS", series_description="CMEMS",
-            content_description=description, omit_empty_frames=voxels.any(),
-        )  # fmt: skip
-        content = io.BytesIO()
-        seg.save_as(content)
-    return content.getvalue()
-
-
-def check_segments(path, classes):
-    """Find, before the work, why masks of a series could not be written as segmentations.
-
-    Raises:
-        InputError: A library is not installed; or DICOM cannot hold the names of the classes, or tell them apart.
-    """
-    need("highdicom", path, "dicom")
-    for name in classes:
-        if "\\" in name:
-            raise InputError(f"{path}: a DICOM segmentation cannot name a class {name!r}, as \\ parts values there")
-    if twice := [name for name, count in Counter(name[:_LONGEST] for name in classes).items() if count > 1]:
-        raise InputError(
-            f"{path}: a DICOM segmentation names classes by {_LONGEST} characters, of which several begin {twice[0]!r}"
-        )
-
-
-def _mended(dicom, one, first, grid, z):
-    """Return the header of the z-th slice as a segmentation may repeat it.
-
-    Anonymised scans lack what is to be there, or have what is none; names may be in any alphabet; and each slice lies
-    where it was taken to lie, so that what is written is read back. ``first`` is the first slice's, mended.
-    """
-    one.decode()
-    one.SpecificCharacterSet = "ISO_IR 192"  # Unicode, which the names of classes may need
-    checks = {"PatientBirthDate": dicom.valuerep.DA, "StudyDate": dicom.valuerep.DA, "StudyTime": dicom.valuerep.TM}
-    for name in _PATIENT:
-        value = one.get(name)
-        try:
-            fits = value is not None and not isinstance(value, dicom.multival.MultiValue)
-            fits = fits and (name != "PatientSex" or value in ("", "M", "F", "O"))
-            if fits and name in checks:
-                checks[name](value)
-        except (ValueError, TypeError):
-            fits = False
-        if not fits:
-            setattr(one, name, "")
-    series = str(one.SeriesInstanceUID)
-    if not one.get("SOPInstanceUID"):
-        one.SOPInstanceUID = dicom.uid.generate_uid(entropy_srcs=["instance", series, str(z)])
-    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        found = one.get(name) if one is first else first.get(name)
-        setattr(one, name, found or dicom.uid.generate_uid(entropy_srcs=[name, series]))
-    affine = _TO_RAS @ grid.affine
-    steps = affine[:3, :3] / np.array(grid.spacing[::-1])
-    one.ImageOrientationPatient = [_decimal(v) for v in steps[:, :2].T.ravel()]
-    one.ImagePositionPatient = [_decimal(v) for v in (affine @ (0, 0, z, 1))[:3]]
-    one.PixelSpacing = [_decimal(v) for v in grid.spacing[1:]]
-    one.SliceThickness = one.SpacingBetweenSlices = _decimal(grid.spacing[0])
-    return one
-
-
-def _decimal(value):
-    """Return a number as DICOM writes it, in 16 characters at most."""
-    return f"{value:.10g}" if abs(value) >= 1e-4 else f"{value:.9f}"
-
-
-def description_of(path):
-    """Return what a file says of its content; None where it says nothing."""
-    header = need("pydicom", path, "dicom").dcmread(path, stop_before_pixels=True, specific_tags=["ContentDescription"])
-    return header.get("ContentDescription")
-
-
-def _meta(path):
+def meta(path):
+    """Return the meta information that a DICOM file begins with."""
     return need("pydicom", path, "dicom").filereader.read_file_meta_info(path)
 
 
-def _refuse_deflated(path):
+def refuse_deflated(path):
     """Refuse what pydicom inflates before anything can be compared with what the file holds."""
-    if _meta(path).get("TransferSyntaxUID") == _DEFLATED:
+    if meta(path).get("TransferSyntaxUID") == _DEFLATED:
         raise InputError(f"{path}: deflated DICOM is not read; save it under another transfer syntax")
 
 
@@ -317,9 +165,9 @@ def _folder(folder, changed):
         if path.name.startswith(".") or path.is_dir() or not is_dicom(path):
             continue
         try:
-            with reading(path, _KIND), warnings.catch_warnings():
+            with reading(path, KIND), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                _refuse_deflated(path)
+                refuse_deflated(path)
                 header = dicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
                 # Read now, so that damage ends here.
                 values = {name: header.get(name) for name in _HEADER}
@@ -338,7 +186,7 @@ def _folder(folder, changed):
 def _is_slice(header):
     """Tell whether a file should be a slice: neither a report, nor a segmentation, nor a localizer."""
     kind = header["SOPClassUID"]
-    if kind and (kind in _SEGS or "Image Storage" not in kind.name):
+    if kind and (kind in SEGMENTATIONS or "Image Storage" not in kind.name):
         # A maker's own kind has no name; what has pixels at a place is a slice.
         placed = ("Rows", "Columns", "ImagePositionPatient")
         if kind.name != kind or not all(header[name] for name in placed):
@@ -346,7 +194,7 @@ def _is_slice(header):
     return "LOCALIZER" not in list(header["ImageType"] or ())
 
 
-def _sorted(path):
+def sorted_slices(path):
     """Return the (file, header) of a file's series by position, and their grid."""
     folder = path.parent
     if not path.is_file():
@@ -355,7 +203,7 @@ def _sorted(path):
     slices = next((each for each in series.values() if path in [file for file, _ in each]), None)
     if slices is None:
         own = [problem for problem in problems if problem.startswith(f"{path}: ")]
-        raise InputError(own or f"{path}: expected a slice of a DICOM series, got {_KIND} of another kind")
+        raise InputError(own or f"{path}: expected a slice of a DICOM series, got {KIND} of another kind")
     with reading(path, "a DICOM series"):
         return _stack(path, slices)
 
@@ -394,7 +242,7 @@ def _stack(path, slices):
     affine = np.eye(4)
     affine[:3, :3] = np.stack([along * sides[1], down * sides[0], step], 1)
     affine[:3, 3] = positions[0]
-    affine = _TO_RAS @ affine
+    affine = TO_RAS @ affine
     zeros = np.broadcast_to(np.uint8(0), (len(slices), int(first["Rows"]), int(first["Columns"])))
     spacing = (float(np.linalg.norm(step)), *map(float, sides))
     return slices, Volume(zeros, spacing, affine, (affine,), notes)

@@ -382,7 +382,7 @@ def _unknown(path, label, automatic, turned=""):
         InputError: One slice is painted, but across the scan's own.
     """
     voxels = label.voxels
-    if (voxels == UNKNOWN).any():  # someone marked them
+    if automatic and (voxels == UNKNOWN).any():  # someone marked them
         return label
     painted = (voxels > 0).any(axis=(1, 2))
     count, depth = int(painted.sum()), len(voxels)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from cmems.datasets.names import composed
-from cmems.datasets.readers import dicom
+from cmems.datasets.readers import dicom, segmentations
 from cmems.datasets.readers.files import MAPS, PICTURE, SCAN, files_below, listed, misplaced, reading
 from cmems.datasets.readers.nifti import nifti_description, nifti_grid, nifti_like, nifti_of, read_nifti
 from cmems.datasets.readers.nrrd import nrrd_grid, read_nrrd
@@ -124,7 +124,7 @@ def read_mask(path):
     """
     path = Path(path)
     if dicom.is_dicom(path):
-        return dicom.read_segmentation(path)
+        return segmentations.read_segmentation(path)
     if _is_picture(path):
         return read_picture(path, labels=True)
     return (read_nrrd if _is_nrrd(path) else read_nifti)(path, several=MAPS)
@@ -133,7 +133,7 @@ def read_mask(path):
 def is_segmentation(path):
     """Tell whether a file is a DICOM segmentation; a damaged one is none."""
     try:
-        return dicom.is_dicom(path) and dicom.is_segmentation(path)
+        return dicom.is_dicom(path) and segmentations.is_segmentation(path)
     except InputError:
         return False
 
@@ -146,7 +146,7 @@ def read_grid(path):
     """
     path = Path(path)
     if dicom.is_dicom(path):
-        return read_mask(path) if dicom.is_segmentation(path) else dicom.dicom_grid(path)
+        return read_mask(path) if segmentations.is_segmentation(path) else dicom.dicom_grid(path)
     if _is_picture(path):
         return picture_grid(path)
     return (nrrd_grid if _is_nrrd(path) else nifti_grid)(path)
@@ -182,7 +182,7 @@ def encoded(path, name, voxels, classes, mark=None, colors=()):
         InputError: The scan's header does not serve.
     """
     if name.endswith(".dcm"):
-        return dicom.segmentation_like(path, voxels, classes, colors, mark)
+        return segmentations.segmentation_like(path, voxels, classes, colors, mark)
     if not name.endswith(".nii.gz"):
         content, pages = io.BytesIO(), [Image.fromarray(page) for page in np.ascontiguousarray(voxels)]
         if name.endswith(".png"):
@@ -208,7 +208,7 @@ def check_mask(path, classes):
         InputError: As :func:`encoded`, of what is known without voxels.
     """
     if dicom.is_dicom(path):
-        dicom.check_segments(path, classes)
+        segmentations.check_segments(path, classes)
 
 
 def described(text):
@@ -227,7 +227,7 @@ def description_of(path):
     try:
         with reading(path, "a mask"):
             if not _is_picture(path):
-                return dicom.description_of(path) if dicom.is_dicom(path) else None
+                return segmentations.description_of(path) if dicom.is_dicom(path) else None
             with Image.open(path) as image:
                 return image.info.get("Description") or getattr(image, "tag_v2", {}).get(_TIFF_DESCRIPTION)
     except InputError:

@@ -161,7 +161,7 @@ class MutualLearner(BaseModel):
         if mode == "predict":
             return [dict(v, predictions=p) for v, p in zip(volumes, self.segment(volumes), strict=True)]
         self._update_teachers(draws)
-        active = [objective for objective in self.objectives if not objective.idle(draws.step)]
+        active = [objective for objective in self.objectives if not objective.idle(draws.number)]
         step = StepViews(self, batch, draws, active)
         losses = {}
         for objective in active:

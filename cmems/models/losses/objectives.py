@@ -102,20 +102,16 @@ class Objective(nn.Module):
         return [f"{kind}: {problem}" for problem in problems]
 
     def idle(self, index):
-        """Tell whether step ``index`` surely has no part for this term; never where ``index`` is a tensor."""
-        return not torch.is_tensor(index) and not (self.begin <= index and (self.end is None or index < self.end))
+        """Tell whether step ``index``, an int, has no part for this term."""
+        return not (self.begin <= index and (self.end is None or index < self.end))
 
     def factor(self, index):
-        """Return the factor at step ``index``, a number, or a 0-d tensor where ``index`` is one."""
+        """Return the factor at step ``index``, which is not :meth:`idle`; a number, or a 0-d tensor of a tensor."""
         factor = self.weight
         if torch.is_tensor(index):
             if self.ramp_up:
                 missing = (1 - (index - self.begin).float() / self.ramp_up).clamp(0, 1)
                 factor = factor * torch.exp(-5 * missing**2)
-            if self.begin or self.end is not None:
-                inside = index >= self.begin
-                inside = inside if self.end is None else inside & (index < self.end)
-                factor = factor * inside
         elif self.ramp_up:
             missing = min(max(1 - (index - self.begin) / self.ramp_up, 0.0), 1.0)
             factor = factor * float(torch.exp(torch.tensor(-5 * missing**2)))

@@ -18,7 +18,7 @@ from cmems.visualization.curves import curve_panels
 from cmems.visualization.page.cases import about, coded, heat_stops, small
 from cmems.visualization.page.charts import curve_figure, distribution_figure
 from cmems.visualization.page.markup import table, tag, written
-from cmems.visualization.tables import DISTANCES, count_lines, metric_title, model_label, table_cell
+from cmems.visualization.tables import DISTANCES, count_lines, known_value, metric_title, model_label, table_cell
 
 __all__ = ["small", "write_page"]
 
@@ -113,7 +113,7 @@ def _picture(heading, file):
 def _score_tables(metrics, classes):
     """Return a table per metric: a row per model, a column per class; below them what means do not tell."""
     if not metrics:
-        return [tag("p", "No case of this split has a reference: nothing was measured.")]
+        return [tag("p", "Nothing was measured; the notes say why.")]
     found = []
     for metric in metrics:
         cases = len({row["case"] for row in metric.cases})
@@ -179,10 +179,10 @@ def _cell(value, decimals, share=False):
 
 def _by_case(metric, model):
     """Return a model's values by case and class, and their mean."""
-    found = {}
+    found, name = {}, metric.convention["metric"]
     for row in metric.cases:
         if row["model"] == model:
-            found.setdefault(row["case"], {})[row["cls"]] = float(row["value"])
+            found.setdefault(row["case"], {})[row["cls"]] = known_value(name, row["status"], row["value"])
     for values in found.values():
         values["mean"] = _mean(values.values())
     return found

@@ -6,7 +6,7 @@ import numpy as np
 
 from cmems.visualization.colors import class_colors, hex_color
 from cmems.visualization.page.markup import tag
-from cmems.visualization.tables import DISTANCES, metric_title
+from cmems.visualization.tables import DISTANCES, known_value, metric_title
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34
@@ -72,11 +72,11 @@ def distribution_figure(metric, classes, models, label_of):
         models (sequence[str]): In the order of the columns.
         label_of (callable): Of a model, for people.
     """
-    distance = metric.convention["metric"] in DISTANCES
-    found = {}
+    name, found = metric.convention["metric"], {}
+    distance = name in DISTANCES
     for row in metric.cases:
-        if math.isfinite(row["value"]):
-            found.setdefault((row["cls"], row["model"]), []).append((float(row["value"]), row["case"]))
+        if math.isfinite(value := known_value(name, row["status"], row["value"])):
+            found.setdefault((row["cls"], row["model"]), []).append((value, row["case"]))
     values = [value for column in found.values() for value, _ in column] or [0.0]
     low, high, _ = _range("zero" if distance else "share", values)
     width = max(_WIDTH, _LEFT + _RIGHT + 34 * len(classes) * len(models))
