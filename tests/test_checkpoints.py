@@ -425,8 +425,11 @@ def test_a_signal_ends_the_step_and_the_run_goes_on_to_the_same_bits(name, made,
     assert read_checkpoint(work / "last.pth")["meta"]["iter"] == 3
 
 
-def test_a_signal_in_a_validation_leaves_the_step_and_the_resume_validates_first(tiny_config, tmp_path, monkeypatch):
-    config, whole, halves = tiny_config("unet/unet_acdc.py"), tmp_path / "whole", tmp_path / "halves"
+@pytest.mark.parametrize("hooks", ["", "custom_hooks = [dict(type='EMAHook', momentum=0.3)]\n"])
+def test_a_signal_in_a_validation_leaves_the_step_and_the_resume_validates_first(
+    hooks, tiny_config, tmp_path, monkeypatch
+):
+    config, whole, halves = tiny_config("unet/unet_acdc.py", extra=hooks), tmp_path / "whole", tmp_path / "halves"
     train(config, str(whole))
     with monkeypatch.context() as patch:
         validate = MutualLearningLoop._validate

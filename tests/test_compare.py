@@ -643,11 +643,13 @@ def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_p
     fcntl = pytest.importorskip("fcntl")
     folder = tmp_path / "cmems-0" / "A-seed0"
     folder.mkdir(parents=True)
+    tested = dict(header=dict(checkpoint="last.pth"), summary={}, conventions={})
     child = (
         f"import fcntl, pathlib, time; h = open({str(folder / '.compare.lock')!r}, 'w')\n"
         "fcntl.flock(h, fcntl.LOCK_EX)\n"
         "print('held', flush=True); time.sleep(0.7)\n"
-        f"p = pathlib.Path({str(folder / 'test_val')!r}); p.mkdir(); (p / 'metrics.json').write_text('{{}}')\n"
+        f"p = pathlib.Path({str(folder / 'test_val')!r}); p.mkdir()\n"
+        f"(p / 'metrics.json').write_text({json.dumps(tested)!r})\n"
     )
     other = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
     assert fcntl

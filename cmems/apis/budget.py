@@ -61,7 +61,8 @@ def fit_to_steps(cfg, steps, options=None):
     if value_typed(options, "optim_wrapper.optimizer.lr") is not None:
         return
     with told("budget.rates"):
-        rates = sorted((int(s), float(r)) for s, r in ((cfg.get("budget") or {}).get("rates") or {}).items())
+        given = (cfg.get("budget") or {}).get("rates") or {}
+        rates = sorted({int(s): float(r) for s, r in given.items()}.items())  # options name steps by texts, and win
         if rates:
             cfg.optim_wrapper.optimizer.lr = _between(rates, steps)
 

@@ -5,8 +5,8 @@ import inspect
 import itertools
 
 import mmengine.registry
-from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -28,8 +28,11 @@ _PLAIN = {
     "train_dataloader.exemplar_slice": dict(case=None, slice=None),
 }  # fmt: skip
 # What builders take for themselves, by the kind of what they build.
-_TAKEN = ((Hook, {"priority"}), (OptimWrapper, {"constructor", "paramwise_cfg"}),
-          (_ParamScheduler, {"convert_to_iter_based", "epoch_length"}))  # fmt: skip
+_TAKEN = (
+    (Hook, {"priority"}),
+    (OptimWrapper, {"constructor", "paramwise_cfg"}),
+    (EMAHook, {"momentum", "gamma", "interval", "device", "update_buffers"}),  # of its averages
+)
 MAPS = (dict, list, tuple)
 # What may stand where a value of a kind stood.
 _KINDS = (

@@ -20,6 +20,7 @@ from cmems.apis.components import MAPS, READ, all_dicts, check_components, is_se
 from cmems.apis.launcher import LAUNCHERS
 from cmems.apis.places import check_modules, find_config
 from cmems.datasets.prepared import file_sha256
+from cmems.engine.runner import OWN_HOOKS
 from cmems.errors import InputError, warn_once
 
 # Where data_root acts, unless something else is set there.
@@ -145,6 +146,13 @@ def set_options(config, options):
         old = _look_up(config, key)
         if isinstance(options, Texts):
             value = _read_text(value, "" if old is None and key.split(".")[-1] in _TEXTS else old)
+        section, _, name = key.rpartition(".")
+        if (
+            section == "default_hooks"
+            and value is None
+            and name not in (hooks := {*config.get(section, ()), *OWN_HOOKS})
+        ):
+            raise InputError(f"--cfg-options {key}: there is no such hook; {nearest(name, hooks)}")
         if wanted(old, value):
             raise InputError(f"--cfg-options {key}: expected {wanted(old, value)}, got {value!r}")
         if old and isinstance(value, dict) and not value:
@@ -203,8 +211,13 @@ def _check_top(config):
         raise InputError(f"auto_scale_lr: expected None, got {scaled!r}; optim_wrapper.optimizer.lr is the rate")
 
 
-def count_steps(config):
+def count_steps(config, laid_out=None):
     """Turn an objective's ``ramp_up``, ``begin`` and ``end`` below 1, shares of the training, into steps.
+
+    Args:
+        config (Config): Changed in place.
+        laid_out (int | None): Of how many steps the run first was that goes on: terms act where they would have then,
+            however long it goes on; but what ended with it, ends with it.
 
     Raises:
         InputError: A share is not in [0, 1], an objective is no dict, or none acts at a step.
@@ -223,7 +236,8 @@ def count_steps(config):
                         f"model.objectives: {key}: expected steps (an integer) or a share of them in [0, 1], "
                         f"got {objective[key]}"
                     )
-                objective[key] = round(objective[key] * steps)
+                to_the_end = key == "end" and objective[key] == 1
+                objective[key] = None if to_the_end else round(objective[key] * (laid_out or steps))
         begin, end = objective.get("begin", 0), objective.get("end")
         if type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
             warn_once(f"model.objectives: {objective.get('type')}: {given}: in {steps} steps it never acts")

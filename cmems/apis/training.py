@@ -113,7 +113,8 @@ def train(
         held = not overwrite and Path(cfg.work_dir, LAST).is_file()  # perhaps by this very command, at its end
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume or held, cfg_options)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
-    tests = _complete(cfg, seed, amp)
+    laid_out = _laid_out(newest_whole(cfg.work_dir)[0]) if resume else None
+    tests = _complete(cfg, seed, amp, laid_out)
     masks = masks_content(data, cfg.train_dataloader)
     settings = run_settings(cfg, content_of(data), masks)
     with alone(cfg.work_dir, launcher), naming(cfg.work_dir), together(cfg.work_dir):
@@ -131,7 +132,9 @@ def train(
         for key, part in tests.items():  # what the folder keeps is enough to test
             runner.cfg[key] = part
         runner.dump_config()
-        runner.settings, runner.starts_over = settings, overwrite and runner.rank == 0
+        runner.settings = settings
+        runner.starts_over = time.time() if overwrite and runner.rank == 0 else None
+        runner.laid_out = laid_out
         beside = dict(modules=module_content(cfg), custom_hooks=cfg.get("custom_hooks"))
         runner.beside = json.dumps({key: value for key, value in beside.items() if value}, default=str)
         runner.preparation, runner.trained_on = Preparation.of(data).text(), list(scans_of(data, "train").values())
@@ -194,11 +197,11 @@ class _FirstStep(Hook):
         raise _Rehearsed
 
 
-def _complete(cfg, seed, amp):
+def _complete(cfg, seed, amp, laid_out=None):
     """Set what a training's options and its number of steps decide; return what it has no use for, a test's parts."""
-    count_steps(cfg)
+    count_steps(cfg, laid_out)
     if seed is not None:
-        cfg.setdefault("randomness", {})["seed"] = seed
+        cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
     check_seed((cfg.get("randomness") or {}).get("seed"))
     if amp:
         cfg.optim_wrapper.type = "AutocastOptimWrapper"
@@ -313,6 +316,13 @@ def _is_finished(cfg, settings):
         return False
 
 
+def _laid_out(path):
+    """Return of how many steps the run of a checkpoint first was; None where that is not told, or there is none."""
+    meta = read_checkpoint(path)["meta"] if path else {}
+    steps = meta.get("laid_out", meta.get("steps"))
+    return steps if type(steps) is int and steps > 0 else None
+
+
 def _find_checkpoint(cfg):
     """Set what a resumed run goes on from, and say what is not as usual."""
     path, problem = newest_whole(cfg.work_dir)
@@ -327,9 +337,9 @@ def _find_checkpoint(cfg):
     if isinstance(steps, int) and isinstance(total, int) and steps >= total:
         made = f"all steps are made already ({steps} of {total})"
         say(f"{path}: {made}; nothing is left to train; --overwrite trains anew")
-    laid_out = meta.get("steps", total)
-    if laid_out != total:
+    laid_out = _laid_out(path)
+    if laid_out not in (None, total):
         say(
             f"{path}: the run was laid out for {laid_out} steps and goes on to {total}: the learning rate keeps the "
-            "schedule of before"
+            "schedule of before, and terms begin where they did"
         )

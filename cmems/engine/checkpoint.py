@@ -22,7 +22,8 @@ from cmems.errors import InputError, warn_once
 from cmems.registry import BACKBONES, HOOKS
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
-_META = dict(iter=int, steps=int, world_size=int, threads=int, optimizer=str, best=dict)  # of what is compared or shown
+# Of what is compared or shown.
+_META = dict(iter=int, steps=int, laid_out=int, world_size=int, threads=int, optimizer=str, best=dict)
 _END, _SEAL = b"PK\x05\x06", b"cmems sha256 "  # of a zip file; of the comment that ends ours
 
 

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from cmems.errors import InputError
 
+_PARAMWISE = ("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult",
+              "flat_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate")  # fmt: skip
 _WORKERS = 64  # that read cases, on a machine of few processors
 
 
@@ -66,6 +68,33 @@ def check_optimizer(wrapper):
                         )
 
 
+def check_paramwise(settings, model):
+    """Refuse what a ``paramwise_cfg`` of MMEngine's constructor does not have, and parameters that a model has not.
+
+    Args:
+        settings (dict): An ``optim_wrapper``; one with a constructor of one's own is left to that.
+        model (nn.Module): Whose parameters.
+
+    Raises:
+        InputError: A key changes nothing.
+    """
+    paramwise, where = settings.get("paramwise_cfg"), "optim_wrapper.paramwise_cfg"
+    if settings.get("constructor", "DefaultOptimWrapperConstructor") != "DefaultOptimWrapperConstructor":
+        return
+    if not isinstance(paramwise, dict):
+        return  # which its constructor refuses, unless it is None
+    if odd := [key for key in paramwise if key not in _PARAMWISE]:
+        near = difflib.get_close_matches(str(odd[0]), _PARAMWISE, n=1) or _PARAMWISE
+        raise InputError(f"{where}.{odd[0]}: no such setting; expected {', '.join(near)}")
+    keys, names = paramwise.get("custom_keys") or {}, [name for name, _ in model.named_parameters()]
+    for key, changes in keys.items() if isinstance(keys, dict) else ():
+        if not any(key in name for name in names):
+            near = difflib.get_close_matches(key, {part for n in names for part in n.split(".")}, n=3) or names[:2]
+            raise InputError(f"{where}.custom_keys: {key!r} is in no parameter's name, as {', '.join(near)} are")
+        if not isinstance(changes, dict):
+            raise InputError(f"{where}.custom_keys.{key}: expected settings, e.g. dict(lr_mult=0.1), got {changes!r}")
+
+
 def _check_step(optimizer):
     """Refuse an optimiser of torch that cannot step by a gradient alone, by a step of a copy."""
     kind, group = type(optimizer), optimizer.param_groups[0]
@@ -90,8 +119,8 @@ def check_schedules(schedulers):
         schedulers (iterable): MMEngine's, as built.
 
     Raises:
-        InputError: One counts epochs, of which a training has none; it begins or ends at no step; or its lowest value
-            or its power is none.
+        InputError: One counts epochs, of which a training has none; it begins, ends or falls at no step; or its lowest
+            value, its factor or its power is none.
     """
     for each in schedulers:
         if getattr(each, "need_val_args", False):  # it acts after validations
@@ -102,6 +131,12 @@ def check_schedules(schedulers):
             )
         if each.by_epoch:
             raise InputError(f"param_scheduler.by_epoch: expected False, as steps are counted, got {each.by_epoch!r}")
+        if odd := [step for step in getattr(each, "milestones", ()) if type(step) is not int or step < 0]:
+            raise InputError(f"param_scheduler.milestones: expected steps, integers of 0 or more, got {odd[0]!r}")
+        if type(size := getattr(each, "step_size", 1)) is not int or size < 1:
+            raise InputError(f"param_scheduler.step_size: expected a positive integer, got {size!r}")
+        if not getattr(each, "gamma", 1) > 0:
+            raise InputError(f"param_scheduler.gamma: expected a number of more than 0, got {each.gamma!r}")
         for name, most in (("eta_min", min(each.base_values)), ("eta_min_ratio", 1), ("power", sys.float_info.max)):
             value = getattr(each, name, None)
             if value is not None and not 0 <= value <= most:

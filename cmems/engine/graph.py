@@ -1,5 +1,7 @@
 """A whole training step, sampling and optimiser included, as one CUDA graph."""
 
+from itertools import chain
+
 import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -22,6 +24,10 @@ def why_not(runner, data):
         return f"{type(wrapper).__name__} may read the device"
     if wrapper.clip_grad_kwargs or wrapper._accumulative_counts != 1:
         return "gradients are clipped or accumulated"
+    schedules = getattr(runner, "param_schedulers", None) or []
+    for each in chain(*schedules.values()) if isinstance(schedules, dict) else schedules:
+        if each.param_name != "lr":
+            return f"a schedule of {each.param_name} is no tensor"
     if any("capturable" not in group for group in wrapper.optimizer.param_groups):
         return f"{type(wrapper.optimizer).__name__} is not capturable"
     return None
@@ -53,6 +59,9 @@ class StepGraph:
         if self.device.type == "cuda":
             for group in self.groups:
                 group["capturable"] = True
+            for weight, state in runner.optim_wrapper.optimizer.state.items():  # of a run that goes on
+                if torch.is_tensor(state.get("step")):
+                    state["step"] = state["step"].to(weight.device)
 
     def __call__(self, step, monitor=()):
         """Make step ``step`` (int) and return its losses, and its monitors where class names are given."""

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 
@@ -58,6 +59,10 @@ def open_data(model, dataloader):
     return data
 
 
+class _Interrupted(Exception):
+    """A signal came between the volumes of a validation."""
+
+
 @LOOPS.register_module()
 class MutualLearningLoop(IterBasedTrainLoop):
     """Draws a batch from every source, takes one optimiser step, validates now and then.
@@ -110,7 +115,10 @@ class MutualLearningLoop(IterBasedTrainLoop):
         runner = self.runner
         self._graphed = self._make_graph() if self.graph else None
         with self._signals, self._together():
-            runner.call_hook("before_train")
+            try:
+                runner.call_hook("before_train")
+            except AssertionError as error:  # by which MMEngine's hooks refuse settings
+                raise InputError(f"custom_hooks: {error}") from error
             runner.call_hook("before_train_epoch")
             if not self._validated and self.validation_due(self._iter):
                 self._validate()
@@ -151,7 +159,7 @@ class MutualLearningLoop(IterBasedTrainLoop):
         gradients are accumulated, it waits for the step that uses them.
 
         Args:
-            validating (bool): It is asked between volumes.
+            validating (bool): It is asked between volumes, and ends the validation first.
 
         Raises:
             Stopped: After ``last.pth`` was written.
@@ -165,6 +173,8 @@ class MutualLearningLoop(IterBasedTrainLoop):
             signum = processes.highest(signum or 0) or None
         if signum is None:
             return
+        if validating:
+            raise _Interrupted  # hooks may have put other weights there to be measured, averaged ones
         self.runner.save_last(self._iter, validated=not self.validation_due(self._iter))
         raise Stopped(signum, f"stopped after step {self._iter}; --resume goes on from {self.runner.work_dir}")
 
@@ -186,7 +196,13 @@ class MutualLearningLoop(IterBasedTrainLoop):
 
     def _validate(self):
         self.guard.check()
-        self.runner.val_loop.run()
+        try:
+            self.runner.val_loop.run()
+        except _Interrupted:
+            for hook in self.runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(self.runner)  # puts the weights back
+            self.stop_if_asked()
 
     def _make_graph(self):
         reason = why_not(self.runner, self.data)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import shutil
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import master_only
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 
@@ -25,7 +27,7 @@ from cmems.engine.checkpoint import (
     read_checkpoint,
     seal,
 )
-from cmems.engine.checks import check_measured, check_model, check_optimizer, check_schedules, told
+from cmems.engine.checks import check_measured, check_model, check_optimizer, check_paramwise, check_schedules, told
 from cmems.engine.finite import REPORT
 from cmems.engine.memory import keep_freed_memory
 from cmems.engine.restore import load_optimizer, load_schedulers, load_weights
@@ -43,6 +45,8 @@ _NEEDED = dict(
     checkpoint=dict(type="LastBestCheckpointHook"),
     precise_norm=dict(type="PreciseNormHook"),
 )
+_MMENGINES_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+OWN_HOOKS = {*_NEEDED, *_MMENGINES_HOOKS}  # which every run has, unless a config has None there
 
 
 def set_up_cpu(env_cfg):
@@ -52,10 +56,12 @@ def set_up_cpu(env_cfg):
         keep_freed_memory()
 
 
-def remove_run(work_dir, keep, spare=()):
-    """Remove the checkpoints and logs of a run, all but the folder ``keep`` and the files named in ``spare``."""
-    for name in {LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png", "exemplars.png"}.difference(spare):
+def remove_run(work_dir, keep, began=math.inf):
+    """Remove the checkpoints and logs of a run, all but the folder ``keep`` and a picture drawn since ``began``."""
+    for name in (LAST, PREVIOUS, BEST, REPORT, RECORD, PAGE, "curves.png"):
         Path(work_dir, name).unlink(missing_ok=True)
+    if (drawn := Path(work_dir, "exemplars.png")).is_file() and drawn.stat().st_mtime < began:
+        drawn.unlink()
     for folder in {path.parent for path in Path(work_dir).glob("*/vis_data")} - {Path(keep)}:
         shutil.rmtree(folder)
 
@@ -80,11 +86,13 @@ class SegmentationRunner(Runner):
         preparation (str | None): How the data was prepared, as JSON; kept in checkpoints, to be published with them.
         trained_on (list[str] | None): By what the voxels of the training scans are known, as manifests tell it; kept in
             checkpoints, so that a test notices a scan that was trained on.
-        starts_over (bool): Remove what an earlier run left in the work directory, once a step was made: what a config
-            has wrong ends by then.
+        starts_over (float | None): When this run began, in seconds of the epoch, where it replaces what an earlier one
+            left in the work directory: once a step was made, as what a config has wrong ends by then.
+        laid_out (int | None): Of how many steps the run that goes on first was, which shares of steps are of; kept in
+            checkpoints. None: of as many as this one.
     """
 
-    settings, beside, preparation, trained_on, starts_over = None, None, None, None, False
+    settings, beside, preparation, trained_on, starts_over, laid_out = (None,) * 6
     _began = set()  # the timestamps of this process's runs
 
     def setup_env(self, env_cfg):
@@ -157,6 +165,8 @@ class SegmentationRunner(Runner):
 
     def build_optim_wrapper(self, optim_wrapper):
         """Build the optimiser; raises InputError."""
+        if isinstance(optim_wrapper, dict):
+            check_paramwise(optim_wrapper, self.model)
         with told("optim_wrapper"):
             wrapper = super().build_optim_wrapper(optim_wrapper)
         check_optimizer(wrapper)
@@ -175,8 +185,9 @@ class SegmentationRunner(Runner):
         ``last.pth`` is written whatever the config has in the place of the checkpoint hook.
         """
         hooks = {**_NEEDED, **(hooks or {})}
-        own = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-        super().register_default_hooks({k: hook for k, hook in hooks.items() if hook is not None or k in own})
+        super().register_default_hooks(
+            {k: hook for k, hook in hooks.items() if hook is not None or k in _MMENGINES_HOOKS}
+        )
         if not any(isinstance(hook, LastBestCheckpointHook) for hook in self.hooks):
             self.register_hook(_NEEDED["checkpoint"])  # beside MMEngine's or one's own
 
@@ -205,6 +216,7 @@ class SegmentationRunner(Runner):
             guard.check()
         kwargs.setdefault("save_param_scheduler", self.param_schedulers is not None)
         meta = dict(meta or {}, settings=json.dumps(self.settings), world_size=self.world_size, steps=self.max_iters)
+        meta["laid_out"] = self.laid_out or self.max_iters
         meta.update(preparation=self.preparation, trained_on=self.trained_on, beside=self.beside)
         if hasattr(self.optim_wrapper, "optimizer"):
             meta["optimizer"] = type(self.optim_wrapper.optimizer).__name__
@@ -268,13 +280,15 @@ class SegmentationRunner(Runner):
         if resume_param_scheduler and self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
             load_schedulers(self.param_schedulers, checkpoint, filename)
+        if any(isinstance(hook, EarlyStoppingHook) for hook in self.hooks):
+            self.logger.warning("EarlyStoppingHook counts anew: what it saw before is in no checkpoint")
         self.logger.info(f"resumed from {filename} at step {meta['iter']}")
 
     def start_over(self):
         """Remove what an earlier run left in the work directory, where asked for; once, after the first step."""
         if self.starts_over:
-            remove_run(self.work_dir, keep=self.log_dir, spare=("exemplars.png",))  # drawn anew by now
-            self.starts_over = False
+            remove_run(self.work_dir, self.log_dir, self.starts_over)
+            self.starts_over = None
 
     def _check_origin(self, meta, path):
         """Refuse a checkpoint whose run is not the one that would go on."""

@@ -82,6 +82,8 @@ class UNet(EncoderDecoder):
             raise InputError(
                 f"UNet: channels, dropout: expected two or more, as many of each, got {channels!r} and {dropout!r}"
             )
+        if not all(type(count) is int and count > 0 for count in channels):
+            raise InputError(f"UNet: channels: expected positive integers, got {channels!r}")
         self.in_channels, self.num_classes = in_channels, num_classes
         self.divisor = 2 ** (len(channels) - 1)
         self.feature_channels, self.level_channels = tuple(channels), tuple(channels[::-1])
