@@ -920,6 +920,15 @@ def test_what_is_typed_is_read_as_what_it_replaces():
     assert config.model.prediction == dict(views=8, clean=[dict(type="KeepLargest", classes=(2, 3))])
 
 
+def test_a_type_may_have_the_scope_of_the_package(tiny_config):
+    path = tiny_config(extra="val_dataloader = dict(dataset=dict(type='cmems.VolumeDataset'))\n")
+    config = load_config(path, Texts({"model.backbone.type": "cmems.UNet", "val_evaluator.0.type": "cmems.HD95"}))
+    found = config.val_dataloader.dataset.type, config.model.backbone.type, config.val_evaluator[0].type
+    assert found == ("VolumeDataset", "UNet", "HD95")
+    with pytest.raises(InputError, match=r"backbone\.chanels: UNet has no such setting"):
+        load_config(path, Texts({"model.backbone": "{'type': 'cmems.UNet', 'chanels': 3}"}))
+
+
 @pytest.mark.parametrize(
     "typed", ["dict(views=8", "dict(views)", "dict(**settings)", "[dict(type='KeepLargest', of=)]"]
 )

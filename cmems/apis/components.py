@@ -28,11 +28,7 @@ _PLAIN = {
     "train_dataloader.exemplar_slice": dict(case=None, slice=None),
 }  # fmt: skip
 # What builders take for themselves, by the kind of what they build.
-_TAKEN = (
-    (Hook, {"priority"}),
-    (OptimWrapper, {"constructor", "paramwise_cfg"}),
-    (EMAHook, {"momentum", "gamma", "interval", "device", "update_buffers"}),  # of its averages
-)
+_TAKEN = ((Hook, {"priority"}), (OptimWrapper, {"constructor", "paramwise_cfg"}))
 MAPS = (dict, list, tuple)
 # What may stand where a value of a kind stood.
 _KINDS = (
@@ -148,7 +144,10 @@ def _settings_of(path, node):
     kind = "LogProcessor" if path == "log_processor" else node.get("type")
     if not isinstance(kind, str):
         return None, None
-    names = [_arguments(component) for component in _components(kind.removeprefix("cmems."))]
+    components = _components(kind)
+    if EMAHook in components:  # which takes what its averages take
+        components += _components(node.get("ema_type", "ExponentialMovingAverage"))
+    names = [_arguments(component) for component in components]
     if not names or None in names:
         return None, kind
     return {k: v for each in names for k, v in each.items()}, kind

@@ -123,11 +123,14 @@ def value_typed(options, key):
 
 
 def _drop_scope(node):
-    """Drop the mark that MMEngine leaves on what ``cmems::`` brought: it is everyone's scope, and so says nothing."""
-    if isinstance(node, dict) and node.get("_scope_") == "cmems":
-        del node["_scope_"]
-    for part in node.values() if isinstance(node, dict) else node:
-        if isinstance(part, MAPS):
+    """Drop our scope, which is everyone's: what ``cmems::`` leaves on what it brought, and that of ``cmems.TYPE``."""
+    if isinstance(node, dict):
+        if node.get("_scope_") == "cmems":
+            del node["_scope_"]
+        if isinstance(node.get("type"), str):
+            node["type"] = node["type"].removeprefix("cmems.")
+    for key, part in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(part, MAPS) and key != "collate_fn":  # which MMEngine looks for in no scope
             _drop_scope(part)
 
 
@@ -147,11 +150,8 @@ def set_options(config, options):
         if isinstance(options, Texts):
             value = _read_text(value, "" if old is None and key.split(".")[-1] in _TEXTS else old)
         section, _, name = key.rpartition(".")
-        if (
-            section == "default_hooks"
-            and value is None
-            and name not in (hooks := {*config.get(section, ()), *OWN_HOOKS})
-        ):
+        hooks = {*(config.get("default_hooks") or ()), *OWN_HOOKS}
+        if section == "default_hooks" and value is None and name not in hooks:
             raise InputError(f"--cfg-options {key}: there is no such hook; {nearest(name, hooks)}")
         if wanted(old, value):
             raise InputError(f"--cfg-options {key}: expected {wanted(old, value)}, got {value!r}")
@@ -169,6 +169,7 @@ def set_options(config, options):
             f"--cfg-options {', '.join(understood)}: cannot be merged with what is there: {error} "
             f"({type(error).__name__}); {_WHOLE} puts other settings there"
         ) from error
+    _drop_scope(config._cfg_dict)
     _check_top(config)
     for place in _DATA_PLACES if config.get("data_root") else ():
         section = _has(config, place)

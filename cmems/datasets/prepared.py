@@ -165,7 +165,7 @@ class PreparedDataset:
     def row(self, case, slice):
         """Return the row of a slice in the training arrays; the index counts from 0 along the source's last axis."""
         rows = self.rows(case)
-        if not isinstance(slice, int) or not 0 <= slice < len(rows):
+        if type(slice) is not int or not 0 <= slice < len(rows):
             raise InputError(f"{self.root}: case {case} slice {slice!r}: expected an integer from 0 to {len(rows) - 1}")
         return rows[slice]
 

@@ -110,7 +110,6 @@ class ExemplarsHook(Hook):
         """Draw."""
         data = runner.train_loop.data
         if data.exemplars is None:
-            Path(runner.work_dir, EXEMPLARS).unlink(missing_ok=True)  # of a run that had some
             return
         bounds = [(case, data.prepared.rows(case)) for case in data.prepared.cases("train")]
         tiles, carried = [], []

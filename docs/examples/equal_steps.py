@@ -11,6 +11,7 @@ from cmems.comparison.suites import SUITES
 DATA = {"data/acdc_128": "data/acdc_plus_64", "data/synapse_128": "data/synapse_plus_80"}
 IMAGES = 4  # of each source a step
 STEPS = 1500
+UPRIGHT = False  # True: W neither mirrors nor turns by quarters
 
 title = "Every method, CPU-sized, equal steps"
 datasets = ["acdc_128", "synapse_128"]
@@ -28,6 +29,7 @@ def _sized(row):
             "train_cfg.max_iters": STEPS,
             "train_cfg.val_interval": STEPS // 3,
             **own,
+            **({"model.weak.quarter_turns": False, "model.weak.flip": 0.0} if UPRIGHT else {}),
         }
 
     return Row(row.label, row.config, options, row.paper, row.sweep, row.one_slice)
