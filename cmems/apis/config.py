@@ -122,16 +122,16 @@ def value_typed(options, key):
     return value_at(given, key)
 
 
-def _drop_scope(node):
+def _drop_scope(node, name=None):
     """Drop our scope, which is everyone's: what ``cmems::`` leaves on what it brought, and that of ``cmems.TYPE``."""
     if isinstance(node, dict):
         if node.get("_scope_") == "cmems":
             del node["_scope_"]
-        if isinstance(node.get("type"), str):
+        if isinstance(node.get("type"), str) and name != "collate_fn":  # which MMEngine looks for in no scope
             node["type"] = node["type"].removeprefix("cmems.")
     for key, part in node.items() if isinstance(node, dict) else enumerate(node):
-        if isinstance(part, MAPS) and key != "collate_fn":  # which MMEngine looks for in no scope
-            _drop_scope(part)
+        if isinstance(part, MAPS):
+            _drop_scope(part, key)
 
 
 def set_options(config, options):
