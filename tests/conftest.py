@@ -1,10 +1,19 @@
 import contextlib
+import io
 import json
 import os
+import runpy
+import shutil
+import signal
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for this process and those that tests start: sums depend on the thread count
+if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 4 << 30:
+    # Checkpoints are flushed to what holds them, a tenth of the suite's time on a disk.
+    os.environ.setdefault("TMPDIR", "/dev/shm")
 
 import nibabel as nib
 import numpy as np
@@ -79,6 +88,7 @@ val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
 model = dict(backbone=dict(channels=(16, 16, 16, 16, 16)))
 train_cfg = dict(max_iters=4, val_interval=2)
+default_hooks = dict(curves=None)
 param_scheduler = dict(end=100)
 """
 
@@ -93,6 +103,22 @@ def tiny_config(tmp_path, prepared_acdc):
         return str(path)
 
     return write
+
+
+def tool(name, *arguments):
+    """Run ``tools/<name>.py`` in this process, which has torch loaded; return its exit code, output and errors."""
+    before, argv, code = signal.getsignal(signal.SIGTERM), sys.argv, 0
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = [f"{name}.py", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(REPO / "tools" / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, before)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def unlabel(root, cases):

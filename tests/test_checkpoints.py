@@ -25,7 +25,7 @@ from cmems.apis.places import default_work_dir
 from cmems.cli.common import main_guard
 from cmems.datasets.prepared import PreparedDataset
 from cmems.engine import checkpoint as checkpoints
-from cmems.engine.checkpoint import newest_whole, read_checkpoint, seal
+from cmems.engine.checkpoint import newest_whole, read_checkpoint, read_meta, seal
 from cmems.engine.loop import MutualLearningLoop
 from cmems.errors import InputError, Stopped
 from cmems.locks import folder_lock
@@ -571,3 +571,23 @@ def test_differences_are_told_by_key():
         "a.b.1.c: 2 there, 3 here",
         "seed: 0 there, not set here",
     ]
+
+
+def test_a_checkpoint_is_read_once_for_what_it_says_and_again_once_it_changed(tiny_config, tmp_path, monkeypatch):
+    config, path, read = (
+        tiny_config(extra="val_dataloader = val_cfg = val_evaluator = None\n"),
+        tmp_path / "last.pth",
+        [],
+    )
+    train(config, str(tmp_path), cfg_options={"train_cfg.max_iters": 1})
+    monkeypatch.setattr(
+        "cmems.engine.checkpoint.torch.load", lambda *a, _load=torch.load, **k: read.append(1) or _load(*a, **k)
+    )
+    assert [read_meta(path)["iter"] for _ in range(3)] == [1] * 3
+    assert len(read) == 1
+    resume(config, tmp_path, **{"train_cfg.max_iters": 2})
+    assert len(read) == 2  # for its weights
+    assert read_meta(path)["iter"] == 2
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_meta(path)

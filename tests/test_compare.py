@@ -1,25 +1,21 @@
 """Comparing configs: what suites name, and what their runs leave, however they end."""
 
-import contextlib
 import copy
 import csv
 import importlib
-import io
 import json
 import math
 import os
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import unlabel
+from conftest import tool, unlabel
 from scipy.stats import bootstrap, wilcoxon
 
 from cmems.apis import load_config, train
@@ -48,36 +44,20 @@ def _from_the_repository(monkeypatch):
     monkeypatch.chdir(REPO)
 
 
-def tool(*arguments):
-    """Run the command within this process, which has torch loaded; return its exit code, output and errors."""
-    before, argv, code = signal.getsignal(signal.SIGTERM), sys.argv, 0
-    out, err = io.StringIO(), io.StringIO()
-    sys.argv = ["compare.py", *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path("tools/compare.py", run_name="__main__")
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, before)
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
-
-
 def quiet(*arguments, **options):
     lines = []
     return compare(*arguments, say=lines.append, **options), lines
 
 
 def test_suites_and_their_rows_are_listed():
-    shown = tool("--list")
+    shown = tool("compare", "--list")
     assert shown.returncode == 0
     for name in SUITES:
         assert name in shown.stdout
-    rows = tool("ablation_components", "--list", "--datasets", "phantom_cardiac")
+    rows = tool("compare", "ablation_components", "--list", "--datasets", "phantom_cardiac")
     assert "E + SD + CM + IP + FP" in rows.stdout
     assert "configs/cmems/unet_phantom_cardiac.py" in rows.stdout
-    unknown = tool("paper_table3")
+    unknown = tool("compare", "paper_table3")
     assert unknown.returncode == 2
     assert (
         unknown.stderr
@@ -292,7 +272,7 @@ def test_missing_configs_are_listed_before_anything_runs(tmp_path):
     suite.write_text(
         'rows = [dict(label=n, config=f"configs/{n}/unet_{{dataset}}.py") for n in ("unet", "nowhere", "neither")]\n'
     )
-    done = tool(suite, "--datasets", "acdc", "--work-dir", tmp_path / "w")
+    done = tool("compare", suite, "--datasets", "acdc", "--work-dir", tmp_path / "w")
     assert done.returncode == 2
     assert done.stderr == (
         "error: suite mine: 2 config(s) missing: configs/nowhere/unet_acdc.py, configs/neither/unet_acdc.py\n"
@@ -380,7 +360,7 @@ def test_mistakes_in_what_is_asked_for_get_one_message(tmp_path, tiny_config, mo
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match="--launcher slurm needs submitit: pip install submitit"):
         compare(dict(name="x", rows=rows), ["acdc"], work_dir=tmp_path / "w", launcher="slurm")
-    assert "expected key=value" in tool("exemplars", "--slurm", "long").stderr
+    assert "expected key=value" in tool("compare", "exemplars", "--slurm", "long").stderr
 
 
 def test_a_suite_reports_beside_the_paper_goes_on_past_a_failure_and_skips_what_is_done(
@@ -601,14 +581,14 @@ def test_a_report_of_other_data_or_another_file_leaves_the_first(tiny_config, ow
     assert len(list(work.glob("*/report.md"))) == 3
 
 
-def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
+def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path, in_this_process):
     config = tiny_config(
         "unet/unet_acdc.py",
-        extra="default_hooks = dict(checkpoint=dict(interval=5))\nval_dataloader = val_cfg = val_evaluator = None\n",
+        extra="default_hooks = dict(checkpoint=dict(interval=2))\nval_dataloader = val_cfg = val_evaluator = None\n",
     )
     suite, work = tmp_path / "mine.py", tmp_path / "w"
     suite.write_text(f'rows = [dict(label="one", config="{config}")]\n')
-    words = (suite, "--datasets", "acdc", "--work-dir", work, "--steps", 100, "--seeds", 0)
+    words = (suite, "--datasets", "acdc", "--work-dir", work, "--steps", 50, "--seeds", 0)
     command = [sys.executable, "tools/compare.py", *map(str, words)]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 300
@@ -618,11 +598,11 @@ def test_a_killed_suite_says_resume_and_then_finishes(tiny_config, tmp_path):
     process.wait()
     assert list(work.rglob("last.pth"))
     assert not list(work.rglob("metrics.json"))
-    refused = tool(*words)
+    refused = tool("compare", *words)
     assert refused.returncode == 2
     assert "1 run(s) were interrupted" in refused.stderr
     assert "--resume" in refused.stderr
-    done = tool(*words, "--resume")
+    done = tool("compare", *words, "--resume")
     assert done.returncode == 0, done.stderr
     assert "1/1 one, acdc, exemplar A, seed 0: done" in done.stdout
     assert "resumed" in next(work.rglob("train.txt")).read_text() + "".join(p.read_text() for p in work.rglob("*.log"))
@@ -750,7 +730,7 @@ def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path
 def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
     one = scores(tmp_path / "a.csv", dict(p=0.5, q=0.5))
     other = scores(tmp_path / "b.csv", dict(p=0.5, x=0.5))
-    shown = tool(one, other)
+    shown = tool("compare", one, other)
     assert shown.returncode == 2
     assert shown.stderr == f"error: cases differ: q (1) in {one} alone; x (1) in {other} alone\n"
     for words, text in (
@@ -766,7 +746,7 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
         ((one, scores(tmp_path / "d.csv", dict(p=1, q=1), cls="B")), f"A (1) in {one} alone; B (1) in"),
         ((one, Path("README.md")), "README.md: expected columns case, model, class and metrics"),
     ):
-        refused = tool(*words)
+        refused = tool("compare", *words)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
         assert text in refused.stderr
     for name, preset in (("m", "strict"), ("n", "transunet")):
@@ -776,7 +756,7 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"convention strict in mm in .*m, convention transunet in mm in .*n"):
         compare_scores(tmp_path / "m", tmp_path / "n")
     shutil.copy(tmp_path / "n/metrics.csv", tmp_path / "renamed.csv")
-    shown = tool(tmp_path / "m", tmp_path / "renamed.csv").stdout
+    shown = tool("compare", tmp_path / "m", tmp_path / "renamed.csv").stdout
     assert shown.splitlines()[-2].startswith(f"{tmp_path / 'renamed.csv'}: the convention of DSC is not known")
     assert f"{tmp_path / 'm'}: the" not in shown
 
@@ -784,7 +764,7 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
 def test_the_table_of_two_runs_is_shown_and_kept(tmp_path):
     one, other = scores(tmp_path / "a.csv", dict(p=0.5, q=0.25)), scores(tmp_path / "b.csv", dict(p=0.75, q=0.25))
     for _ in range(2):  # an earlier table is replaced
-        shown = tool(one, other, "--out", tmp_path / "pairs.csv")
+        shown = tool("compare", one, other, "--out", tmp_path / "pairs.csv")
         assert shown.returncode == 0
     assert "| DSC A    | 0.375 | 0.500 | +0.125 | +0.000 to +0.250 | 1 | 2 |" in shown.stdout
     assert shown.stdout.endswith(f"{tmp_path / 'pairs.csv'}: the table as CSV, every figure in full\n")

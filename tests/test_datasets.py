@@ -11,16 +11,15 @@ import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import write_acdc
+from conftest import tool, write_acdc
 
-from cmems.cli import main
+from cmems.datasets import prepare as module
 from cmems.datasets.intensity import scale_intensity
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepare import _interrupt_held, _start_worker, check, prepare
@@ -55,23 +54,6 @@ def test_full_supervision_reads_every_label_and_refuses_unknown_voxels(prepared_
     sparse = run_prepare("folder", tmp_path / "own", tmp_path / "sparse", size=16, classes=["A"])
     with pytest.raises(InputError, match=r"sparse: full supervision needs every voxel annotated; some are marked 255"):
         need_every_label(sparse)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run ``tools/prepare_data.py`` in this process; give its exit code, output and errors."""
-    monkeypatch.chdir(REPO)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["prepare_data.py", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            code = main("prepare") or 0
-        except SystemExit as end:
-            code = end.code
-        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
-
-    return run
 
 
 # What a prepared data set holds
@@ -264,7 +246,7 @@ def test_a_folder_with_other_files_is_left_alone(raw_acdc, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_check_names_every_file_that_changed(command, prepared_acdc, tmp_path):
+def test_check_names_every_file_that_changed(prepared_acdc, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(prepared_acdc, out)
     assert check(out) == []
@@ -272,15 +254,15 @@ def test_check_names_every_file_that_changed(command, prepared_acdc, tmp_path):
     array[0, 0, 0] += 0.5
     np.save(out / "train_images.npy", array)
     (out / "volumes" / "patient003_frame01_image.npy").unlink()
-    done = command("--check", out)
+    done = tool("prepare_data", "--check", out)
     assert done.returncode == 2
     assert "train_images.npy: sha256: expected" in done.stderr
     assert "patient003_frame01_image.npy: no such file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_command_says_what_it_made_and_which_slices_can_be_the_exemplar(command, raw_acdc, tmp_path):
-    done = command("acdc", raw_acdc, tmp_path / "out", "--size", 32)
+def test_the_command_says_what_it_made_and_which_slices_can_be_the_exemplar(raw_acdc, tmp_path):
+    done = tool("prepare_data", "acdc", raw_acdc, tmp_path / "out", "--size", 32)
     assert done.returncode == 0, done.stderr
     assert "train 4 volumes / 12 slices, val 2 volumes / 6 slices" in done.stdout
     assert "12 training slices hold every class" in done.stdout
@@ -345,14 +327,14 @@ def test_a_damaged_file_is_named_with_what_was_expected_and_seen(damage, raw_acd
     assert not (out / "manifest.json").exists()
 
 
-def test_all_problems_of_a_raw_folder_are_reported_at_once(command, raw_acdc, tmp_path):
+def test_all_problems_of_a_raw_folder_are_reported_at_once(raw_acdc, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     shutil.copytree(raw_acdc, raw)
     DAMAGE["range"][0](raw / "training" / "patient001")
     DAMAGE["nan"][0](raw / "training" / "patient001")
     for patient in ("patient002", "patient003"):
         nifti(raw / "training" / patient / f"{patient}_frame02.nii.gz", np.ones((40, 40, 3), np.int16))
-    done = command("acdc", raw, out, "--size", 32, "--workers", 1)
+    done = tool("prepare_data", "acdc", raw, out, "--size", 32, "--workers", 1)
     assert done.returncode == 2
     assert done.stderr.startswith("error: 4 problems:")
     for words in ("frame01_gt.nii.gz: expected labels", "patient002_frame02", "patient003_frame02"):
@@ -376,9 +358,9 @@ def test_all_problems_of_a_raw_folder_are_reported_at_once(command, raw_acdc, tm
         (("--check", "docs"), "docs: not a prepared data set: it has no manifest.json"),
     ],
 )
-def test_a_wrong_command_ends_in_one_message(command, arguments, message, raw_acdc, tmp_path):
+def test_a_wrong_command_ends_in_one_message(arguments, message, raw_acdc, tmp_path):
     words = {"out": str(tmp_path / "out"), "RAW": str(raw_acdc)}
-    done = command(*(words.get(a, a) for a in arguments))
+    done = tool("prepare_data", *(words.get(a, a) for a in arguments))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
@@ -392,6 +374,17 @@ def test_a_process_that_starts_while_ctrl_c_is_held_never_sees_it():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "went on\n"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_workers_make_what_one_process_makes(raw_acdc, prepared_acdc, tmp_path, monkeypatch):
+    asked, pool = [], module.ProcessPoolExecutor
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda n, **options: asked.append(n) or pool(n, **options))
+    for seconds in (60.0, 0.0):
+        monkeypatch.setattr(module, "ALONE", seconds)
+        prepare(READERS.get("acdc")(raw_acdc), tmp_path / str(seconds), size=32, workers=2)
+    assert asked == [2]
+    one, *two = (PreparedDataset(each).manifest["files"] for each in (prepared_acdc, *tmp_path.iterdir()))
+    assert two == [one, one]
 
 
 def test_a_worker_ends_with_the_process_that_started_it():

@@ -84,6 +84,22 @@ def test_curves_are_left_in_the_work_directory(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
+def test_curves_are_drawn_at_most_once_a_minute_while_training_goes_on(tmp_path, monkeypatch):
+    now, hook, runner = [1000.0], HOOKS.build(dict(type="CurvesHook")), fake_runner(tmp_path)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    write_run(tmp_path, "20240101_000000", train_rows([10, 20], 1.0))
+    picture, drawn = tmp_path / "curves.png", []
+    hook.before_train(runner)
+    for seconds in (30, 35, 30, 40, 500):
+        now[0] += seconds
+        hook.after_val_epoch(runner)
+        drawn.append(picture.exists())
+        picture.unlink(missing_ok=True)
+    assert drawn == [False, True, False, True, True]
+    hook.after_train(runner)
+    assert picture.exists()
+
+
 def train(hook, runner, steps):
     hook.before_run(runner)
     hook.before_train(runner)

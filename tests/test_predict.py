@@ -3,14 +3,13 @@
 import gzip
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import tool
 from PIL import Image
 from scipy import ndimage
 
@@ -47,12 +46,6 @@ def scans(raw_acdc, tmp_path):
         if not path.name.endswith("_gt.nii.gz"):
             (folder / path.name).write_bytes(path.read_bytes())
     return folder
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "tools/predict.py", *map(str, arguments)], cwd=REPO, capture_output=True, text=True
-    )
 
 
 def test_the_config_that_a_training_keeps_predicts_and_says_what_it_lacks(trained, scans, tmp_path):
@@ -140,7 +133,7 @@ def test_scans_that_cannot_be_read_are_named_after_the_others_are_written(traine
     (scans / "f_link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     (scans / "more").mkdir()
     (scans / "more/g.nii.gz").write_bytes(whole)
-    done = command(*trained, scans, tmp_path / "masks", "--pictures")
+    done = tool("predict", *trained, scans, tmp_path / "masks", "--pictures")
     assert done.returncode == 2
     assert f"{tmp_path / 'masks'}: 2 masks by the ensemble" in done.stdout
     assert "a_cut.nii.gz: truncated or not a NIfTI file" in done.stderr
@@ -188,7 +181,7 @@ def test_a_scan_that_memory_is_too_little_for_is_named_and_the_others_are_writte
 
 
 def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, scans, tmp_path):
-    done = command(*trained, scans, tmp_path / "masks")
+    done = tool("predict", *trained, scans, tmp_path / "masks")
     assert done.returncode == 0, done.stderr
     said = "by the ensemble; 1 RV, 2 Myo, 3 LV; which to look at first: trust.csv\n"
     assert done.stdout.endswith(f"\n{tmp_path / 'masks'}: 2 masks {said}")
@@ -197,14 +190,14 @@ def test_the_command_says_what_it_wrote_and_whose_axes_lie_otherwise(trained, sc
     path = scans / "patient003_frame01.nii.gz"
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag([-1, 1, 1, 1])), path)
-    done = command(*trained, path, tmp_path / "masks")
+    done = tool("predict", *trained, path, tmp_path / "masks")
     assert done.stdout.endswith(f"\n{tmp_path / 'masks'}: 1 mask {said}")
     assert "its axes lie" not in done.stderr
     assert "turned to RAS as the prepared cases, and the mask back: patient003_frame01 (stored as LAS)" in done.stderr
     bare = nib.Nifti1Image(np.asarray(image.dataobj), None)
     bare.header.set_zooms(image.header.get_zooms())
     nib.save(bare, path)
-    done = command(*trained, path, tmp_path / "masks")
+    done = tool("predict", *trained, path, tmp_path / "masks")
     said = "warning: its header tells no axes; taken as RAS, as the prepared cases lie: patient003_frame01"
     assert said in done.stderr
 

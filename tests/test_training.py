@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import unlabel
+from conftest import tool, unlabel
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -133,9 +133,9 @@ def test_a_work_directory_loses_nothing_that_is_the_users(tiny_config, tmp_path,
 
 def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     config = tiny_config(
-        extra="default_hooks = dict(checkpoint=dict(interval=3))\nval_dataloader = val_cfg = val_evaluator = None\n"
+        extra="default_hooks = dict(checkpoint=dict(interval=2))\nval_dataloader = val_cfg = val_evaluator = None\n"
     )
-    options = {"train_cfg.max_iters": 24}
+    options = {"train_cfg.max_iters": 16}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config, str(whole), cfg_options=options)
     command = [
@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
         "--work-dir",
         str(killed),
         "--cfg-options",
-        "train_cfg.max_iters=24",
+        "train_cfg.max_iters=16",
     ]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     last, deadline = killed / "last.pth", time.monotonic() + 300
@@ -154,7 +154,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     reached = torch.load(last, weights_only=True)["meta"]["iter"]
-    assert 0 < reached < 24
+    assert 0 < reached < 16
     train(config, str(killed), resume=True, cfg_options=options)
     assert same(weights(whole / "last.pth"), weights(last))
 
@@ -273,7 +273,7 @@ def test_a_perturbation_from_a_file_outside_the_package_trains(tiny_config, tmp_
 
 def test_the_log_holds_losses_and_monitors_and_the_terminal_stays_short(tiny_config, tmp_path):
     config = tiny_config(extra="default_hooks = dict(runtime_info=dict(interval=2), logger=dict(interval=2))\n")
-    done = run("tools/train.py", config, "--work-dir", tmp_path / "w")
+    done = tool("train", config, "--work-dir", tmp_path / "w")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) + len(done.stderr.splitlines()) < 15
     (scalars,) = (tmp_path / "w").glob("*/vis_data/scalars.json")
@@ -294,8 +294,8 @@ def test_the_log_holds_losses_and_monitors_and_the_terminal_stays_short(tiny_con
 def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_the_table(tiny_config, tmp_path):
     config = tiny_config()
     train(config, str(tmp_path / "w"))
-    done = run(
-        "tools/test.py",
+    done = tool(
+        "test",
         config,
         tmp_path / "w" / "best.pth",
         "--show-dir",
@@ -693,8 +693,8 @@ MISTAKES = {
     "no name": ("default_hooks.logger.type=''", "default_hooks.logger.type: expected a component's name, got ''"),
     "no name of a library's": ("val_dataloader.sampler.type=''", "val_dataloader.sampler.type: expected a component's"),
     "a setting of a hook without any": (
-        "default_hooks.curves.width=3",
-        "default_hooks.curves.width: CurvesHook has no such",
+        "default_hooks.exemplars.width=3",
+        "default_hooks.exemplars.width: ExemplarsHook has no such",
     ),
     "a list for the log": ("log_processor=[1]", "log_processor: expected settings (a dict) or None, got [1]"),
     "a module's name": ("default_hooks.logger.type=json", "hook 'json' is not registered"),
@@ -1047,7 +1047,7 @@ def test_the_command_prints_the_message_without_a_traceback(tiny_config, tmp_pat
 
 def test_a_work_dir_that_cannot_be_made_ends_in_one_message(tiny_config, tmp_path):
     (tmp_path / "file").write_text("mine")
-    done = run("tools/train.py", tiny_config(), "--work-dir", tmp_path / "file" / "w")
+    done = tool("train", tiny_config(), "--work-dir", tmp_path / "file" / "w")
     assert done.returncode == 2
     assert done.stderr.endswith(f"error: {tmp_path / 'file' / 'w'}: Not a directory\n")
     assert "Traceback" not in done.stderr

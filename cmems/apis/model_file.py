@@ -18,7 +18,7 @@ from cmems.apis.config import load_config, value_at
 from cmems.datasets.intensity import modality_of
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import check_networks, read_checkpoint, seal
+from cmems.engine.checkpoint import check_networks, read_checkpoint, read_meta, seal
 from cmems.engine.checks import told
 from cmems.engine.restore import load_weights
 from cmems.errors import InputError
@@ -139,7 +139,7 @@ def _of_config(config, cfg_options, saved, path):
 def _is_model(path):
     """Tell whether a file says that :func:`publish` wrote it, whatever else is wrong with it."""
     try:
-        return isinstance(read_checkpoint(path)["meta"].get("model"), str)
+        return isinstance(read_meta(path).get("model"), str)
     except InputError:
         return False
 

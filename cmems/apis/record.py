@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,15 +26,9 @@ _LIBRARIES = ("torch", "mmengine", "mmcv", "mmcv-lite", "numpy", "scipy", "nibab
 
 def environment():
     """Return versions and device, as plain values."""
-    found = dict(cmems=cmems.__version__, commit=commit(), python=platform.python_version())
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     device = device_name()
     return dict(
-        found,
+        _code(),
         system=platform.platform(),
         device=device,
         bfloat16=computes_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
@@ -41,6 +36,17 @@ def environment():
         compiled_kernels="not used" if torch.cuda.is_available() else ops.why_not() or "on",
         installed_in=str(Path(cmems.__file__).parent),
     )
+
+
+@cache
+def _code():
+    found = dict(cmems=cmems.__version__, commit=commit(), python=platform.python_version())
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def device_name(kind=None):

@@ -18,7 +18,7 @@ from cmems.apis.runs import content_of, trained_on, with_convention
 from cmems.apis.segmenter import best_device
 from cmems.apis.trust import by_doubt, trust_rows
 from cmems.datasets.prepared import PreparedDataset, true_affine
-from cmems.engine.checkpoint import BEST, LAST, read_checkpoint
+from cmems.engine.checkpoint import BEST, LAST, read_meta
 from cmems.engine.checks import told
 from cmems.engine.runner import PAGE, RECORD, set_up_cpu
 from cmems.errors import InputError
@@ -82,7 +82,7 @@ def report_run(
     if preset and split == "train":
         raise InputError(f"--metrics-preset {preset}: training cases are not measured")
     path = Path(checkpoint) if checkpoint else _weights(last, len(runs) > 1)
-    meta = read_checkpoint(path)["meta"]
+    meta = read_meta(path)
     set_up_cpu(cfg.get("env_cfg") or {})
     model = load_learner(cfg, config, path, data).to(best_device())
     metrics = _metrics(cfg, preset, data) if split != "train" else []

@@ -27,7 +27,7 @@ from cmems.engine.checkpoint import (
     known_to,
     newest_whole,
     of_training,
-    read_checkpoint,
+    read_meta,
 )
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
@@ -308,7 +308,7 @@ def _is_finished(cfg, settings):
     if not path.is_file():
         return False
     try:
-        meta = read_checkpoint(path)["meta"]
+        meta = read_meta(path)
         made = json.loads(meta.get("settings", "null"))
         same = of_training(made) == of_training(known_to(made, settings))
         return meta.get("iter") == cfg.train_cfg.max_iters and same
@@ -318,7 +318,7 @@ def _is_finished(cfg, settings):
 
 def _laid_out(path):
     """Return of how many steps the run of a checkpoint first was; None where that is not told, or there is none."""
-    meta = read_checkpoint(path)["meta"] if path else {}
+    meta = read_meta(path) if path else {}
     steps = meta.get("laid_out", meta.get("steps"))
     return steps if type(steps) is int and steps > 0 else None
 
@@ -330,7 +330,7 @@ def _find_checkpoint(cfg):
         say(f"{cfg.work_dir} holds no checkpoint: training starts at step 0")
         return
     cfg.resume, cfg.load_from = True, str(path)
-    meta = read_checkpoint(path)["meta"]
+    meta = read_meta(path)
     steps, total = meta.get("iter"), cfg.train_cfg.max_iters
     if path.name != LAST:
         say(f"{problem or f'{cfg.work_dir} holds no {LAST}'}; going on from {path}, step {steps}")

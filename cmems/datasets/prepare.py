@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +33,7 @@ MAX_SIZE = 4096
 LOCK = ".lock"
 PREPARATION = 3  # raised when the same scans and settings give other arrays
 WHOLE = ".whole"
+ALONE = 2.0  # seconds that this process converts by itself, as workers take longer than that to start
 
 
 def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False, pixel=None, exemplars=()):
@@ -41,7 +43,7 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False,
         reader (Reader): The raw folder.
         out (str): Folder to write. While it is incomplete it has no manifest and nothing loads it.
         size (int): Side of the training slices, pixels.
-        workers (int | None): Processes. Default: one per core.
+        workers (int | None): Processes that take over where this one needs more than seconds. Default: one per core.
         progress (callable | None): Called with (cases done, cases, name) after each case.
         overwrite (bool): Replace a data set that was prepared otherwise.
         pixel (float | None): Resample training slices to pixels of this side, mm, and cut out their middle, ``size``
@@ -227,12 +229,17 @@ def _convert_all(reader, cases, parts, frame, workers, progress):
 
 
 def _converted(reader, cases, parts, frame, workers):
-    """Yield ``(case, (entry, problems))`` as cases are done; one worker is this process."""
-    if workers == 1:
-        yield from ((case, convert(reader, case, parts, frame)) for case in cases)
+    """Yield ``(case, (entry, problems))`` as cases are done: by this process, and by workers where that takes long."""
+    begun, cases = time.monotonic(), list(cases)
+    while cases and (min(workers, len(cases)) == 1 or time.monotonic() - begun < ALONE):
+        case = cases.pop(0)
+        yield case, convert(reader, case, parts, frame)
+    if not cases:
         return
     # "spawn": a forked child inherits torch's thread pool in an unusable state.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(cases)), mp_context=get_context("spawn"), initializer=_start_worker
+    ) as pool:
         with _interrupt_held():
             running = {pool.submit(convert, reader, case, parts, frame): case for case in cases}
         try:

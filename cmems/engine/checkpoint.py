@@ -1,10 +1,12 @@
 """Checkpoints: plain data under a checksum, ``last`` to go on from, ``previous`` in case, ``best`` by validation."""
 
 import difflib
+import functools
 import hashlib
 import inspect
 import io
 import json
+import os
 import re
 import warnings
 import zipfile
@@ -75,6 +77,27 @@ def read_checkpoint(path):
     return checkpoint
 
 
+def read_meta(path):
+    """Read what a checkpoint says of its run. A file that stays as it is is read, and found whole, once.
+
+    Returns:
+        dict: Its ``meta``; not to be changed.
+
+    Raises:
+        InputError: As :func:`read_checkpoint`.
+    """
+    try:
+        now = os.stat(path)
+    except OSError:
+        return read_checkpoint(path)["meta"]
+    return _meta_of(str(path), now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _meta_of(path, *version):
+    return read_checkpoint(path)["meta"]
+
+
 def _tensors(value):
     """Yield the tensors in nested dicts, lists and tuples, which a file may nest deep or into themselves."""
     waiting, seen = [value], set()
@@ -89,11 +112,14 @@ def _tensors(value):
 
 def seal(path):
     """End a file of ``torch.save`` with the checksum of all its bytes, as the comment that a zip file may have."""
+    digest = hashlib.sha256()
     with open(path, "r+b") as handle:
-        data = handle.read()
-        body = data[:-2] + (len(_SEAL) + 64).to_bytes(2, "little") + _SEAL
-        handle.seek(len(data) - 2)
-        handle.write(body[len(data) - 2 :] + hashlib.sha256(body).hexdigest().encode())
+        handle.seek(-2, os.SEEK_END)
+        handle.write((len(_SEAL) + 64).to_bytes(2, "little") + _SEAL)
+        handle.seek(0)
+        while part := handle.read(1 << 20):
+            digest.update(part)
+        handle.write(digest.hexdigest().encode())
 
 
 def _check_seal(path, data):
@@ -102,8 +128,8 @@ def _check_seal(path, data):
         raise InputError(f"checkpoint {path}: damaged, or a file of another kind: it begins as no checkpoint does")
     damaged = f"checkpoint {path}: truncated or damaged"
     if data[-22:-18] != _END or data[-2:] != b"\0\0":
-        body, digest = data[:-64], data[-64:]
-        if not body.endswith(_SEAL) or hashlib.sha256(body).hexdigest().encode() != digest:
+        sealed = data[-64 - len(_SEAL) : -64] == _SEAL
+        if not sealed or hashlib.sha256(memoryview(data)[:-64]).hexdigest().encode() != data[-64:]:
             raise InputError(f"{damaged}: its bytes are not those of its checksum")
         return
     try:
@@ -131,7 +157,7 @@ def newest_whole(work_dir):
     for path in (Path(work_dir, name) for name in (LAST, PREVIOUS)):
         if path.is_file():
             try:
-                read_checkpoint(path)
+                read_meta(path)
             except InputError as error:
                 problems += error.problems
             else:
@@ -386,7 +412,7 @@ class LastBestCheckpointHook(Hook):
             return None
         path = Path(runner.work_dir, BEST)
         try:
-            read_checkpoint(path)
+            read_meta(path)
             measured = best.get("measured")
             if measured is not None:
                 made, own = json.loads(measured), json.loads(_measured(runner))

@@ -1,5 +1,6 @@
 """What a run shows and leaves for people: the metric table, panels, curves. Each works from its config line alone."""
 
+import time
 from pathlib import Path
 
 from mmengine.dist import master_only
@@ -136,17 +137,26 @@ class ExemplarsHook(Hook):
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Keeps ``curves.png`` in the work directory up to date: after every validation and at the end of training.
+    """Keeps ``curves.png`` in the work directory up to date: after validations, and at the end of training.
 
     It runs after MMEngine's LoggerHook, which writes what is drawn; that hook needs ``log_metric_by_epoch=False`` for
     validations to be logged by step.
     """
 
     priority = "LOW"
+    STANDS = 60  # seconds at least that a picture stands while training goes on: drawing takes half of one
+
+    def __init__(self):
+        self._drawn = None
+
+    def before_train(self, runner):
+        """Begin to count."""
+        self._drawn = time.monotonic()
 
     def after_val_epoch(self, runner, metrics=None):
-        """Draw."""
-        self._draw(runner)
+        """Draw, unless less than a minute of training went by since."""
+        if self._drawn is None or time.monotonic() - self._drawn >= self.STANDS:
+            self._draw(runner)
 
     def after_train(self, runner):
         """Draw."""
@@ -157,6 +167,7 @@ class CurvesHook(Hook):
         history = read_history(runner.work_dir)
         if history:
             plot_curves(history, Path(runner.work_dir, "curves.png"))
+        self._drawn = time.monotonic()
 
 
 @HOOKS.register_module()
