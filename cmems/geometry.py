@@ -71,23 +71,32 @@ def warp_outlines(labels, sampling, classes):
     """Sample ``(B, H, W)`` uint8 labels, zero outside, with smooth outlines of ``classes`` (sequence[int]).
 
     Each class is blurred over its neighbours and sampled bilinearly, and the largest wins: where ``sampling`` enlarges,
-    borders are no stairs. What is none of ``classes``, 255 too, is sampled at the nearest pixel.
+    borders are no stairs. Organs of a few pixels and lines, which the blur would lose, stay whole. What is none of
+    ``classes``, 255 too, is sampled at the nearest pixel.
     """
-    masks = soften(torch.stack([labels == k for k in classes], 1).float())
-    moved = warp_images(masks, sampling)
+    masks = torch.stack([labels == k for k in classes], 1).float()
+    soft = soften(masks)
+    own, most = (soft * masks).sum(1), torch.maximum(soft.amax(1), 1 - soft.sum(1))
+    few = (soften(masks, 3) * masks).sum(1) < 12.5 / 49  # of 7x7 pixels; a corner of a large organ has 16
+    whole = masks.any(1) & few & (own < most)
+    moved = warp_images(torch.where(whole.unsqueeze(1), masks, soft), sampling)
     share, best = moved.max(1)
     others = warp_labels(labels, sampling)
-    for k in classes:
-        others = others.masked_fill(others == k, 0)
+    outlined = torch.stack([others == k for k in classes], 1).any(1)
+    # An outline that draws back leaves what it bordered on.
+    rest = labels.masked_fill(masks.any(1), 0)
+    beside = warp_labels(F.max_pool2d(rest.unsqueeze(1).float(), 3, 1, 1).squeeze(1).to(torch.uint8), sampling)
+    empty = warp_images(soften((labels == 0).unsqueeze(1).float()), sampling).squeeze(1)
+    others = torch.where(outlined, beside.masked_fill(2 * empty >= 1 - moved.sum(1), 0), others)
     found = share >= 1 - moved.sum(1)
     for place, k in enumerate(classes):
         others = others.masked_fill(found & (best == place), k)
     return others
 
 
-def soften(masks):
-    """Average ``(B, C, H, W)`` maps over 3x3 pixels; beyond the border they go on."""
-    return F.avg_pool2d(F.pad(masks, (1, 1, 1, 1), mode="replicate"), 3, 1)
+def soften(masks, reach=1):
+    """Average ``(B, C, H, W)`` maps over ``reach`` pixels on each side; beyond the border they go on."""
+    return F.avg_pool2d(F.pad(masks, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
 
 
 def degrees(stream, n, limit):

@@ -87,11 +87,19 @@ def test_outlines_are_those_of_softened_classes_as_scipy_has_them():
     found = geometry.warp_outlines(torch.from_numpy(labels), torch.from_numpy(place), classes).numpy()
     for label, (x, y), made in zip(labels, np.moveaxis(place, -1, 1), found, strict=True):
         at = np.stack([(y + 1) * 8 - 0.5, (x + 1) * 9 - 0.5])  # rows and columns
-        soft = [ndimage.uniform_filter((label == k).astype(float), 3, mode="nearest") for k in classes]
-        first, second = (ndimage.map_coordinates(m, at, order=1, mode="grid-constant") for m in soft)
-        rest = ndimage.map_coordinates(label, np.rint(at), order=0, mode="grid-constant")
-        rest = np.where(np.isin(rest, classes), 0, rest)
+        masks = np.stack([label == k for k in classes]).astype(float)
+        soft = np.stack([ndimage.uniform_filter(m, 3, mode="nearest") for m in masks])
+        theirs = masks.any(0)
+        few = (np.stack([ndimage.uniform_filter(m, 7, mode="nearest") for m in masks]) * masks).sum(0) < 12.5 / 49
+        gone = theirs & few & ((soft * masks).sum(0) < np.maximum(soft.max(0), 1 - soft.sum(0)) - 1e-9)
+        kept = np.where(gone, masks, soft)  # what the blur would give to others stays whole
+        first, second = (ndimage.map_coordinates(m, at, order=1, mode="grid-constant") for m in kept)
+        around = ndimage.maximum_filter(np.where(theirs, 0, label), 3, mode="constant")
+        rest, beside = (ndimage.map_coordinates(m, np.rint(at), order=0, mode="grid-constant") for m in (label, around))
+        zero = ndimage.uniform_filter((label == 0).astype(float), 3, mode="nearest")
         none = 1 - first - second
+        empty = ndimage.map_coordinates(zero, at, order=1, mode="grid-constant") >= none / 2
+        rest = np.where(np.isin(rest, classes), np.where(empty, 0, beside), rest)
         _, next_one, largest = np.sort([first, second, none], axis=0)
         sure = largest - next_one > 1e-4
         wanted = np.where(np.maximum(first, second) < none, rest, np.where(first > second, 3, 1))

@@ -95,6 +95,21 @@ def test_slices_are_resampled_as_pillow_does_and_labels_to_the_nearest_centre(si
         np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"), [((48, 48), (37, 1)), ((20, 1), (9, 1)), ((7, 20), (1, 9)), ((20, 7), (40, 1))]
+)
+def test_slices_of_one_column_or_row_are_averaged_as_all_are(shape, size):
+    def weights(n, m):
+        """Return the ``(m, n)`` weights of bilinear resizing: a triangle as wide as a pixel of the larger grid."""
+        away = (np.arange(n) + 0.5)[None] - (np.arange(m) + 0.5)[:, None] * n / m
+        found = np.maximum(0, 1 - abs(away) / max(n / m, 1))
+        return found / found.sum(1, keepdims=True)
+
+    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    wanted = weights(shape[0], size[0]) @ images.numpy().astype(float) @ weights(shape[1], size[1]).T
+    np.testing.assert_allclose(resize_images(images, size), wanted, atol=1e-5)
+
+
 def test_slices_are_of_8_to_8192_pixels_once_resampled():
     frame, slices = Frame(32, 2.0), torch.zeros(2, 32, 32)
     assert resize_images(slices, (32, 32)) is slices  # which has that size

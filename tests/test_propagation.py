@@ -256,3 +256,11 @@ def test_a_run_shows_what_it_learns_from(prepared_acdc, tmp_path):
         assert np.asarray(sheet).max() > 200
     assert len(Logger.lines) == 1
     assert Logger.lines[0].startswith("labels carried to 3 slices of")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [(dict(unknown=0), "above 0; at 0 every"), (dict(hop=-1), "0 or more, got -1")]
+)
+def test_numbers_that_carry_nothing_are_refused(settings, told):
+    with pytest.raises(InputError, match=told):
+        FlowPropagation(**settings)

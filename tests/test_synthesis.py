@@ -329,6 +329,25 @@ def test_enlarged_outlines_are_smooth_and_other_labels_are_at_their_nearest_pixe
     assert torch.equal(warp_outlines(small, unmoved(1), (1,)) == 255, small == 255)
 
 
+def test_organs_of_few_pixels_keep_about_their_area_with_smooth_outlines():
+    for shape in ((slice(30, 31), slice(30, 31)), (slice(30, 32), slice(30, 32)), (slice(30, 31), slice(10, 50))):
+        label = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+        label[0, 4:20, 4:20] = 2
+        label[(0, *shape)] = 1
+        for sampling in (unmoved(1), unmoved(1) / 1.4):
+            found, nearest = (
+                f.eq(1).sum().item() for f in (warp_outlines(label, sampling, (1, 2)), warp_labels(label, sampling))
+            )
+            assert nearest / 4 <= found <= 1.7 * nearest
+
+
+@pytest.mark.parametrize("around", [0, 2, 255])
+def test_a_smooth_outline_that_draws_back_leaves_what_it_bordered_on(around):
+    label = torch.where(discs(0.4)[None] == 1, 1, around).to(torch.uint8)
+    moved = warp_outlines(label, unmoved(1) / 1.4, (1,))
+    assert set(moved.unique().tolist()) == {1, around}
+
+
 def test_painted_classes_have_their_median_and_change_where_labels_do():
     label = torch.where(discs(0.5) == 1, 1, 0).to(torch.uint8)
     label[discs(0.3) == 1] = 2
@@ -518,6 +537,17 @@ def test_organs_are_pasted_where_the_body_is():
         center = (columns.float().mean() + 0.5, rows.float().mean() + 0.5)
         assert (*map(float, center), len(rows)) == pytest.approx(expected, abs=0.6), fit
         assert (found.squeeze(1)[label == 1] > 0.7).all()  # half a pixel of the border is the body's
+
+
+def test_a_body_that_lies_upside_down_is_turned_before_it_is_laid_upon_another():
+    images, labels = a_body(8, 56, 8, 56), torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+    images[..., 12:24, 12:24], labels[:, 12:24, 12:24] = 1.0, 1
+    backgrounds, paste = a_body(20, 56, 30, 54), ExemplarPaste(STILL, SAME, fit=dict(type="BodyFit"))
+    upright = paste(images, labels, backgrounds, Stream(1))
+    turned = (each.flip(-1, -2) for each in (images, labels))
+    found = paste(*turned, backgrounds, Stream(1), turns=torch.tensor([math.pi]))
+    assert (found[1] == upright[1]).float().mean() > 0.99
+    assert (upright[1] == 1).any()
 
 
 def test_each_class_has_a_gain_of_its_own_and_the_background_none():

@@ -66,6 +66,8 @@ class FlowPropagation:
         for name, value in (("unknown", unknown), ("limit", limit), ("hop", hop), ("leap", leap), ("level", level)):
             if not isinstance(value, int | float) or not value >= 0:
                 raise InputError(f"FlowPropagation: {name}: expected a number of 0 or more, got {value!r}")
+        if unknown == 0:
+            raise InputError("FlowPropagation: unknown: expected a number above 0; at 0 every pixel carried is unknown")
         self.slices, self.others, self.unknown, self.limit = slices, others, unknown, limit
         self.hop, self.leap, self.level, self.width = hop, leap, level, width
         self.describe = DESCRIPTIONS.optional(description, dict(type="SmallSlice", side=24))

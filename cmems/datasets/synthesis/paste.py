@@ -99,6 +99,10 @@ class ExemplarPaste:
         place = self.background_geometric.grid(self.background_geometric.draw(stream, n), size)
         background_look = self.intensity.draw(stream, n)
         backgrounds = geometry.warp_images(backgrounds, place)
+        if self.fit and turns is not None:  # bodies are laid upon each other as they lie after the turn
+            turned = geometry.grid(geometry.affine_matrices(turns), labels.shape[1:])
+            exemplars, labels = geometry.warp_images(exemplars, turned), geometry.warp_labels(labels, turned)
+            turns = None
         fit = self.fit and self.fit(exemplars[which], backgrounds)
         organs = self.geometric.grid(drawn, size, labels, which, turns, fit)
 

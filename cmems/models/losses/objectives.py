@@ -223,7 +223,7 @@ class Consistency(Objective):
         unknown (bool): Of a source with labels, answer only where they are unknown (255): what a background's own
             organs are, its teacher says.
         loss (dict): Pixel loss; ``SoftmaxMSE`` compares with the teacher's probabilities, the others with its labels.
-        mix (dict | None): Mix each image with the next of the batch, and their pseudo-labels alike, e.g. ``CutMix``.
+        mix (dict | None): Mix each image, its pseudo-label alike, with the one before in the batch, e.g. ``CutMix``.
         name (str | None): Key in the log. Default ``loss_cmip``, ``loss_cmfp``, or ``loss_<student>_<teacher>``.
         **schedule: ``weight`` (λ), ``ramp_up``, ``begin``, ``end`` of every :class:`Objective`.
     """

@@ -9,7 +9,7 @@ from cmems.registry import PERTURBATIONS
 
 @PERTURBATIONS.register_module()
 class CutMix(Perturbation):
-    """Replace a box of each sample by the same box of the next one (Yun et al. 2019; ranges as UniMatch's).
+    """Replace a box of each sample by the same box of the one before (Yun et al. 2019; ranges as UniMatch's).
 
     Args:
         area (tuple[float, float]): Range of the box's area, as a share of the image's.
@@ -37,5 +37,5 @@ class CutMix(Perturbation):
         return dict(mask=spans[0].unsqueeze(2) & spans[1].unsqueeze(1) & mixed)
 
     def apply(self, values, mask):
-        """Mix ``(B, H, W)`` or ``(B, C, H, W)`` values of any dtype with those of the next sample."""
+        """Mix ``(B, H, W)`` or ``(B, C, H, W)`` values of any dtype with those of the sample before."""
         return torch.where(mask if values.dim() == 3 else mask.unsqueeze(1), processes.neighbours(values), values)
