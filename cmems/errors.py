@@ -29,6 +29,19 @@ class InputError(Exception):
         super().__init__(head + "\n  - ".join(self.problems))
 
 
+class SomeUnusable(InputError):
+    """Some scans are unusable; what the others give was written.
+
+    Args:
+        problems (list[str]): One message each.
+        made: What the others gave.
+    """
+
+    def __init__(self, problems, made):
+        super().__init__(problems)
+        self.made = made
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ended a training, after its checkpoint was written.
 

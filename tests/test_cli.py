@@ -221,6 +221,16 @@ def test_what_pick_draws_beside_masks_is_no_mask(cli, own):
     assert prepare(cli, own).code == 0
 
 
+def test_picks_are_told_before_the_scans_that_could_not_be_read(cli, own):
+    (own / "images" / "z.nii.gz").write_bytes(b"cut")
+    done = cli("pick", own / "images", "PICKED")
+    assert done.code == 2
+    assert "p1 slice 1 of 0 to 2: " in done.out
+    assert "paint the one that shows every class best" in done.out
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert "z.nii.gz: truncated or not a NIfTI file" in done.err
+
+
 def test_every_painted_slice_is_learned_from(cli, own, raw_acdc):
     prepare(cli, own)
     paint(own, raw_acdc, patient=2)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -383,8 +384,37 @@ def test_workers_make_what_one_process_makes(raw_acdc, prepared_acdc, tmp_path, 
         monkeypatch.setattr(module, "ALONE", seconds)
         prepare(READERS.get("acdc")(raw_acdc), tmp_path / str(seconds), size=32, workers=2)
     assert asked == [2]
-    one, *two = (PreparedDataset(each).manifest["files"] for each in (prepared_acdc, *tmp_path.iterdir()))
-    assert two == [one, one]
+    one, *two = (json.dumps(PreparedDataset(each).manifest) for each in (prepared_acdc, *tmp_path.iterdir()))
+    assert two == [one, one]  # in order, too
+
+
+def broken():
+    raise BrokenProcessPool("as of a worker that never began")
+
+
+@pytest.mark.parametrize(
+    ("at_second", "ended", "told"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGINT), KeyboardInterrupt, ""),
+        (broken, InputError, "fewer --workers; in a script .* __name__ =="),
+    ],
+    ids=["Ctrl-C", "no worker starts"],
+)
+def test_what_ends_the_start_of_workers_ends_them(at_second, ended, told, raw_acdc, tmp_path, monkeypatch):
+    class Pool(module.ProcessPoolExecutor):
+        submitted = 0
+
+        def submit(self, *args):
+            self.submitted += 1
+            if self.submitted == 2:
+                at_second()
+            return super().submit(*args)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(module, "ALONE", 0.0)
+    with pytest.raises(ended, match=told):
+        prepare(READERS.get("acdc")(raw_acdc), tmp_path / "out", size=32, workers=2)
+    assert len(list((tmp_path / "out").rglob("*_image.npy"))) < 8
 
 
 def test_a_worker_ends_with_the_process_that_started_it():

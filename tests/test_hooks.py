@@ -8,9 +8,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from mmengine.hooks import Hook
 from rich.console import Console
 from test_visualization import ACDC, fake_metrics, fake_sample, train_rows, write_run
 
+from cmems.apis import train as train_config
 from cmems.registry import HOOKS
 from cmems.visualization import hooks, metric_table, progress
 from cmems.visualization.collapse import collapse_signs
@@ -98,6 +100,19 @@ def test_curves_are_drawn_at_most_once_a_minute_while_training_goes_on(tmp_path,
     assert drawn == [False, True, False, True, True]
     hook.after_train(runner)
     assert picture.exists()
+
+
+def test_a_training_that_ends_early_leaves_its_curves(tiny_config, tmp_path):
+    class Ending(Hook):
+        def after_train_iter(self, runner, **kwargs):
+            if runner.iter == 2:
+                raise KeyboardInterrupt
+
+    HOOKS.register_module(module=Ending, force=True)
+    extra = 'default_hooks = dict(logger=dict(interval=1))\ncustom_hooks = [dict(type="Ending")]\n'
+    with pytest.raises(KeyboardInterrupt):
+        train_config(tiny_config(extra=extra), str(tmp_path / "w"))
+    assert (tmp_path / "w" / "curves.png").is_file()
 
 
 def train(hook, runner, steps):

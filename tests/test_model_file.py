@@ -23,11 +23,10 @@ from cmems.apis import pick, predict, publish, train
 from cmems.apis import test as run_test
 from cmems.apis.config import load_config
 from cmems.apis.model_file import _kept, _networks, _problems, model_of_config, read_model
-from cmems.apis.predict import SomeUnusable
 from cmems.apis.trust import read_trust
 from cmems.cli import main
 from cmems.engine.checkpoint import seal
-from cmems.errors import InputError
+from cmems.errors import InputError, SomeUnusable
 from cmems.models.prediction import Prediction
 from cmems.registry import BACKBONES
 from cmems.visualization.panels import panel
@@ -348,7 +347,7 @@ def test_a_name_too_long_for_its_files_ends_no_other_scan(model, scans, tmp_path
     assert len(predict(model, None, scans, tmp_path / "masks").paths) == 3
     with pytest.raises(SomeUnusable, match=r"x\.nii\.gz: its files' names would take 260 bytes, of 255 that") as caught:
         predict(model, None, scans, tmp_path / "masks", doubt_maps=True, network="ensemble")
-    assert len(caught.value.masks.paths) == 2
+    assert len(caught.value.made.paths) == 2
     assert len(list((tmp_path / "masks/doubt").iterdir())) == 4
     assert predict(model, None, long, tmp_path / "masks", network=1).paths  # to which no such map belongs
 
@@ -358,7 +357,7 @@ def test_a_name_that_is_not_unicode_ends_no_other_scan(model, scans, tmp_path):
     shutil.copy(scans / "patient003_frame01.nii.gz", scans / os.fsdecode(b"sc\xe4n.nii.gz"))
     with pytest.raises(SomeUnusable, match=r"sc\\udce4n\.nii\.gz: its name is not in Unicode .*; rename") as caught:
         predict(model, None, scans, tmp_path / "masks")
-    assert len(caught.value.masks.paths) == 2
+    assert len(caught.value.made.paths) == 2
     assert len({row["scan"] for row in read_trust(tmp_path / "masks/trust.csv")}) == 2
 
 

@@ -308,6 +308,10 @@ def test_a_checkpoint_is_tested_from_the_command_line_and_the_files_agree_with_t
     assert "strict" in json.dumps(report["conventions"])
     for row in ("network 1", "network 2", "ensemble"):
         assert row in done.stdout
+    assert done.stdout.endswith(f"next: cmems report {tmp_path / 'w'} --metrics-preset strict\n")
+    done = tool("test", config, tmp_path / "w" / "last.pth")
+    assert f"{tmp_path / 'w' / 'test_test'}: its tables are of best.pth, and those of last.pth replace" in done.stdout
+    assert done.stdout.endswith(f"next: cmems report {tmp_path / 'w'} --checkpoint {tmp_path / 'w' / 'last.pth'}\n")
     drawn = sorted((tmp_path / "panels").glob("*.png"))
     assert len(drawn) == 2
     Image.new("L", (40, 40)).save(drawn[0])  # somebody's scan

@@ -28,7 +28,7 @@ from cmems.datasets.readers.scans import (
     read_scan,
     scan_files,
 )
-from cmems.errors import InputError, warn_once
+from cmems.errors import InputError, SomeUnusable, warn_once
 from cmems.files import whole_file
 from cmems.registry import DESCRIPTIONS
 from cmems.visualization.panels import check_pictures, contact_sheet, write_png
@@ -93,8 +93,9 @@ def pick(
         list[Pick]: The best first.
 
     Raises:
-        InputError: Something asked for is wrong or there is no scan to pick from; or some scans are unusable, or
-            painted masks are not on their scans' grids, after the picks from the others were written.
+        InputError: Something asked for is wrong or there is no scan to pick from.
+        SomeUnusable: Some scans are unusable, or painted masks are not on their scans' grids; the picks from the others
+            were written.
     """
     if not isinstance(number, int) or number < 1:
         raise InputError(f"--number: expected an integer of 1 or more, got {number!r}")
@@ -141,7 +142,7 @@ def pick(
     Path(out).mkdir(parents=True, exist_ok=True)
     picks = _write(chosen, paths, how, Path(out), problems)
     if problems:
-        raise InputError(problems)
+        raise SomeUnusable(problems, picks)
     return picks
 
 

@@ -23,7 +23,7 @@ from cmems.apis.predict_files import (
 from cmems.apis.segmenter import Segmenter
 from cmems.apis.trust import by_doubt, part_name, signed, trust_file, trust_rows
 from cmems.datasets.readers.scans import check_mask, encoded, mask_ending
-from cmems.errors import InputError, memory_problem
+from cmems.errors import InputError, SomeUnusable, memory_problem
 from cmems.files import remove_parts, whole_file
 from cmems.locks import part_lock
 from cmems.visualization.colors import class_colors, label_tables
@@ -55,19 +55,6 @@ class Masks(NamedTuple):
     trust: list[dict] = []
     kept: list[str] = []
     mended: list[str] = []
-
-
-class SomeUnusable(InputError):
-    """Some scans are unusable; the others' masks were written.
-
-    Args:
-        problems (list[str]): One message each.
-        masks (Masks): The others'.
-    """
-
-    def __init__(self, problems, masks):
-        super().__init__(problems)
-        self.masks = masks
 
 
 def predict(

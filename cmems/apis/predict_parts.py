@@ -4,11 +4,11 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from cmems.apis.predict import MENDED, Masks, SomeUnusable
+from cmems.apis.predict import MENDED, Masks
 from cmems.apis.predict_files import find_scans
 from cmems.apis.trust import BY_HAND, part_name, read_trust, tells, trust_file
 from cmems.datasets.readers.scans import mask_file
-from cmems.errors import InputError, warn_once
+from cmems.errors import InputError, SomeUnusable, warn_once
 from cmems.files import remove_parts
 from cmems.launching import launch, run_command
 from cmems.locks import part_lock

@@ -1,5 +1,6 @@
 """Testing a config's checkpoint."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -76,4 +77,15 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
     with ExitStack() as locks, naming(cfg.work_dir):
         for place in places.values():
             locks.enter_context(folder_lock(place, "testing"))
+        tables, name = Path(out or cfg.work_dir), Path(checkpoint).name
+        if (other := _tested(tables)) not in (None, name):
+            say(f"{tables}: its tables are of {other}, and those of {name} replace them; --out FOLDER keeps both")
         return build_runner(cfg).test()
+
+
+def _tested(folder):
+    """Return the name of the checkpoint that a folder's tables are of, or None."""
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["header"]["checkpoint"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None

@@ -33,6 +33,7 @@ from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
 from cmems.precision import float32_by_default
 from cmems.visualization import say
+from cmems.visualization.hooks import CurvesHook
 
 TRAINS = ("model", "train_dataloader.data_root", "train_cfg.max_iters", "optim_wrapper")
 # MMEngine's, none of which sends anything anywhere by these settings.
@@ -226,6 +227,9 @@ def _recorded(runner, goes_on, facts):
     except BaseException:
         with suppress(OSError):  # what ended the training is what the user must know
             record(False)
+            for hook in runner.hooks if runner.iter else ():
+                if isinstance(hook, CurvesHook):
+                    hook.after_train(runner)
         raise
     record(True)
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 
-from cmems.errors import InputError, Stopped, memory_problem, printable
+from cmems.errors import InputError, SomeUnusable, Stopped, memory_problem, printable
 
 _LESS = "smaller batches (train_dataloader.SOURCE.batch_size), fewer pixels (--size, --crop) or fewer --jobs need less"
 _REFUSALS = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT}
@@ -178,6 +178,14 @@ def slurm_parameters(args):
 def shell_words(*words):
     """Return a command as a shell reads it, whatever its paths hold."""
     return shlex.join(map(str, words))
+
+
+def tried(act, *args, **options):
+    """Return what an act made and, where some scans were unusable, what to raise once that is told."""
+    try:
+        return act(*args, **options), None
+    except SomeUnusable as error:
+        return error.made, error
 
 
 def again(args):

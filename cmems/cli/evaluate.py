@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cmems.cli.common import add_config, cfg_options, shell_words
+from cmems.cli.common import add_config, again, cfg_options, shell_words
 
 ABOUT = "Print the metric table of a checkpoint."
 EXAMPLE = "cmems evaluate DATA WORK/last.pth --split val --show-dir pictures"
@@ -24,9 +24,10 @@ def add_arguments(parser):
 def run(args):
     """Test."""
     from cmems.apis import test
+    from cmems.engine.checkpoint import BEST, LAST
     from cmems.engine.runner import RECORD
 
-    folder = Path(args.checkpoint).parent
+    folder, name = Path(args.checkpoint).parent, Path(args.checkpoint).name
     test(
         args.config,
         args.checkpoint,
@@ -38,4 +39,7 @@ def run(args):
         cfg_options(args),
     )
     if (folder / RECORD).is_file():
-        print(f"next: {shell_words('cmems', 'report', folder)}")
+        words = ["--split", args.split] if args.split else []
+        words += ["--metrics-preset", args.metrics_preset] if args.metrics_preset else []
+        words += ["--checkpoint", args.checkpoint] if name != (BEST if (folder / BEST).is_file() else LAST) else []
+        print(f"next: {shell_words('cmems', 'report', folder, *words)}{again(args)}")

@@ -2,6 +2,7 @@
 
 import sys
 
+from cmems.cli.common import tried
 from cmems.errors import said
 
 ABOUT = "Show slices worth painting, and write an empty mask for each."
@@ -33,8 +34,8 @@ def run(args):
     from cmems.visualization.progress import counting
 
     with counting("looking") as progress:
-        picks = pick(args.scans, args.out, args.number, args.modality, args.patient, args.skip, args.after,
-                     progress=progress, channel=args.channel)  # fmt: skip
+        picks, problem = tried(pick, args.scans, args.out, args.number, args.modality, args.patient, args.skip,
+                               args.after, progress=progress, channel=args.channel)  # fmt: skip
     for line in said({found.scan: found.notes for found in picks}):
         print(f"warning: {line}", file=sys.stderr)
     for found in picks:
@@ -50,3 +51,5 @@ def run(args):
         f"{args.out}/{SHEET} shows them; paint the one that shows every class best, in its mask in {args.out}; "
         f"next: put that mask into labels/ beside the folder of scans, and cmems prepare{more}"
     )
+    if problem:
+        raise problem

@@ -7,7 +7,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from cmems.cli.common import add_config, add_launcher, cfg_options, slurm_parameters
+from cmems.cli.common import add_config, add_launcher, cfg_options, slurm_parameters, tried
 from cmems.errors import InputError, said
 
 ABOUT = "Write a mask for every scan (NIfTI, NRRD, PNG, DICOM), on the scan's own grid."
@@ -121,16 +121,6 @@ def run(args):
     say_masks(out, masks, args.part or (1, 1))
     if problem:
         raise problem
-
-
-def tried(act, *args, **options):
-    """Return the masks that were written and, where some scans were unusable, what to raise once the masks are told."""
-    from cmems.apis.predict import SomeUnusable
-
-    try:
-        return act(*args, **options), None
-    except SomeUnusable as error:
-        return error.masks, error
 
 
 def say_masks(out, masks, part):

@@ -225,7 +225,7 @@ def _convert_all(reader, cases, parts, frame, workers, progress):
                 progress(len(entries), len(cases), case.name)
     if problems:
         raise InputError(sorted(problems))
-    return entries
+    return {case.name: entries[case.name] for case in cases}  # whichever was done first
 
 
 def _converted(reader, cases, parts, frame, workers):
@@ -240,13 +240,18 @@ def _converted(reader, cases, parts, frame, workers):
     with ProcessPoolExecutor(
         min(workers, len(cases)), mp_context=get_context("spawn"), initializer=_start_worker
     ) as pool:
-        with _interrupt_held():
-            running = {pool.submit(convert, reader, case, parts, frame): case for case in cases}
+        came = 0
         try:
-            yield from ((running[done], done.result()) for done in as_completed(running))
+            with _interrupt_held():
+                running = {pool.submit(convert, reader, case, parts, frame): case for case in cases}
+            for done in as_completed(running):
+                result = done.result()
+                came += 1
+                yield running[done], result
         except BrokenProcessPool as error:
+            own = "" if came else "; in a script of one's own, prepare belongs under if __name__ == '__main__'"
             raise InputError(
-                "a worker process was ended from outside, as for want of memory; try fewer --workers"
+                f"a worker process was ended from outside, as for want of memory; try fewer --workers{own}"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

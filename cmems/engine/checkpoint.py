@@ -90,7 +90,7 @@ def read_meta(path):
         now = os.stat(path)
     except OSError:
         return read_checkpoint(path)["meta"]
-    return _meta_of(str(path), now.st_ino, now.st_size, now.st_mtime_ns)
+    return _meta_of(str(path), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=8)
