@@ -1001,6 +1001,7 @@ def test_labels_that_there_are_not_are_refused_in_every_part_of_omega(settings, 
         (dict(type="OrganJitter", classes=()), "OrganJitter: classes: expected labels, got none"),
         (dict(type="PaintClasses", classes=1), "PaintClasses: classes: expected labels, got 1"),
         (dict(type="Trabeculae", classes=3, wall=2), "Trabeculae: classes: expected labels, got 3"),
+        (dict(type="Trabeculae", classes=(3, 2), wall=2), "Trabeculae: wall: expected another label than .*, got 2"),
         (dict(type="WarpedExemplar", geometric=STILL, intensity=SAME, outlines=1), "outlines: expected labels, got 1"),
         (
             dict(type="WarpedExemplar", geometric=[STILL, STILL], intensity=SAME),

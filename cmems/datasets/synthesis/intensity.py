@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from cmems import geometry
+from cmems.errors import InputError
 from cmems.labels import label_list
 from cmems.models.perturbations.base import Perturbation, check_draws
 from cmems.registry import SYNTHESIZERS
@@ -146,6 +147,8 @@ class Trabeculae(OrganLook):
 
     def __init__(self, classes, wall, probability=0.7, amount=(0.0, 0.5), depth=(0.3, 1.0), border=1.5, cells=(12, 28)):
         self.classes, self.wall = label_list(self, "classes", classes), wall
+        if wall in self.classes:
+            raise InputError(f"Trabeculae: wall: expected another label than the cavities', got {wall!r}")
         self.probability = probability
         self.amount, self.depth, self.border, self.cells = amount, depth, border, cells
         check_draws(self, shares=["amount", "depth"], probabilities=["probability"], sizes=["border"], pairs=["cells"])
