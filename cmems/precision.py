@@ -16,6 +16,11 @@ def float32_by_default():
         torch.set_default_dtype(before)
 
 
+def without_autocast(function):
+    """Make a function compute in the floats that it is given, within autocast too."""
+    return torch.autocast("cuda", enabled=False)(torch.autocast("cpu", enabled=False)(function))
+
+
 def computes_bfloat16(device_type):
     """Tell whether the machine multiplies in bfloat16 rather than emulating it, which is many times slower."""
     if device_type == "cuda":

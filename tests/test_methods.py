@@ -228,6 +228,27 @@ def test_an_objective_in_bfloat16_is_near_float32(name):
     assert half.item() == pytest.approx(whole.item(), rel=0.1)
 
 
+def test_views_are_sampled_in_float32_within_bfloat16_too():
+    settings = dict(strong=[dict(type="ColorJitter", strength=1.0), dict(type="GaussianBlur")], ema_momentum=0.9)
+    model, data = learner(2, [OBJECTIVES["Consistency"]], **settings), batch(n=4)
+    seen = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            step = StepViews(model, data, Draws(0, 3))
+            target = SimpleNamespace(labels=data["exemplar"]["labels"])
+            strong = [step.images("unlabeled", view, 1) for view in ("weak", "strong", "strong2")]
+            seen.append([*strong, step.labels("exemplar", 0), step._at_home(0, "exemplar", target)])
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(*seen, strict=True))
+
+
+def test_local_contrast_trains_the_decoder_alone():
+    model = learner(1, [OBJECTIVES["LocalContrast"]])
+    model(batch=batch(n=4), draws=Draws(0, 0))["loss_local"].backward()
+    (net,) = model.networks
+    assert all(p.grad is None for p in net.encoder.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in net.decoder.parameters())
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_on_a_size_that_does_not_fit_is_refused(name):
     with pytest.raises(InputError, match="multiples of 16"):
@@ -336,7 +357,7 @@ def test_contrasts_sum_over_the_networks_those_of_cells_of_each_slice_or_of_whol
     """With heads that leave features as they are: of cells, a slice's own alone are compared; of slices, the batch."""
     maps = torch.randn(2, 6, 3, 4, 8, 8)  # network, which of its maps, slice, channels, height, width
 
-    def levels(m, source, view, owner):
+    def levels(m, source, view, owner, frozen=False):
         return [maps[m, owner], maps[m, ("strong", "strong2").index(view)]]
 
     step, slow = SimpleNamespace(levels=levels, num_networks=2), dict(LocalContrast=0, GlobalContrast=0)
@@ -436,7 +457,7 @@ def test_mixup_answers_to_both_labels_in_the_drawn_share():
     torch.testing.assert_close(value, 0.7 * term.loss(logits, labels) + 0.3 * term.loss(logits, labels.roll(1, 0)))
 
 
-def test_cutmix_takes_boxes_of_the_drawn_area_from_the_next_sample():
+def test_cutmix_takes_boxes_of_the_drawn_area_from_the_sample_before():
     n = 4000
     mask = CutMix(area=(0.1, 0.3), aspect=(1, 1.0001), probability=0.5).draw(Draws(0, 0).stream("x"), n, (40, 40))[
         "mask"
@@ -638,7 +659,8 @@ def test_what_reads_labels_or_perturbed_views_says_what_it_lacks():
         ),
         (dict(type="CrossEntropyDice"), "model.objectives: expected objectives, as .*, got CrossEntropyDice"),
         (dict(OBJECTIVES["DeepSupervision"], teacher="cross"), "teacher: expected None, 'ema' or 'self', got 'cross'"),
-        (dict(type="LocalContrast", level=9), "LocalContrast: level: expected 0 to 4, the decoder's levels, got 9"),
+        (dict(type="LocalContrast", level=9), "LocalContrast: level: expected 1 to 4, the decoder's levels, got 9"),
+        (dict(type="LocalContrast", level=0), "LocalContrast: level: expected a positive integer, got 0"),
         (dict(type="LocalContrast", cells=0), "LocalContrast: cells: expected a positive integer, got 0"),
         (dict(type="GlobalContrast", channels=0.5), "GlobalContrast: channels: expected a positive integer, got 0.5"),
         (dict(OBJECTIVES["PrototypeContrast"], temperature=0), "temperature: expected a number of more than 0, got 0"),

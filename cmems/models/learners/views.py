@@ -4,6 +4,7 @@ import torch
 
 from cmems import geometry
 from cmems.models.layers import views_in_one_batch
+from cmems.precision import without_autocast
 
 
 class StepViews:
@@ -43,6 +44,7 @@ class StepViews:
             lambda: self.learner.weak.draw(self.draws.stream("weak", source, owner), len(self.batch[source]["images"])),
         )
 
+    @without_autocast
     def _weak(self, source, owner):
         owner = self.owner(source, owner)
 
@@ -53,6 +55,7 @@ class StepViews:
 
         return self._once(("weak", source, owner), make)
 
+    @without_autocast
     def images(self, source, view, owner):
         """Return ``(B, 1, H, W)`` float32 images of the owner's ``weak``, ``strong`` or ``strong2`` view."""
         owner = self.owner(source, owner)
@@ -76,9 +79,15 @@ class StepViews:
         """Return the ``(B, K, H, W)`` logits of ``network`` on the owner's view, see :meth:`images`, or ``feature``."""
         return self._answer(network, source, view, owner)[0]
 
-    def levels(self, network, source, view, owner):
-        """Return the decoder's feature maps of the same forward, coarse to fine."""
-        return self._answer(network, source, view, owner)[1]
+    def levels(self, network, source, view, owner, frozen=False):
+        """Return the decoder's feature maps of the same forward, coarse to fine; or those of a ``frozen`` encoder."""
+        if not frozen:
+            return self._answer(network, source, view, owner)[1]
+        owner = self.owner(source, owner)
+        net, key = self.learner.networks[network], (network, source, view, owner, "student")
+        return self._once(
+            ("frozen", *key), lambda: self._forward(net, self.images(source, view, owner), key, frozen=True)[1]
+        )
 
     def _answer(self, network, source, view, owner):
         owner = self.owner(source, owner)
@@ -141,12 +150,14 @@ class StepViews:
         logits = self._forward(net, images, key)[0]
         net.train(training)
         if teacher == "static":  # what lies outside the moved image is background
-            sampling = geometry.grid(self.matrices(source, owner)["matrices"], images.shape[-2:])
-            logits = geometry.warp_images(logits.float(), sampling)
+            logits = _moved(logits.float(), self.matrices(source, owner)["matrices"])
         return learner.pseudo_labeler(logits)
 
-    def _forward(self, net, images, key, features=None):
-        """Return logits and decoder levels; ``features`` is the stream of a feature perturbation, or None."""
+    def _forward(self, net, images, key, features=None, frozen=False):
+        """Return logits and decoder levels; ``features`` is the stream of a feature perturbation, or None.
+
+        Of a ``frozen`` encoder no weight takes a gradient.
+        """
         # Dropout inside the network draws from torch's generator: set it, so that no other forward moves it.
         key = self.draws.key("dropout", *key)
         if not torch.is_tensor(key):
@@ -154,7 +165,8 @@ class StepViews:
         images = images.contiguous(memory_format=self.learner.memory_format)
         if features is None and not self.learner.needs_levels:
             return net(images), None
-        maps = net.encode(images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            maps = net.encode(images)
         if features is not None:
             maps = self.learner.feature(maps, features)
         if not self.learner.needs_levels:
@@ -196,10 +208,17 @@ class StepViews:
                     logs[f"agreement_{name}"] = both / mean.clamp(min=0.5)
         return logs
 
+    @without_autocast
     def _at_home(self, network, source, target):
         """Move a pseudo-label back onto the grid of the images; 255 where the weak view did not reach."""
         matrices = geometry.invert(self.matrices(source, network)["matrices"])
         return geometry.warp_labels(target.labels, geometry.grid(matrices, target.labels.shape[-2:]), outside=255)
+
+
+@without_autocast
+def _moved(values, matrices):
+    """Move ``(B, C, H, W)`` values as an affine weak perturbation moves images."""
+    return geometry.warp_images(values, geometry.grid(matrices, values.shape[-2:]))
 
 
 def _share(target, k):

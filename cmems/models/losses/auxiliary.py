@@ -8,6 +8,7 @@ from cmems import processes
 from cmems.errors import InputError
 from cmems.models.losses.objectives import Objective
 from cmems.models.perturbations.base import check_draws
+from cmems.precision import without_autocast
 from cmems.registry import CONSISTENCY_LOSSES, LOSSES
 from cmems.seeding import derive_key
 
@@ -131,8 +132,7 @@ class PrototypeContrast(_HeadObjective):
         return total
 
 
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
+@without_autocast
 def prototype_contrast(z, labels, num_classes, temperature):
     """Return the loss of ``(B, C, H, W)`` unit embeddings under ``(B, H, W)`` labels."""
     member = F.one_hot(labels.long(), num_classes).flatten(0, 2).to(z.dtype)
@@ -200,12 +200,12 @@ class GlobalContrast(_HeadObjective):
 class LocalContrast(_HeadObjective):
     """Local contrast (Chaitanya et al., NeurIPS 2020): a region embeds alike in two jittered views, unlike the others.
 
-    Both views share their geometry, so that a cell of one is the same cell of the other; the negatives are the other
-    cells of the same slice.
+    The decoder alone learns it; the encoder stays as it is, as their second stage has it. Both views share their
+    geometry, so that a cell of one is the same cell of the other; the negatives are the other cells of the same slice.
 
     Args:
         source (str): Where the images come from.
-        level (int): Decoder level, 0 the bottleneck (their l = 3).
+        level (int): Decoder level, from 1, the first above the bottleneck (their l = 3).
         cells (int): Cells along each side, 2 or more.
         channels (int): Width of the embedding.
         temperature (float): t (their 0.1).
@@ -217,7 +217,7 @@ class LocalContrast(_HeadObjective):
     ):
         super().__init__(name, source, **schedule)
         self.level, self.cells, self.channels, self.temperature = level, cells, channels, temperature
-        check_draws(self, counts=["level"], widths=["cells", "channels"], positives=["temperature"])
+        check_draws(self, widths=["level", "cells", "channels"], positives=["temperature"])
         if cells < 2:
             raise InputError(f"LocalContrast: cells: expected 2 or more, as one has no others, got {cells}")
 
@@ -230,7 +230,7 @@ class LocalContrast(_HeadObjective):
         """Make one network's head."""
         if self.level >= len(net.level_channels):
             last = len(net.level_channels) - 1
-            raise InputError(f"LocalContrast: level: expected 0 to {last}, the decoder's levels, got {self.level}")
+            raise InputError(f"LocalContrast: level: expected 1 to {last}, the decoder's levels, got {self.level}")
         return _head(net.level_channels[self.level], self.channels, self.channels)
 
     def value(self, step):
@@ -239,14 +239,13 @@ class LocalContrast(_HeadObjective):
         for m, head in enumerate(self.heads):
             z = []
             for view in ("strong", "strong2"):
-                level = head(step.levels(m, self.source, view, m)[self.level]).float()
+                level = head(step.levels(m, self.source, view, m, frozen=True)[self.level]).float()
                 z.append(F.normalize(F.adaptive_avg_pool2d(level, self.cells).flatten(2).transpose(1, 2), dim=2))
             total = total + torch.stack([nt_xent(a, b, self.temperature) for a, b in zip(*z, strict=True)]).mean()
         return total
 
 
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
+@without_autocast
 def nt_xent(a, b, temperature):
     """Return NT-Xent (Chen et al. 2020) of two ``(n, C)`` sets of unit vectors whose rows correspond."""
     z = torch.cat([a, b])
