@@ -412,8 +412,12 @@ def test_what_ends_the_start_of_workers_ends_them(at_second, ended, told, raw_ac
 
     monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(module, "ALONE", 0.0)
-    with pytest.raises(ended, match=told):
-        prepare(READERS.get("acdc")(raw_acdc), tmp_path / "out", size=32, workers=2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of pytest-xdist ignore it
+    try:
+        with pytest.raises(ended, match=told):
+            prepare(READERS.get("acdc")(raw_acdc), tmp_path / "out", size=32, workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(list((tmp_path / "out").rglob("*_image.npy"))) < 8
 
 
