@@ -16,6 +16,7 @@ from cmems.apis.config import count_steps
 from cmems.datasets.phantom import make_abdomen, make_cardiac
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
+from cmems.engine.precision import AutocastOptimWrapper
 from cmems.errors import InputError
 from cmems.models.learners import StepViews
 from cmems.models.losses import Objective, SoftmaxMSE
@@ -239,6 +240,16 @@ def test_views_are_sampled_in_float32_within_bfloat16_too():
             strong = [step.images("unlabeled", view, 1) for view in ("weak", "strong", "strong2")]
             seen.append([*strong, step.labels("exemplar", 0), step._at_home(0, "exemplar", target)])
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(*seen, strict=True))
+
+
+def test_a_pseudo_label_made_first_leaves_a_step_in_bfloat16_its_gradients():
+    model = learner(2, [OBJECTIVES["Consistency"], OBJECTIVES["Supervised"]])
+    wrapper = AutocastOptimWrapper(device="cpu", optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    wrapper.enabled = True  # where it is emulated, too
+    with wrapper.optim_context(model):
+        losses = model(batch=batch(n=4), draws=Draws(0, 3))
+    sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+    assert all(p.grad is not None for p in model.networks.parameters())
 
 
 def test_local_contrast_trains_the_decoder_alone():

@@ -5,9 +5,13 @@ from contextlib import contextmanager
 import torch
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
+from mmengine.utils import digit_version
 
 from cmems.precision import computes_bfloat16
 from cmems.registry import OPTIM_WRAPPERS
+
+# Older torch keeps weights that it cast for a pseudo-label, and gives them no gradient later in the step.
+_CASTS_ARE_KEPT = digit_version(torch.__version__) >= digit_version("2.13.0")
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -32,5 +36,6 @@ class AutocastOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model):
         """Enter autocast besides what OptimWrapper does for gradient accumulation."""
-        with super().optim_context(model), torch.autocast(self.device, torch.bfloat16, enabled=self.enabled):
+        bfloat16 = torch.autocast(self.device, torch.bfloat16, enabled=self.enabled, cache_enabled=_CASTS_ARE_KEPT)
+        with super().optim_context(model), bfloat16:
             yield
