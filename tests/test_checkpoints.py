@@ -24,9 +24,9 @@ from cmems.apis.config import load_config
 from cmems.apis.places import default_work_dir
 from cmems.cli.common import main_guard
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine import checkpoint as checkpoints
 from cmems.engine.checkpoint import newest_whole, read_checkpoint, read_meta, seal
 from cmems.engine.loop import MutualLearningLoop
+from cmems.engine.settings import differing
 from cmems.errors import InputError, Stopped
 from cmems.locks import folder_lock
 
@@ -566,8 +566,8 @@ def test_testing_refuses_weights_that_are_none_and_a_split_without_labels(made, 
 
 def test_differences_are_told_by_key():
     made = dict(a=dict(b=[1, dict(c=2)]), seed=0)
-    assert checkpoints.differing(made, made) == []
-    assert checkpoints.differing(made, dict(a=dict(b=[1, dict(c=3)]))) == [
+    assert differing(made, made) == []
+    assert differing(made, dict(a=dict(b=[1, dict(c=3)]))) == [
         "a.b.1.c: 2 there, 3 here",
         "seed: 0 there, not set here",
     ]

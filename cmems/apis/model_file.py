@@ -18,9 +18,10 @@ from cmems.apis.config import load_config, value_at
 from cmems.datasets.intensity import modality_of
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import check_networks, read_checkpoint, read_meta, seal
+from cmems.engine.checkpoint import read_checkpoint, read_meta, seal
 from cmems.engine.checks import told
 from cmems.engine.restore import load_weights
+from cmems.engine.settings import check_networks
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.models.prediction import Prediction

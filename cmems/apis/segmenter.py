@@ -13,8 +13,8 @@ from cmems.apis.model_file import model_of_config, read_model
 from cmems.datasets.preparation import ODD_AXES, UNTOLD
 from cmems.datasets.prepared import AXES
 from cmems.datasets.readers.nifti import Volume
-from cmems.engine.checkpoint import alike
 from cmems.engine.runner import set_up_cpu
+from cmems.engine.settings import alike
 from cmems.errors import InputError, said
 from cmems.models.prediction import Prediction
 from cmems.visualization.colors import class_colors

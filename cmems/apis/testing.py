@@ -9,7 +9,8 @@ from cmems.apis.places import spare_data_set
 from cmems.apis.runs import as_list, build_runner, check_seed, check_work_dir, trained_on, with_convention
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import check_networks, read_checkpoint
+from cmems.engine.checkpoint import read_checkpoint
+from cmems.engine.settings import check_networks
 from cmems.errors import InputError
 from cmems.files import naming
 from cmems.locks import folder_lock

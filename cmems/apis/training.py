@@ -20,15 +20,8 @@ from cmems.apis.runs import as_list, build_runner, check_seed, check_work_dir, c
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
 from cmems.datasets.prepared import FLAT, PreparedDataset
-from cmems.engine.checkpoint import (
-    BEST,
-    LAST,
-    PREVIOUS,
-    known_to,
-    newest_whole,
-    of_training,
-    read_meta,
-)
+from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, newest_whole, read_meta
+from cmems.engine.settings import known_to, of_training
 from cmems.errors import InputError, Stopped, said
 from cmems.files import naming
 from cmems.precision import float32_by_default

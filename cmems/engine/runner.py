@@ -16,21 +16,12 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 
 from cmems import ops
-from cmems.engine.checkpoint import (
-    BEST,
-    LAST,
-    PREVIOUS,
-    LastBestCheckpointHook,
-    differing,
-    known_to,
-    of_training,
-    read_checkpoint,
-    seal,
-)
+from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, LastBestCheckpointHook, read_checkpoint, seal
 from cmems.engine.checks import check_measured, check_model, check_optimizer, check_paramwise, check_schedules, told
 from cmems.engine.finite import REPORT
 from cmems.engine.memory import keep_freed_memory
 from cmems.engine.restore import load_optimizer, load_schedulers, load_weights
+from cmems.engine.settings import differing, known_to, of_training
 from cmems.errors import InputError
 from cmems.files import whole_file
 from cmems.registry import RUNNERS
