@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -223,11 +224,42 @@ ROW_MISTAKES = {
     "folder": ({"work_dir": "w"}, "work_dir: no row sets it; cmems compare --work-dir does, for all"),
     "misspelt": ({"modle.x": 1}, "modle.x: the config has no 'modle'"),
     "kind": ({"train_cfg.max_iters": "many"}, "train_cfg.max_iters: expected "),
+    "no plain value": (
+        {"load_from": object},
+        "load_from: expected plain values, which a file holds; got <class 'object'>",
+    ),
+    "infinite": ({"optim_wrapper.optimizer.lr": math.inf}, "optim_wrapper.optimizer.lr: expected plain values"),
     "slices": (
         {"train_dataloader.exemplar_slices": [3]},
         "train_dataloader.exemplar_slices: expected a list of dict(case=..., slice=...), got [3]",
     ),
 }
+
+
+def test_numbers_of_numpy_and_paths_are_written_as_a_config_holds_them(tiny_config, tmp_path):
+    options = {
+        "model.pseudo_labeler.threshold": np.float32(0.5),
+        "load_from": Path("w") / "last.pth",
+        "model.strong": dict(_delete_=True, type="GaussianNoise", sigma=tuple(np.linspace(0.0, 0.25, 2))),
+    }
+    suite = get_suite(dict(name="x", rows=[dict(label="a", config=tiny_config(), options=options)]))
+    (entry,) = plan_runs(suite, ["x"], [0], ["A"], tmp_path)
+    (tmp_path / "c.py").write_text(entry["runs"][0]["config"])
+    made = load_config(tmp_path / "c.py")
+    assert made.model.pseudo_labeler.threshold == 0.5
+    assert made.load_from == str(Path("w") / "last.pth")
+    assert tuple(made.model.strong.sigma) == (0.0, 0.25)
+
+
+@pytest.mark.parametrize("missing", ["test_dataloader", "train_dataloader", "model"])
+def test_a_config_that_a_run_cannot_be_made_of_is_named(missing, tiny_config):
+    config = tiny_config(extra=f"{missing} = None\n")
+    suite = get_suite(dict(name="x", rows=[dict(label="a", config=config)]))
+    with pytest.raises(InputError, match=rf"{missing}.* is not set"):
+        plan_runs(suite, ["x"], [0], ["A"], "w")
+    suite = get_suite(dict(name="x", rows=[dict(label="a", config=tiny_config(), options={missing: None})]))
+    with pytest.raises(InputError, match=rf"row a: .*{missing}"):
+        plan_runs(suite, ["x"], [0], ["A"], "w")
 
 
 @pytest.mark.parametrize("mistake", ROW_MISTAKES)
@@ -623,13 +655,13 @@ def test_a_run_that_another_command_holds_is_waited_for_and_not_made_twice(tmp_p
     fcntl = pytest.importorskip("fcntl")
     folder = tmp_path / "cmems-0" / "A-seed0"
     folder.mkdir(parents=True)
-    tested = dict(header=dict(checkpoint="last.pth"), summary={}, conventions={})
+    _, plan = planned_rows(tmp_path, {"made": ([dict(p=0.5)], {})})
+    tested = Path(plan[0]["runs"][0]["folder"], "test_val")
     child = (
         f"import fcntl, pathlib, time; h = open({str(folder / '.compare.lock')!r}, 'w')\n"
         "fcntl.flock(h, fcntl.LOCK_EX)\n"
         "print('held', flush=True); time.sleep(0.7)\n"
-        f"p = pathlib.Path({str(folder / 'test_val')!r}); p.mkdir()\n"
-        f"(p / 'metrics.json').write_text({json.dumps(tested)!r})\n"
+        f"pathlib.Path({str(tested)!r}).rename({str(folder / 'test_val')!r})\n"
     )
     other = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
     assert fcntl
@@ -706,12 +738,16 @@ def test_scores_of_weights_that_are_no_more_and_against_other_masks_are_refused(
         '{"DSC": {"metric": "DSC", "preset": "nan"}}}',
     ],
 )
-def test_a_report_names_the_scores_that_are_none(content, tmp_path):
-    path = tmp_path / "run/test_val/metrics.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(content)
-    with pytest.raises(InputError, match=r"run/test_val/metrics\.json: (not what|holds no metric)"):
-        gather(dict(row=None, runs=[dict(folder=str(tmp_path / "run"))]), {})
+def test_a_report_names_the_scores_that_are_none_and_goes_on_without(content, tmp_path, capsys):
+    rows = {"good": ([dict(p=0.5)], {}), "damaged": ([dict(p=0.5)], {})}
+    suite, plan = planned_rows(tmp_path, rows)
+    (tmp_path / "damaged/0/test_val/metrics.json").write_text(content)
+    assert [[run["state"] for run in gather(entry, {})["runs"]] for entry in plan] == [["done"], ["not run"]]
+    told = capsys.readouterr().err
+    assert re.search(r"damaged/0/test_val/metrics\.json: (not what|holds no metric).*; taken for not tested\n", told)
+    (tmp_path / "good/0/test_val/metrics.csv").unlink()
+    assert gather(plan[0], {})["runs"][0]["state"] == "not run"
+    assert "2 run(s) are still to do." in write_report(suite, plan, {}, tmp_path / "x")["text"]
 
 
 def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path):
@@ -727,6 +763,15 @@ def test_equal_scores_have_p_1_and_what_was_never_found_has_no_distance(tmp_path
     assert case_means(a, b) == (dict(p=0.75, q=0.25), dict(p=0.5, q=0.5))  # what one has not scored counts in neither
 
 
+def test_the_two_frames_of_a_patient_are_one_case():
+    a = dict(patient001_frame01=0.5, patient001_frame12=0.7, patient002_frame01=0.4, b_frame=0.2)
+    b = dict(patient001_frame01=0.6, patient001_frame12=0.6, patient002_frame01=0.5, b_frame=0.4)
+    found = paired(a, b)
+    assert found["n"] == 3
+    assert (found["a"], found["b"]) == (pytest.approx((0.6 + 0.4 + 0.2) / 3), pytest.approx((0.6 + 0.5 + 0.4) / 3))
+    assert found["p"] == wilcoxon([0.0, 0.1, 0.2]).pvalue
+
+
 def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
     one = scores(tmp_path / "a.csv", dict(p=0.5, q=0.5))
     other = scores(tmp_path / "b.csv", dict(p=0.5, x=0.5))
@@ -736,6 +781,10 @@ def test_runs_that_do_not_compare_are_refused_in_one_line(tmp_path):
     for words, text in (
         ((tmp_path, one), f"error: {tmp_path}: expected one metrics.csv, found none; cmems evaluate writes it\n"),
         ((one, tmp_path / "no"), "no: no such file or folder; expected a tested run, or a metrics.csv\n"),
+        (
+            (tmp_path,),
+            f"error: {tmp_path}: a folder; expected a suite, or two runs, `cmems compare {tmp_path} OTHER`\n",
+        ),
         ((one, one, "--steps", 3), f"error: --steps: for a suite; {one} and {one} are compared as they were tested\n"),
         (("methods", "--out", "x.csv"), "error: --out: expected two runs; a suite's report goes to --work-dir\n"),
         ((one, one), f"error: {one} and {one}: expected two runs, got one, {one}, twice\n"),
@@ -869,6 +918,18 @@ def test_a_report_pairs_no_rows_that_were_tested_otherwise_and_says_so(tmp_path)
     ):
         assert line in report["text"].splitlines()
         assert line in (tmp_path / "x" / "report.md").read_text()
+
+
+def test_a_cell_says_of_how_many_runs_it_is_where_others_have_no_value(tmp_path):
+    rows = {"x": ([dict(p=3.0), dict(p=5.0), dict(p=7.0)], dict(preset="nan"))}
+    suite, plan = planned_rows(tmp_path, rows, "HD95")
+    for seed in (1, 2):
+        path = Path(plan[0]["runs"][seed]["folder"], "test_val", "metrics.json")
+        content = json.loads(path.read_text())
+        for entry in content["summary"]["HD95"]["ensemble"].values():
+            entry["mean"] = None
+        path.write_text(json.dumps(content))
+    assert "3.00 [1 of 3] | 3.00 [1 of 3] |" in write_report(suite, plan, {}, tmp_path / "x")["text"]
 
 
 def test_a_report_of_distances_alone_says_what_a_missed_organ_counts(tmp_path):

@@ -117,13 +117,14 @@ def test_ct_is_clipped_to_the_window_and_the_thirteen_organs_become_eight(tmp_pa
     random, base = np.random.default_rng(0), tmp_path / "raw" / "RawData" / "Training"
     image = random.integers(-1000, 1000, (24, 20, 2)).astype(np.int16)
     label = np.arange(24 * 20 * 2).reshape(24, 20, 2).astype(np.uint8) % 14
+    label[:3, 1:, 1] = 255  # not annotated
     for number in ("0006", "0008"):  # TransUNet's split: 0006 trains, 0008 tests
         nifti(base / "img" / f"img{number}.nii.gz", image, (0.7, 0.7, 3.0))
         nifti(base / "label" / f"label{number}.nii.gz", label, (0.7, 0.7, 3.0))
     data = run_prepare("synapse", tmp_path / "raw", tmp_path / "out")
     volume = data.volume("case0008")
     np.testing.assert_allclose(volume["image"], ((image + 125.0) / 400).clip(0, 1).transpose(2, 1, 0), atol=1e-3)
-    ids = {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8}
+    ids = {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8, 255: 255}
     expected = np.vectorize(lambda k: ids.get(k, 0))(label).transpose(2, 1, 0)
     assert np.array_equal(volume["label"], expected)
     assert data.cases("train") == ["case0006"]

@@ -12,7 +12,7 @@ import torch
 
 import cmems
 from cmems.apis import export, publish
-from cmems.apis.export import _SCRIPT, VolumeGraph, _Axis, _write_script
+from cmems.apis.export import _SCRIPT, VolumeGraph, _Axis, _trace, _write_script
 from cmems.datasets.intensity import INTENSITY
 from cmems.datasets.preparation import Preparation
 from cmems.errors import InputError
@@ -275,6 +275,27 @@ def test_a_program_of_torch_export_takes_slices_of_any_number_and_size(model, tm
     program = torch.export.load(tmp_path / "x.pt2", extra_files=files).module()
     assert program(torch.rand(1, 19, 50), torch.tensor([1.0, 2.0], dtype=torch.float64)).shape == (1, 19, 50)
     assert json.loads(files["cmems.json"])["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        dict(type="SwinUNet", num_classes=3, embed_dim=8, depths=(2, 2), heads=(1, 2), window=4, patch=2),
+        dict(type="MTUNet", num_classes=3, width=0.125, depth=1, positions=7),
+    ],
+    ids=lambda backbone: backbone["type"],
+)
+def test_networks_of_windows_are_traced_and_label_as_before_and_after(backbone):
+    torch.manual_seed(0)
+    net = BACKBONES.build(dict(backbone)).eval()
+    images, spacing = torch.rand(3, 45, 37), torch.tensor([1.0, 2.0], dtype=torch.float64)
+    graph = VolumeGraph([net], Prediction(bfloat16=False), Frame(32, 1.5)).eval()
+    with torch.no_grad():
+        before = graph(images, spacing)
+    program = _trace(graph)
+    assert (program.module()(images, spacing) != before).float().mean() < 1e-3
+    with torch.no_grad():
+        assert torch.equal(graph(images, spacing), before)  # which no tensor of the trace is left in
 
 
 @pytest.mark.parametrize(("form", "name"), [("onnx", "x.onnx"), ("torch-export", "x.pt2")])

@@ -705,6 +705,9 @@ def test_what_names_no_labels_ends_in_one_line(text, tmp_path):
     [
         (["p_0000", "p_0001", "q_0000", "q_0001"], [], ["p", "q"]),
         (["p_0000", "p_0001", "q_0000", "q_0001", "r_0000"], ["p"], ["p", "q", "r"]),
+        (["p_0000", "p_0001"], [], ["p"]),
+        (["p_0000", "p_0001", "q_0000"], [], ["p", "q"]),
+        ([f"p_000{k}" for k in range(5)], [], None),
         (["amos_0001", "amos_0002"], [], None),
         (["p_0001", "p_0012", "q_0001", "q_0010"], ["p_0001"], None),  # frames
         (["p_0000", "p_0001", "q_0000", "q_0001", "r"], [], None),
@@ -893,6 +896,7 @@ def odd_gap(path, by=0.9, axis=2):
         (lambda f: odd_gap(f / "IM0003.dcm", axis=0, by=5), r"behind one another, got IM0003\.dcm 5 mm aside"),
         (lambda f: dicom(f, IMAGE, slices=[2], NumberOfFrames=4), "expected one slice in each file, got 4"),
         (lambda f: dicom(f, IMAGE, slices=[2], SamplesPerPixel=3), "expected one real number per voxel"),
+        (lambda f: dicom(f, IMAGE, PhotometricInterpretation="PALETTE COLOR"), "per voxel, got PALETTE COLOR"),
         (lambda f: dicom(f, IMAGE, slices=range(6), Rows=30000, Columns=30000), "truncated: shape"),
         (lambda f: dicom(f, IMAGE, slices=[1], Rows=None), r"IM0005\.dcm: Rows: expected a value, got none"),
         (
@@ -1212,6 +1216,26 @@ def test_slices_of_any_ending_and_in_folders_that_are_linked_are_found(tmp_path)
     assert np.array_equal(read_scan(found["p_link"]).voxels, IMAGE.transpose(ZYX))
 
 
+def test_a_series_written_anew_in_its_place_is_read_anew(tmp_path):
+    dicom(tmp_path / "p", IMAGE)
+    before = read_scan(tmp_path / "p/IM0000.dcm")
+    when = (tmp_path / "p").stat().st_mtime_ns
+    dicom(tmp_path / "p", IMAGE[..., ::-1], np.diag([-1.0, -1.0, 8.0, 1.0]))
+    os.utime(tmp_path / "p", ns=(when, when))  # as that of a folder whose files are rewritten
+    after = read_scan(tmp_path / "p/IM0000.dcm")
+    assert (before.spacing, after.spacing) == ((4, 2, 1.5), (8, 1, 1))
+    assert np.array_equal(after.voxels, before.voxels[::-1])
+
+
+def test_a_picture_of_a_screen_beside_a_series_is_passed_over(tmp_path):
+    pydicom = need("pydicom")
+    dicom(tmp_path / "p", IMAGE)
+    screen = dict(SOPClassUID=pydicom.uid.SecondaryCaptureImageStorage, ImagePositionPatient=None)
+    dicom(tmp_path / "p", IMAGE, slices=[0], series="1.2.9", number=99, names="SC{}.dcm", **screen)
+    found, problems = scan_files(tmp_path)
+    assert (list(found), problems) == (["p"], [])
+
+
 def test_a_folder_that_must_not_be_read_is_told_of(tmp_path, monkeypatch, capsys):
     dicom(tmp_path / "scans/p", IMAGE)
     dicom(tmp_path / "scans/locked", IMAGE)
@@ -1219,6 +1243,8 @@ def test_a_folder_that_must_not_be_read_is_told_of(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "locked" and may(path, mode))
     assert list(scan_files(tmp_path / "scans")[0]) == ["p"]
     assert capsys.readouterr().err == f"warning: {tmp_path}/scans/locked: passed over; this user may not read it\n"
+    monkeypatch.setattr("cmems.datasets.readers.files._ours", lambda path: path.name == "locked" and 1 / 0)  # raises
+    assert list(scan_files(tmp_path / "scans")[0]) == ["p"]
 
 
 def test_an_image_beside_volumes_is_no_scan(tmp_path):
@@ -1279,6 +1305,20 @@ def test_pixels_of_a_tiff_are_the_numbers_that_it_stores(dtype, kind, tmp_path):
     content, entry = (tmp_path / "a.tif").read_bytes(), struct.pack("<HHI", 339, 3, 1)
     (tmp_path / "a.tif").write_bytes(content.replace(entry + b"\2", entry + bytes([kind])))  # Pillow has its own mind
     assert np.array_equal(read_scan(tmp_path / "a.tif").voxels[0], pixels)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_pixels_of_few_bits_of_a_tiff_are_labels_whichever_end_a_byte_begins_at(bits, order, tmp_path):
+    row = np.arange(8, dtype=np.uint8)[::-1] * 5 % (1 << bits)
+    packed = np.packbits(np.unpackbits(row[:, None], 1)[:, -bits:].ravel())
+    packed = packed if order == 1 else np.packbits(np.unpackbits(packed[:, None], 1)[:, ::-1].ravel())
+    fields = {256: 8, 257: 1, 258: bits, 259: 1, 262: 1, 266: order, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    data = packed.tobytes().ljust(8, b"\0")
+    head = b"II*\0" + struct.pack("<I", 16)
+    (tmp_path / "a.tif").write_bytes(head + data + struct.pack("<H", len(fields)) + entries + bytes(4))
+    assert np.array_equal(read_mask(tmp_path / "a.tif").voxels[0, 0], row)
 
 
 def png_of(path, width, height, bits, kind, rows):

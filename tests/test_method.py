@@ -261,6 +261,16 @@ def test_a_network_alone_learns_from_itself_but_not_from_another():
     assert not pair.check(batch(), 32, ("a", "b", "c"))
 
 
+def test_the_loss_is_that_of_the_terms_whatever_a_class_is_called():
+    model = learner()
+    plain = model(batch=batch(), draws=Draws(0, 0))
+    watched = model(batch=batch(), draws=Draws(0, 0), monitor=("background", "glossus"))
+    (one, _), (other, logs) = model.parse_losses(plain), model.parse_losses(watched)
+    assert torch.equal(one, other)
+    assert torch.equal(logs["loss"], other)
+    assert logs["share_glossus"] == watched["share_glossus"]
+
+
 def test_monitors_say_how_much_is_confident_how_the_networks_agree_and_what_they_call_it():
     model = learner()
     model.networks[1].load_state_dict(model.networks[0].state_dict())

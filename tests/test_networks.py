@@ -46,6 +46,15 @@ def test_the_suite_has_every_registered_network():
 
 
 @each
+def test_a_network_trains_after_it_predicted_in_inference_mode(name):
+    net, x = build(name), images(2, 1, 64, 64)
+    with torch.inference_mode():
+        net.eval()(x)
+    net.train()(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@each
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
 def test_forward_is_the_head_of_the_finest_of_the_decoder_levels_of_encode(name, size):
     net, x = build(name).eval(), images(2, 1, *size)

@@ -137,6 +137,10 @@ def test_a_distance_to_what_was_not_found_is_not_the_best_of_all(tmp_path):
     write(tmp_path / "page.html", metrics=[metric], models=("network_1",))
     text = (tmp_path / "page.html").read_text()
     assert text.count('data-value="12">12.00</td>') == 2 + 5  # the means, and each class that was found
+    for row in metric.cases:
+        row.update(status="false", value=0.0)
+    write(tmp_path / "page.html", metrics=[metric], models=("network_1",))
+    assert "LV 0" not in (tmp_path / "page.html").read_text()
     assert "LV 12" in text
 
 
@@ -245,7 +249,7 @@ def test_cases_without_a_reference_and_training_cases_are_shown_by_doubt(finishe
     unlabel(data, ["patient004_frame01"])
     page, _ = report_run(finished.run, tmp_path / "p.html", **options)
     assert "1 of 2 cases have no reference" in Tags(page).text
-    assert [case["name"] for case in data_of(page)["cases"]] == ["patient004_frame02"]
+    assert [case["name"] for case in data_of(page)["cases"]] == ["patient004_frame02", "patient004_frame01"]
     unlabel(data, ["patient004_frame01", "patient004_frame02"])
     page, _ = report_run(finished.run, tmp_path / "p.html", **options)
     assert "no case of this split has a reference" in Tags(page).text

@@ -107,6 +107,12 @@ def test_after_a_training_the_most_doubtful_scan_comes_first_on_the_slice_where_
         )
     found = pick(str(scans), str(tmp_path / "out"), after=str(masks))
     assert [(f.scan, f.slice, f.why) for f in found] == [("b_1", 2, "RV in doubt"), ("a_1", 2, "LV in doubt")]
+    table = (masks / "trust.csv").read_text().splitlines()
+    (masks / "trust.csv").write_text("\n".join([table[0], *sorted(table[1:]), ""]))  # as a spreadsheet may leave it
+    assert [f.scan for f in pick(str(scans), str(tmp_path / "out"), after=str(masks))] == ["b_1", "a_1"]
+    (masks / "b_1.nii.gz").rename(tmp_path / "aside.nii.gz")  # to be predicted anew
+    assert [f.scan for f in pick(str(scans), str(tmp_path / "out"), after=str(masks))] == ["a_1"]
+    (tmp_path / "aside.nii.gz").rename(masks / "b_1.nii.gz")
     other = np.zeros_like(differ)
     other[:9, :9, 1] = 1
     for array, mark in ((other, b"cmems of another model"), (other[..., :3], b"")):

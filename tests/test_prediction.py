@@ -16,6 +16,7 @@ from cmems.apis import label_training_scans, test, train, train_rounds
 from cmems.datasets.prepare import prepare
 from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData, load_exemplars
+from cmems.engine.checkpoint import read_meta
 from cmems.errors import InputError
 from cmems.locks import folder_lock
 from cmems.models.postprocessing import CutAtBase, FillHoles, KeepLargest, RemoveSmall, SmoothSlices
@@ -383,6 +384,16 @@ def test_what_an_overwriting_of_rounds_replaces_is_gone_though_it_is_interrupted
     assert [(tmp_path / name / mask.name).read_bytes() for name in ("labels_1_mended", "labels_expert")] == [kept] * 2
     assert not (tmp_path / "round_2" / "last.pth").exists()
     assert train_rounds(configs, str(tmp_path), resume=True).is_file()
+
+
+def test_rounds_go_on_with_the_steps_that_an_option_gave_them(tiny_config, tmp_path, monkeypatch):
+    configs = [tiny_config(), tiny_config(extra=STATIC.format(folder=""), name="second.py")]
+    with monkeypatch.context() as patch:
+        patch.setattr("cmems.apis.rounds.label_training_scans", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_rounds(configs, str(tmp_path), steps=2)
+    last = train_rounds(configs, str(tmp_path), resume=True)
+    assert read_meta(last)["iter"] == 2
 
 
 def test_rounds_and_tests_have_the_folders_that_they_fill_to_themselves(tiny_config, tmp_path):

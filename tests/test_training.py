@@ -39,7 +39,7 @@ from cmems.engine.graph import StepGraph
 from cmems.engine.loop import MutualLearningLoop
 from cmems.engine.norm import measure_norms
 from cmems.engine.runner import RECORD
-from cmems.errors import InputError, warn_once
+from cmems.errors import InputError, Stopped, warn_once
 from cmems.models.prediction import Prediction
 from cmems.registry import HOOKS, METRICS, READERS
 
@@ -662,6 +662,14 @@ MISTAKES = {
     "modules too late": (
         "custom_imports.imports=[mine]",
         "custom_imports: modules are imported as the config's file is",
+    ),
+    "a norm without its groups": (
+        "model.backbone.norm_cfg={'type': 'GN'}",
+        "model.backbone: norm_cfg, act_cfg or conv_cfg lacks",
+    ),
+    "an unknown objective": (
+        "model.objectives.0.type=Supervisd",
+        "objective 'Supervisd' is not registered: did you mean Supervised",
     ),
     "a switch for names": (
         "activation_checkpointing=True",
@@ -1378,6 +1386,51 @@ def test_a_budget_in_hours_ends_with_the_run_that_it_was_found_for(tiny_config, 
     budget_file.write_text("{}")
     train(config, str(tmp_path / "w"), overwrite=True, steps=2)
     assert not budget_file.exists()
+
+
+def test_a_resume_goes_on_to_the_steps_that_an_option_laid_out(tiny_config, tmp_path, monkeypatch, capsys):
+    config, work = tiny_config(extra="budget = dict(rates={2: 1e-2, 8: 1e-4})\n"), tmp_path / "w"
+    own = MutualLearningLoop.stop_if_asked
+
+    def asked(loop, validating=False):
+        loop._signals.received = signal.SIGINT if loop.iter == 3 else None
+        own(loop, validating)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MutualLearningLoop, "stop_if_asked", asked)
+        with pytest.raises(Stopped):
+            train(config, str(work), steps=6)
+    train(config, str(work), resume=True)
+    meta = read_checkpoint(work / "last.pth")["meta"]
+    assert (meta["iter"], meta["budget"]) == (6, dict(steps=6))
+    assert "goes on to the 6 steps of --steps 6; --steps N changes that" in capsys.readouterr().out
+    train(config, str(tmp_path / "unbroken"), steps=6)
+    assert same(weights(work / "last.pth"), weights(tmp_path / "unbroken/last.pth"))
+    train(tiny_config(), str(tmp_path / "typed"), steps=2)
+    train(tiny_config(), str(tmp_path / "typed"), resume=True, cfg_options={"train_cfg.max_iters": 3})
+    assert read_checkpoint(tmp_path / "typed/last.pth")["meta"]["iter"] == 3
+    train(tiny_config(), str(tmp_path / "typed"), resume=True)  # the file's own again
+    assert read_checkpoint(tmp_path / "typed/last.pth")["meta"]["iter"] == 4
+
+
+@pytest.mark.parametrize("names", [["networks.0", "networks.1"], ["networks.0.decoder.0", "networks.1.encoder.0"]])
+def test_activations_that_are_computed_anew_change_no_weight(names, tiny_config, tmp_path):
+    for run, options in (("plain", {}), ("anew", {"activation_checkpointing": names})):
+        train(tiny_config(), str(tmp_path / run), steps=2, cfg_options={"model.batch_views": False, **options})
+    plain, anew = (weights(tmp_path / run / "last.pth") for run in ("plain", "anew"))
+    learned = [name for name in plain if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(plain[name], anew[name]) for name in learned)
+
+
+def test_a_command_that_finds_its_run_at_its_end_leaves_what_is_recorded_of_it(tiny_config, tmp_path):
+    config = tiny_config()
+    train(config, str(tmp_path / "w"))
+    before = (tmp_path / "w/run.json").read_bytes()
+    train(config, str(tmp_path / "w"))
+    train(config, str(tmp_path / "w"), resume=True)
+    assert (tmp_path / "w/run.json").read_bytes() == before
+    train(config, str(tmp_path / "w"), resume=True, steps=5)
+    assert read_record(tmp_path / "w")["steps"] == 5
 
 
 def test_the_command_of_a_run_of_some_hours_leaves_it_at_its_end(tiny_config, tmp_path, monkeypatch, capsys):

@@ -281,6 +281,15 @@ def test_rows_set_the_metrics_side_by_side():
     )  # fmt: skip
 
 
+def test_tables_of_a_test_that_was_cut_short_are_not_taken_for_the_one_before(tmp_path, monkeypatch):
+    metrics = fake_metrics()
+    files = write_metrics(tmp_path / "metrics", metrics, {})
+    monkeypatch.setattr("cmems.visualization.tables._summary_rows", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_metrics(tmp_path / "metrics", metrics, {})
+    assert [path.is_file() for path in files] == [False, True, True]
+
+
 def test_a_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(AttributeError):
         write_png(tmp_path / "a.png", "not an image")

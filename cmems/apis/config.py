@@ -97,13 +97,18 @@ def load_config(path, options=None, needs=(), trains=True):
     idle = [] if trains else [key for key in options or {} if key.split(".")[0] in _OF_TRAINING]
     if idle:
         warn_once(f"--cfg-options {', '.join(idle)}: read by training alone, which this is not")
+    need_set(config, needs, path)
+    return config
+
+
+def need_set(config, needs, path):
+    """Raise InputError where a config lacks one of dotted keys; ``path`` is its file."""
     missing = [key for key in needs if value_at(config, key) is None]
     if missing:
         advice = "the config that a test leaves in its work directory lacks what it had no use for: name that one's own"
         if missing[0].endswith("data_root"):
             advice = f"{advice}; where no data set was named, --cfg-options data_root=DATA names one"
         raise InputError(f"config {path}: {missing[0]} is not set; {advice}")
-    return config
 
 
 def value_at(config, key):
@@ -240,7 +245,7 @@ def count_steps(config, laid_out=None):
                 to_the_end = key == "end" and objective[key] == 1
                 objective[key] = None if to_the_end else round(objective[key] * (laid_out or steps))
         begin, end = objective.get("begin", 0), objective.get("end")
-        if type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
+        if given and type(begin) is type(steps) is int and (begin >= steps or type(end) is int and end <= begin):
             warn_once(f"model.objectives: {objective.get('type')}: {given}: in {steps} steps it never acts")
         acting.append((begin, steps if end is None else end))
     reached = 0

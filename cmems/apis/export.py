@@ -110,6 +110,7 @@ def _to_onnx(program, graph, path, text):
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # torchvision's absence
     names = ["image", "spacing"][: 1 if graph.frame.pixel is None else 2]
     options = dict(input_names=names, output_names=["labels"], opset_version=18, dynamo=True, verbose=False)
+    options["optimize"] = len(program.graph.nodes) <= _OPTIMIZED
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -156,6 +157,9 @@ def _is_torch(path):
         return False
 
 
+# Nodes of a program that the exporter optimises, which takes it the square of their number: a minute for these. The
+# runtime optimises by itself as it loads one.
+_OPTIMIZED = 5000
 _WRITERS = {"onnx": _to_onnx, "torch-export": _to_torch}
 _KNOWS = {"onnx": _is_onnx, "torch-export": _is_torch}
 

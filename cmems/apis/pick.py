@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmems.apis.places import spare_data_set
-from cmems.apis.trust import BY_HAND, read_trust
+from cmems.apis.trust import BY_HAND, by_doubt, read_trust
 from cmems.datasets.descriptions import by_distance_to_middle
 from cmems.datasets.intensity import image_problems, scale_intensity, scaling_notes
 from cmems.datasets.names import SHEET, composed
@@ -204,7 +204,7 @@ def _middle(paths, how, describe, problems, progress):
 
 def _doubtful(paths, masks, progress):
     """Yield scan, slice and why, the most doubtful scan first."""
-    rows = read_trust(masks / "trust.csv")
+    rows = by_doubt(read_trust(masks / "trust.csv"))  # a spreadsheet may have sorted them otherwise
     if not rows:
         raise InputError(f"{masks / 'trust.csv'}: expected the table that cmems predict writes beside its masks")
     names = list(dict.fromkeys(row["scan"] for row in rows if row["note"] != BY_HAND))
@@ -216,7 +216,8 @@ def _doubtful(paths, masks, progress):
         worst = next(row for row in rows if row["scan"] == name)
         file = mask_file(masks, name)
         if file is None:
-            raise InputError(f"{masks / name}.nii.gz: no such file, which {masks / 'trust.csv'} names")
+            warn_once(f"{masks / name}.nii.gz: no such file, which {masks / 'trust.csv'} names; {name} is left out")
+            continue
         mask = lay_on(read_mask(file), read_grid(paths[name]), file, paths[name]).voxels
         classes = np.array([len(np.unique(plane[plane > 0])) for plane in mask])
         differ = _differing(masks / "doubt" / f"{name}_disagreement.nii.gz", worst["made_by"], mask)

@@ -10,9 +10,9 @@ from cmems.apis.config import load_config
 from cmems.apis.labeling import label_training_scans, write_labels
 from cmems.apis.launcher import alone, rank_of
 from cmems.apis.places import BESIDE, SECOND, default_work_dir, spare_data_set
-from cmems.apis.training import TRAINS, refuse_other_run, rehearse, train
+from cmems.apis.training import TRAINS, budget_of, refuse_other_run, rehearse, train
 from cmems.datasets.prepared import PreparedDataset
-from cmems.engine.checkpoint import LAST
+from cmems.engine.checkpoint import LAST, newest_whole
 from cmems.engine.checks import told
 from cmems.engine.runner import remove_run
 from cmems.errors import InputError
@@ -45,6 +45,8 @@ def train_rounds(configs, work_dir=None, progress=None, cfg_options=None, **opti
     loaded = [load_config(config, cfg_options, TRAINS) for config in configs]
     root = Path(work_dir or loaded[-1].get("work_dir") or default_work_dir(configs[-1]))
     spare_data_set(root, "--work-dir ", "the rounds")
+    if kept and options.get("steps") is None and options.get("hours") is None:
+        options |= budget_of(newest_whole(root / "round_1")[0], cfg_options)  # as the rounds that are not begun
     data = None
     for k, (config, cfg) in enumerate(zip(configs, loaded, strict=True), 1):  # what a later round would end at
         before, data = data, PreparedDataset(cfg.train_dataloader.data_root)

@@ -87,11 +87,12 @@ def report_run(
     model = load_learner(cfg, config, path, data).to(best_device())
     metrics = _metrics(cfg, preset, data) if split != "train" else []
     models = model.prediction.names(model.num_networks)
-    trust, measured = [], 0
+    trust, measured, bare = [], 0, 0
     for done, name in enumerate(names, 1):
         volume = _volume(data, name)
         (labels,), (doubt,) = model.prediction.segment_with_doubt(model.predictors, [volume])
         trust += trust_rows(name, data.classes, labels, doubt, volume["spacing"])
+        bare += volume["label"] is None
         if metrics and volume["label"] is not None:
             measured += 1
             for metric in metrics:
@@ -109,7 +110,7 @@ def report_run(
     groups = _chosen(order, dice, cases)
     shown = {heading: [_look(model, data, name) for name in group] for heading, group in groups.items() if group}
     histories = {title: read_history(each) for title, each in runs.items()}
-    notes = _notes(path, last, split, data, record, meta, measured, len(names), model.num_networks)
+    notes = _notes(path, last, split, data, record, meta, measured, bare, len(names), model.num_networks)
     left = write_page(
         target,
         title=Path(folder).resolve().name,
@@ -236,11 +237,11 @@ def _dice(metrics, best):
 
 
 def _chosen(order, dice, count):
-    """Return the cases to show under their headings, none twice; where a DSC is known, of those that have one."""
+    """Return the cases to show under their headings, none twice: all, or, where a DSC is known, of those with one."""
     low, high = ("Worst", "Best") if dice else ("Most doubtful", "Least doubtful")
-    order = [case for case in order if case in dice] if dice else order
     if len(order) <= 2 * count:
         return {f"All cases, {low.lower()} first": order}
+    order = [case for case in order if case in dice] if dice else order
     return {low: order[:count], high: order[::-1][:count]}
 
 
@@ -263,7 +264,7 @@ def _facts(record, config, data, split, measured, count, path, meta):
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
-def _notes(path, run, split, data, record, meta, measured, count, networks):
+def _notes(path, run, split, data, record, meta, measured, bare, count, networks):
     notes = []
     if path.name == BEST and split in ("val", "valtest"):
         notes.append(f"{BEST} was chosen by the scores on validation: on this split they flatter it")
@@ -274,8 +275,12 @@ def _notes(path, run, split, data, record, meta, measured, count, networks):
             "training cases: pictures have the networks' size, and nothing is measured, since their labels are for "
             "training; cases are ordered by doubt"
         )
-    elif not measured:
+    elif bare == count:
         notes.append("no case of this split has a reference: cases are ordered by doubt, and no DSC is known")
+    elif not measured:
+        notes.append(
+            "test_evaluator has no metric that this page shows: cases are ordered by doubt, and no DSC is known"
+        )
     elif measured < count:
         notes.append(f"{count - measured} of {count} cases have no reference: they are not in the scores")
     if split != "train" and (seen := trained_on(data, split, meta)):

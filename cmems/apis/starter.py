@@ -113,7 +113,7 @@ def write_config(data, exemplars, anatomy, replace=False):
         InputError: A slice cannot be an exemplar: see :func:`cmems.datasets.sources.load_exemplars`; or the folder's
             name has a quote or a backslash.
     """
-    if odd := [sign for sign in '"\\' if sign in str(data.root)]:
+    if odd := [sign for sign in '"\\' if sign in str(data.root.resolve())]:
         raise InputError(f"{data.root}: expected a path without {odd[0]}, by which no config file can name it")
     load_exemplars(data, exemplars)  # what training would end at
     anatomy.check(data.classes)
@@ -121,6 +121,14 @@ def write_config(data, exemplars, anatomy, replace=False):
     aside = [_put_aside(data.root / name, text) for name, text in texts.items()] if replace else []
     ours = [_write(data.root / name, text) for name, text in texts.items()]
     return data.root / BESIDE, ours[-1], list(filter(None, aside))
+
+
+def too_small(data, case, classes):
+    """Return those of some classes that are painted in a case, but in none of its training slices."""
+    left = np.unique([data.train_label(row) for row in data.rows(case)])
+    counts = data.case(case)["label_counts"]
+    numbers = {name: k for k, name in enumerate(data.classes, 1)}
+    return [name for name in classes if counts.get(str(numbers[name])) and numbers[name] not in left]
 
 
 def _put_aside(path, text):

@@ -17,7 +17,7 @@ from cmems.locks import folder_lock
 from cmems.visualization import say
 from cmems.visualization.panels import check_pictures
 
-_TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
+TESTS = ("model", "test_dataloader.dataset.data_root", "test_dataloader.dataset.split", "test_evaluator", "test_cfg")
 
 
 def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, work_dir=None, cfg_options=None):
@@ -40,7 +40,7 @@ def test(config, checkpoint, split=None, preset=None, show_dir=None, out=None, w
         InputError: Something in the config, the data or the checkpoint is wrong; or the work directory holds a
             prepared data set or another config of this name.
     """
-    cfg, saved = load_config(config, cfg_options, _TESTS, trains=False), read_checkpoint(checkpoint)
+    cfg, saved = load_config(config, cfg_options, TESTS, trains=False), read_checkpoint(checkpoint)
     if split:
         cfg.test_dataloader.dataset.split = split
     split = cfg.test_dataloader.dataset.split

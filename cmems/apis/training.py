@@ -12,10 +12,10 @@ import torch
 from mmengine.hooks import Hook
 
 from cmems.apis.budget import fit_to_hours, fit_to_steps, keep_budget
-from cmems.apis.config import count_steps, load_config, run_settings
+from cmems.apis.config import count_steps, load_config, run_settings, value_typed
 from cmems.apis.launcher import alone, check_launcher, leave_group, rank_of, together
 from cmems.apis.places import default_work_dir, module_content, module_folders
-from cmems.apis.record import write_record
+from cmems.apis.record import read_record, write_record
 from cmems.apis.runs import as_list, build_runner, check_seed, check_work_dir, content_of, scans_of, trained_on
 from cmems.datasets.masks import masks_content
 from cmems.datasets.preparation import Preparation
@@ -95,6 +95,12 @@ def train(
     for line in _flat(data):
         say(f"warning: {data.root}: {line}")
     _check_validation(cfg)
+    path = newest_whole(cfg.work_dir)[0] if resume else None
+    budget = {k: v for k, v in dict(steps=steps, hours=hours).items() if v is not None} or budget_of(path, cfg_options)
+    if budget and not fitted:
+        load_config(config, cfg_options, ["train_cfg.val_interval"])
+        steps, typed = read_meta(path)["steps"], " ".join(f"--{key} {value:g}" for key, value in budget.items())
+        say(f"{path}: the run goes on to the {steps} steps of {typed}; --steps N changes that")
     if steps is not None:
         fit_to_steps(cfg, steps, cfg_options)
     if hours is not None and launcher != "none":
@@ -107,7 +113,7 @@ def train(
         held = not overwrite and Path(cfg.work_dir, LAST).is_file()  # perhaps by this very command, at its end
         found = fit_to_hours(cfg, hours, cfg.work_dir, resume or held, cfg_options)
         say(f"{found['steps']} steps in {found['hours']:g} h: {found['seconds_per_step']:.3g} s a step")
-    laid_out = _laid_out(newest_whole(cfg.work_dir)[0]) if resume else None
+    laid_out = _laid_out(path)
     tests = _complete(cfg, seed, amp, laid_out)
     masks = masks_content(data, cfg.train_dataloader)
     settings = run_settings(cfg, content_of(data), masks)
@@ -120,7 +126,7 @@ def train(
             refuse_other_run(cfg.work_dir)
         if launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")  # MMEngine's own start asks for a GPU
-        if hours is not None or steps is not None or not resume:
+        if fitted or not resume:
             keep_budget(found, cfg.work_dir)
         runner = build_runner(cfg)
         for key, part in tests.items():  # what the folder keeps is enough to test
@@ -128,7 +134,7 @@ def train(
         runner.dump_config()
         runner.settings = settings
         runner.starts_over = time.time() if overwrite and runner.rank == 0 else None
-        runner.laid_out = laid_out
+        runner.laid_out, runner.budget = laid_out, budget
         beside = dict(modules=module_content(cfg), custom_hooks=cfg.get("custom_hooks"))
         runner.beside = json.dumps({key: value for key, value in beside.items() if value}, default=str)
         runner.preparation, runner.trained_on = Preparation.of(data).text(), list(scans_of(data, "train").values())
@@ -207,11 +213,15 @@ def _complete(cfg, seed, amp, laid_out=None):
 
 @contextmanager
 def _recorded(runner, goes_on, facts):
-    """Write ``run.json`` of the training that the block is, however it ends, once a step was made."""
-    began = time.time()
+    """Write ``run.json`` of the training that the block is, however it ends, once a step was made.
+
+    A run that was at its end already keeps what is recorded of it.
+    """
+    began, before = time.time(), read_record(runner.work_dir) if goes_on else {}
 
     def record(finished):
-        if runner.rank == 0 and (finished or runner.iter):
+        idle = before.get("finished") and before.get("steps") == runner.iter
+        if runner.rank == 0 and (finished or runner.iter) and not idle:
             facts.update(seed=runner.seed, steps=runner.iter, of=runner.max_iters, processes=runner.world_size)
             write_record(runner.work_dir, began, finished, goes_on, **facts)
 
@@ -318,6 +328,19 @@ def _laid_out(path):
     meta = read_meta(path) if path else {}
     steps = meta.get("laid_out", meta.get("steps"))
     return steps if type(steps) is int and steps > 0 else None
+
+
+def budget_of(path, options):
+    """Return by which option a run got its steps, ``{"steps": N}`` or ``{"hours": H}``, or an empty dict.
+
+    Args:
+        path (Path | None): A checkpoint of the run, which goes on.
+        options (dict | None): As for :func:`train`; a number of steps among them ends what held before.
+    """
+    if path is None or value_typed(options, "train_cfg.max_iters") is not None:
+        return {}
+    found = read_meta(path).get("budget") or {}
+    return {k: v for k, v in found.items() if k in ("steps", "hours") and type(v) in (int, float)}
 
 
 def _find_checkpoint(cfg):

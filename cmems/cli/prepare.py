@@ -147,7 +147,7 @@ def show(data):
 def start(data, exemplars, anatomy, replace):
     """Write the config that trains a data set, and say on which slice, or what is wanting for that."""
     from cmems.apis.places import BESIDE
-    from cmems.apis.starter import find_exemplars, write_config
+    from cmems.apis.starter import find_exemplars, too_small, write_config
 
     if not data.cases("train"):
         print("  no case is left to train on: --val, --test or --splits name them all")
@@ -167,6 +167,11 @@ def start(data, exemplars, anatomy, replace):
         if not found and not missing:
             print(f"  {case} slice {index} holds every class, and is painted in part: it is taken")
         if missing:
+            if lost := too_small(data, case, missing):
+                print(
+                    f"  too little is painted of {', '.join(lost)} in {case} to stay at {data.size}x{data.size} "
+                    "pixels: a larger --size, or a smaller --spacing, keeps it"
+                )
             print(
                 f"  no config is written: no slice holds every class. The fullest, {case} slice {index}, lacks "
                 f"{', '.join(missing)}: paint {'it' if len(missing) == 1 else 'them'} there, leave "

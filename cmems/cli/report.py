@@ -31,12 +31,13 @@ def run(args):
     """Write the page and name it; or write the report and print its tables."""
     from cmems.apis.run_report import is_run, report_run
     from cmems.comparison.compare import report
+    from cmems.comparison.suites import SUITES
     from cmems.visualization.progress import counting, say
 
     if args.suite is None:
         raise InputError("which run, or suite? Name a run's folder, or a suite that `cmems compare --list` shows")
     a_run = is_run(args.suite)
-    if Path(args.suite).is_dir() and not a_run:
+    if Path(args.suite).is_dir() and not a_run and args.suite not in SUITES:
         raise InputError(f"{args.suite}: a folder without run.json, which a training writes: no run")
     odd = [name for name in (_OF_SUITES if a_run else _OF_RUNS) if getattr(args, name) != args.defaults[name]]
     if odd:

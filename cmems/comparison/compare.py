@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cmems.apis.places import spare_data_set
 from cmems.apis.record import read_record
-from cmems.comparison.entries import metrics_file
+from cmems.comparison.entries import read_run
 from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
 from cmems.comparison.suites import get_suite
@@ -162,7 +162,7 @@ def _planned(suite, datasets, seeds, exemplars, work_dir, steps, data):
 
 def is_done(run):
     """Tell whether a run's metrics are there."""
-    return metrics_file(run) is not None
+    return read_run(run) is not None
 
 
 def _attempt(run, threads, stop):

@@ -8,7 +8,7 @@ from cmems.apis.record import read_record
 from cmems.comparison.paired import read_metrics, read_scores, unlike_data, weights_replaced
 from cmems.comparison.rows import family
 from cmems.engine.checkpoint import LAST
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.visualization.tables import lost
 
 METRICS = dict(DSC=3, HD95=2)  # decimals
@@ -19,7 +19,7 @@ def gather(planned, failures):
     """Gather a row's runs: ``cells[metric][class]`` is (mean, sd, n), ``cleaned`` the same cleaned up, and counts."""
     row, runs = planned["row"], []
     for run in planned["runs"]:
-        found = _read(run)
+        found = read_run(run)
         state = "done" if found else f"failed: {failures[run['folder']]}" if run["folder"] in failures else "not run"
         runs.append(dict(run, state=state, found=found))
     done = [run["found"] for run in runs if run["found"]]
@@ -48,7 +48,20 @@ def gather(planned, failures):
     )
 
 
-def metrics_file(run):
+def read_run(run):
+    """Return what a tested run's files say, or None: it is not tested, or one is damaged or gone, which is said.
+
+    Args:
+        run (dict): An element of :func:`cmems.comparison.plan.plan_runs`.
+    """
+    try:
+        return _read(run)
+    except InputError as error:
+        warn_once(f"{error}; taken for not tested")
+        return None
+
+
+def _metrics_file(run):
     """Return the path of a run's ``metrics.json``, or None; one of other weights or voxels of another size is none."""
     splits = [run["split"]] if run.get("split") else ("test", "val", "valtest")
     path = next((p for s in splits if (p := Path(run["folder"], f"test_{s}", "metrics.json")).is_file()), None)
@@ -62,7 +75,7 @@ def metrics_file(run):
 
 def _read(run):
     """Return what a finished run's files say, or None."""
-    folder, path = Path(run["folder"]), metrics_file(run)
+    folder, path = Path(run["folder"]), _metrics_file(run)
     if path is None:
         return None
     content, values, cleaned = read_metrics(path), {}, {}

@@ -9,6 +9,7 @@ import numpy as np
 from prettytable import PrettyTable
 from scipy.stats import wilcoxon
 
+from cmems.datasets.names import patient_of
 from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError
 from cmems.visualization.tables import DISTANCES, known_value, model_label
@@ -68,10 +69,10 @@ def compare_scores(a, b):
 
 
 def paired(a, b, resamples=9999):
-    """Compare two scores of the same cases.
+    """Compare two scores of the same cases; several of one patient, ACDC's two frames, are one case, their mean.
 
     Args:
-        a, b (dict[str, float]): Scores by case; a case that either lacks, or has as NaN, is left out.
+        a, b (dict[str, float]): Scores by case; one that either lacks, or has as NaN, is left out.
         resamples (int): Of the bootstrap, whose draws are the same each time.
 
     Returns:
@@ -82,13 +83,16 @@ def paired(a, b, resamples=9999):
     cases = [case for case, value in a.items() if not math.isnan(value) and not math.isnan(b.get(case, math.nan))]
     if not cases:
         return dict(dict.fromkeys(("a", "b", "difference", "low", "high", "p"), math.nan), n=0)
-    first, second = (np.array([each[case] for case in cases]) for each in (a, b))
+    patients = {}
+    for case in cases:
+        patients.setdefault(patient_of(case), []).append(case)
+    first, second = (np.array([np.mean([each[c] for c in some]) for some in patients.values()]) for each in (a, b))
     differences = second - first
-    means = np.random.default_rng(0).choice(differences, (resamples, len(cases))).mean(1)
+    means = np.random.default_rng(0).choice(differences, (resamples, len(patients))).mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     p = wilcoxon(differences).pvalue if differences.any() else 1.0
     found = dict(a=first.mean(), b=second.mean(), difference=differences.mean(), low=low, high=high, p=p)
-    return dict({key: float(value) for key, value in found.items()}, n=len(cases))
+    return dict({key: float(value) for key, value in found.items()}, n=len(patients))
 
 
 def case_means(a, b):
@@ -204,12 +208,15 @@ def _header(path):
 def weights_replaced(path, header):
     """Return the checkpoint beside the folder of a test that was replaced since, by more training or another, or None.
 
+    Of a test in a folder of one's own naming, which may lie anywhere, it is not known.
+
     Args:
         path (Path): A file of the test.
         header (dict): Of its ``metrics.json``.
     """
     name, known = header.get("checkpoint"), header.get("weights")
     weights = path.parent.parent / str(name)
+    known = known if path.parent.name.startswith("test_") else None
     return weights if known and weights.is_file() and file_sha256(weights) != known else None
 
 

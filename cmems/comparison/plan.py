@@ -1,5 +1,6 @@
 """What a suite's runs are: the config of each, and the folder that it is known by."""
 
+import ast
 import copy
 import difflib
 import hashlib
@@ -7,12 +8,16 @@ import json
 import pprint
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
+
+import numpy as np
 
 from cmems.apis.budget import check_steps
-from cmems.apis.config import load_config, set_options, value_at, weights_content
+from cmems.apis.config import load_config, need_set, set_options, value_at, weights_content
 from cmems.apis.places import find_config, known_configs, module_content, module_folders, own_modules
 from cmems.apis.runs import check_seed, content_of
+from cmems.apis.testing import TESTS
+from cmems.apis.training import TRAINS
 from cmems.comparison.rows import exemplar_slice
 from cmems.datasets.masks import masks_content
 from cmems.datasets.prepared import PreparedDataset
@@ -29,6 +34,7 @@ _DECISIVE = (
 )
 
 
+_NEEDS = tuple(dict.fromkeys((*TRAINS, *TESTS)))  # of a run, which is trained and tested
 # What a row cannot set, with the option that does.
 _SET_HERE = {"randomness.seed": "seeds", "work_dir": "work-dir", "resume": "resume"}
 
@@ -48,7 +54,7 @@ def plan_runs(suite, datasets, seeds, exemplars, work_dir, steps=None):
     for dataset in datasets:
         for row in suite.rows:
             runs, path = [], row.config.format(dataset=dataset)
-            bases[path] = bases.get(path) or load_config(path)
+            bases[path] = bases.get(path) or load_config(path, needs=_NEEDS)
             learns = {}
             for exemplar in exemplars if row.one_slice else ["A"]:
                 chosen = exemplar_slice(exemplar, dataset)
@@ -77,7 +83,7 @@ def plan_own(suite, data, seeds, exemplars, work_dir, steps=None):
     """
     _check_asked(steps, seeds, exemplars)
     _need_configs(suite, [TEMPLATE])
-    path, own = find_config(data), load_config(data)
+    path, own = find_config(data), load_config(data, needs=_NEEDS)
     prepared = PreparedDataset(own.train_dataloader.data_root)
     name = prepared.root.resolve().name
     if not any(prepared.case(c)["labelled"] for split in ("test", "val") for c in prepared.cases(split)):
@@ -193,8 +199,10 @@ def _resolve(row, path, base, moved, chosen, steps):
         raise InputError(f"row {row.label}: options: {type(error).__name__}: {error}") from error
     for key in more:
         _check_set_here(row, key, key in _SET_HERE)
+        more[key] = _written(row, key, more[key])
     try:
         options.update(set_options(config, more))
+        need_set(config, _NEEDS, path)
         _slices(config.train_dataloader)
     except InputError as error:
         problems = [problem.removeprefix("--cfg-options ") for problem in error.problems]
@@ -209,6 +217,21 @@ def _resolve(row, path, base, moved, chosen, steps):
     if steps is not None:
         more["train_cfg.max_iters"] = steps
     return {**options, **set_options(config, more)}, config
+
+
+def _written(row, key, value):
+    """Return an option as a config's file can hold it: numbers of numpy and paths as Python's own."""
+    if isinstance(value, dict):
+        return {k: _written(row, f"{key}.{k}", v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_written(row, f"{key}.{k}", v) for k, v in enumerate(value))
+    value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    value = str(value) if isinstance(value, PurePath) else value
+    try:
+        ast.literal_eval(repr(value))
+    except (ValueError, SyntaxError) as error:
+        raise InputError(f"row {row.label}: {key}: expected plain values, which a file holds; got {value!r}") from error
+    return value
 
 
 def _check_set_here(row, key, is_set):

@@ -78,13 +78,14 @@ _PAIR_COLUMNS = ("dataset", "row", "reference", *COLUMNS)
 _PAIRED = (
     "Each row against the one of highest mean DSC that learns from one slice, case by case; a case is the mean over "
     "classes and the runs that both rows have; a distance to what was never found is left out. 95 % by bootstrap over "
-    "cases; p of Wilcoxon's signed-rank test, not corrected for the number of rows."
+    "cases; p of Wilcoxon's signed-rank test, not corrected for the number of rows. ACDC's two frames of a patient are "
+    "one case, their mean."
 )
 _LEGEND = (
     "Cells: mean ± standard deviation over seeds and exemplars{paper}. Each run counts with its "
     "ensemble, or its network 1 where it has no other, of last.pth, as it is; where its config cleans up, in tables "
     "that say so, once more. Missed: organs of volumes of which nothing was found, as it is, over all runs; above each "
-    "table stands what they count in its means."
+    "table stands what they count in its means. [1 of 3]: of so many runs alone, as the others found none."
 )
 
 
@@ -92,10 +93,12 @@ def _legend(entries):
     return _LEGEND.format(paper=", and (the paper's figure)" if any(e["paper"] for e in entries) else "")
 
 
-def _number(cell, decimals):
+def _number(cell, decimals, runs=0):
+    """Return a cell's text, which says where fewer than so many runs have the value."""
     if cell is None:
         return "n/a"
-    return f"{cell[0]:.{decimals}f}" + ("" if cell[1] is None else f" ± {cell[1]:.{decimals}f}")
+    some = f" [{cell[2]} of {runs}]" if len(cell) > 2 and cell[2] < runs else ""
+    return f"{cell[0]:.{decimals}f}" + ("" if cell[1] is None else f" ± {cell[1]:.{decimals}f}") + some
 
 
 def _table(group, metric, which):
@@ -106,12 +109,11 @@ def _table(group, metric, which):
     classes = max((e["classes"] for e in group), key=len)
     rows = []
     for entry in group:
-        cells = []
+        cells, done = [], sum(r["state"] == "done" for r in entry["runs"])
         for column in ("mean", *classes):
             theirs = paper_cell(entry, metric, column) if as_it_is else None
             theirs = "" if theirs is None else f" ({_number(theirs, METRICS[metric])})"
-            cells.append(_number(entry[which][metric].get(column), METRICS[metric]) + theirs)
-        done = sum(r["state"] == "done" for r in entry["runs"])
+            cells.append(_number(entry[which][metric].get(column), METRICS[metric], done) + theirs)
         failed = sum(r["state"].startswith("failed") for r in entry["runs"])
         count = f"{done}" + f", {failed} failed" * bool(failed)
         missed = [f"{entry['missed']} of {entry['volumes']}"] * as_it_is

@@ -277,6 +277,8 @@ def get_suite(suite):
         return _from_dict(suite, f"suite {suite.get('name')}")
     if not suite.endswith(".py"):
         if suite not in SUITES:
+            if Path(suite).is_dir():
+                raise InputError(f"{suite}: a folder; expected a suite, or two runs, `cmems compare {suite} OTHER`")
             near = difflib.get_close_matches(suite, SUITES, n=1) or list(SUITES)
             raise InputError(
                 f"{suite}: no such file or folder; expected a suite: a .py file or one of {', '.join(near)}"

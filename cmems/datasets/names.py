@@ -16,6 +16,11 @@ def composed(name):
     return unicodedata.normalize("NFC", name)
 
 
+def patient_of(case):
+    """Return the name of a case without the frame that ACDC's cases end in: a patient's two scans have one."""
+    return re.sub(r"_frame\d+$", "", case)
+
+
 def near(name, names):
     """Return, for a message, those of ``names`` that a wrong one may mean, or else some that there are."""
     if found := difflib.get_close_matches(name, names, n=3, cutoff=0.3):

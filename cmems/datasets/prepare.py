@@ -58,7 +58,8 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False,
     """
     out = Path(out)
     if not isinstance(size, int) or not 16 <= size <= MAX_SIZE:
-        raise InputError(f"--size: expected an integer of 16 to {MAX_SIZE} pixels, got {size!r}")
+        option = "--size" if pixel is None else "--crop"
+        raise InputError(f"{option}: expected an integer of 16 to {MAX_SIZE} pixels, got {size!r}")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"--workers: expected an integer of 1 or more, got {workers!r}")
     if pixel is not None and not 0 < pixel < math.inf:
@@ -66,7 +67,8 @@ def prepare(reader, out, size=224, workers=None, progress=None, overwrite=False,
     _check_classes(reader.classes)
     ours = not out.exists() or (out / MANIFEST).is_file() or (out / ".partial").is_dir()
     if not ours and not (out.is_dir() and all(p.name == LOCK for p in out.iterdir())):
-        raise InputError(f"{out}: expected an empty or a new folder, but it holds other files")
+        but = "it holds other files" if out.is_dir() else "it is a file"
+        raise InputError(f"{out}: expected an empty or a new folder, but {but}")
     cases = reader.cases()
     with folder_lock(out, "preparing data", LOCK):
         return _prepare(reader, cases, out, Frame(size, pixel), workers, progress, overwrite, exemplars)
@@ -116,7 +118,7 @@ def _prepare(reader, cases, out, frame, workers, progress, overwrite, exemplars)
 
 def _look_ahead(reader, cases, frame, exemplars):
     """Refuse pixels and exemplars that cannot be, by the first scan and by the exemplars', before all are converted."""
-    known, problems, held = {case.name: case for case in cases}, [], set()
+    known, problems, held, painted = {case.name: case for case in cases}, [], set(), set()
     for each in exemplars:
         case = known.get(composed(each["case"]))
         where = f"--exemplar {each['case']}:{each['slice']}"
@@ -124,12 +126,14 @@ def _look_ahead(reader, cases, frame, exemplars):
             problems.append(f"{where}: no such case in {reader.root}; {near(each['case'], known)}")
         elif case.split != "train":
             problems.append(f"{where}: {case.name} is in split '{case.split}'; expected a training case")
-        elif problem := _exemplar_problem(reader, case, each["slice"], frame, held):
+        elif problem := _exemplar_problem(reader, case, each["slice"], frame, held, painted):
             problems.append(f"{where}: {problem}")
     missing = [name for k, name in enumerate(reader.classes, 1) if k not in held]
     if exemplars and missing and not problems and None not in held:
         named = " ".join(f"{each['case']}:{each['slice']}" for each in exemplars)
-        problems.append(f"--exemplar {named}: expected every class, got none of {', '.join(missing)}")
+        lost = [name for k, name in enumerate(reader.classes, 1) if k in painted - held]
+        small = f"; too little is painted of {', '.join(lost)} to stay at {frame.size}x{frame.size} pixels" * bool(lost)
+        problems.append(f"--exemplar {named}: expected every class, got none of {', '.join(missing)}{small}")
     if problems:
         raise InputError(problems)
     if frame.pixel is None:
@@ -142,8 +146,12 @@ def _look_ahead(reader, cases, frame, exemplars):
         raise InputError(f"--spacing {frame.pixel:g}: {cases[0].images[0]}: {problem}")
 
 
-def _exemplar_problem(reader, case, index, frame, held):
-    """Return why a slice cannot be an exemplar, or None; add its labels to ``held``, and None where it is not read."""
+def _exemplar_problem(reader, case, index, frame, held, whole):
+    """Return why a slice cannot be an exemplar, or None.
+
+    What it is labelled with goes into ``held``, of the frame's pixels, None where it is not read, and into ``whole``,
+    of the scan's.
+    """
     try:
         image, label = reader.read(case)
     except InputError:  # as above
@@ -157,6 +165,7 @@ def _exemplar_problem(reader, case, index, frame, held):
     if index not in painted:
         return f"expected a labelled slice, but of this case only {', '.join(map(str, painted))} is painted"
     plane = torch.from_numpy(np.ascontiguousarray(label.voxels[index : index + 1]).astype(np.uint8))
+    whole.update(np.unique(plane.numpy()).tolist())
     held.update(frame.labels(plane, image.spacing[1:]).unique().tolist())
     return None
 
@@ -167,9 +176,11 @@ def _check_classes(classes):
         raise InputError(f"--classes: expected {UNKNOWN - 1} classes or fewer, got {len(classes)}")
     if odd := [name for name in classes if not is_text(name)]:
         raise InputError(f"--classes: expected names in Unicode, got {odd[0]!r}")
-    twice = [name for name, count in Counter(classes).items() if count > 1 or name in ("", "background")]
+    twice = [name for name, count in Counter(classes).items() if count > 1 or name in ("", "background", "mean")]
     if twice:
-        raise InputError(f"--classes: expected different names other than background, got {twice[0]!r} in {classes}")
+        raise InputError(
+            f"--classes: expected different names other than background and mean, got {twice[0]!r} in {classes}"
+        )
 
 
 def _keep_parts(parts, key):

@@ -24,7 +24,7 @@ from cmems.registry import HOOKS
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 # Of what is compared or shown.
-_META = dict(iter=int, steps=int, laid_out=int, world_size=int, threads=int, optimizer=str, best=dict)
+_META = dict(iter=int, steps=int, laid_out=int, world_size=int, threads=int, optimizer=str, best=dict, budget=dict)
 _END, _SEAL = b"PK\x05\x06", b"cmems sha256 "  # of a zip file; of the comment that ends ours
 
 

@@ -1,6 +1,9 @@
-"""How freed memory is kept."""
+"""How freed memory is kept, and how less of it is taken."""
 
 import ctypes
+from functools import partial, wraps
+
+from torch.utils.checkpoint import checkpoint
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt
 
@@ -19,3 +22,19 @@ def keep_freed_memory():
     except (AttributeError, OSError, TypeError):  # another C library
         return False
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+
+
+def recompute(model, names):
+    """Let modules of a learner forget what they computed, and compute it anew for the gradient (Chen et al. 2016).
+
+    Views then run one by one, as a gradient that is computed after its step knows of no batch of several. Where
+    BatchNorm is computed anew, its running average moves twice.
+
+    Args:
+        model (nn.Module): The learner.
+        names (str | list[str]): Of its modules, dotted.
+    """
+    for name in [names] if isinstance(names, str) else names:
+        module = model.get_submodule(name)
+        module.forward = wraps(module.forward)(partial(checkpoint, module.forward, use_reentrant=False))
+    model.batch_views = False

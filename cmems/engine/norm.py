@@ -17,7 +17,9 @@ class PreciseNormHook(Hook):
 
     In training the running average mixes pasted, jittered and feature-perturbed views of small batches, none of which
     prediction meets (precise BatchNorm: Wu & Johnson, *Rethinking "Batch" in BatchNorm*, 2021). Training itself
-    normalises by the batch and does not notice. A method without unlabelled images keeps its running average.
+    normalises by the batch and does not notice; but with ``pseudo_label_mode="eval"`` its pseudo-labels are made with
+    these statistics, so that how often it is validated changes them. A method without unlabelled images keeps its
+    running average.
 
     Args:
         slices (int): Unlabelled training slices to average over, evenly spaced.

@@ -19,7 +19,7 @@ from cmems import ops
 from cmems.engine.checkpoint import BEST, LAST, PREVIOUS, LastBestCheckpointHook, read_checkpoint, seal
 from cmems.engine.checks import check_measured, check_model, check_optimizer, check_paramwise, check_schedules, told
 from cmems.engine.finite import REPORT
-from cmems.engine.memory import keep_freed_memory
+from cmems.engine.memory import keep_freed_memory, recompute
 from cmems.engine.restore import load_optimizer, load_schedulers, load_weights
 from cmems.engine.settings import differing, known_to, of_training
 from cmems.errors import InputError
@@ -79,11 +79,13 @@ class SegmentationRunner(Runner):
             checkpoints, so that a test notices a scan that was trained on.
         starts_over (float | None): When this run began, in seconds of the epoch, where it replaces what an earlier one
             left in the work directory: once a step was made, as what a config has wrong ends by then.
+        budget (dict | None): The option that its steps are of, ``{"steps": N}`` or ``{"hours": H}``, which holds
+            where it goes on; kept in checkpoints.
         laid_out (int | None): Of how many steps the run that goes on first was, which shares of steps are of; kept in
             checkpoints. None: of as many as this one.
     """
 
-    settings, beside, preparation, trained_on, starts_over, laid_out = (None,) * 6
+    settings, beside, preparation, trained_on, starts_over, budget, laid_out = (None,) * 7
     _began = set()  # the timestamps of this process's runs
 
     def setup_env(self, env_cfg):
@@ -128,19 +130,27 @@ class SegmentationRunner(Runner):
     def wrap_model(self, model_wrapper_cfg, model):
         """Wrap the model for several processes; on CPUs too, where MMEngine would name a GPU.
 
-        Where a term has its first or last step, parameters may be without a gradient before or after it.
+        Where a term has its first or last step, parameters may be without a gradient before or after it, and so may
+        those that no term reaches.
         """
         if self.distributed and self.cfg.get("find_unused_parameters") is None:
             objectives = getattr(model, "objectives", ())
-            self.cfg.find_unused_parameters = any(o.begin or o.end is not None for o in objectives)
-        if not self.distributed or torch.cuda.is_available():
-            return super().wrap_model(model_wrapper_cfg, model)
-        unused = self.cfg.find_unused_parameters
-        return MMDistributedDataParallel(module=model, broadcast_buffers=False, find_unused_parameters=unused)
+            whole = any(o.reaches_all for o in objectives)
+            self.cfg.find_unused_parameters = not whole or any(o.begin or o.end is not None for o in objectives)
+        with told("model_wrapper_cfg, or model.backbone.norm_cfg"):
+            if not self.distributed or torch.cuda.is_available():
+                return super().wrap_model(model_wrapper_cfg, model)
+            unused = self.cfg.find_unused_parameters
+            return MMDistributedDataParallel(module=model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def build_train_loop(self, loop):
         """Build the loop, and with it the data; raises InputError."""
-        check_model(self.model.module if is_model_wrapper(self.model) else self.model, self.cfg)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        check_model(model, self.cfg)
+        if names := self.cfg.get("activation_checkpointing"):
+            recompute(model, names)
+            self.cfg.activation_checkpointing = None  # MMEngine's way gives what reads images alone no gradient
+            loop = dict(loop, graph=False)
         with told("train_cfg or train_dataloader"):
             return super().build_train_loop(loop)
 
@@ -207,7 +217,7 @@ class SegmentationRunner(Runner):
             guard.check()
         kwargs.setdefault("save_param_scheduler", self.param_schedulers is not None)
         meta = dict(meta or {}, settings=json.dumps(self.settings), world_size=self.world_size, steps=self.max_iters)
-        meta["laid_out"] = self.laid_out or self.max_iters
+        meta.update(laid_out=self.laid_out or self.max_iters, budget=self.budget)
         meta.update(preparation=self.preparation, trained_on=self.trained_on, beside=self.beside)
         if hasattr(self.optim_wrapper, "optimizer"):
             meta["optimizer"] = type(self.optim_wrapper.optimizer).__name__

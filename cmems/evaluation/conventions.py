@@ -38,7 +38,7 @@ PRESETS = {
     "ssl4mis": Convention(
         "ssl4mis", "voxel", dict(both_empty=0, missed=0, false=0), dict(both_empty=0, missed=0, false=nan)
     ),
-    # nnU-Net's and MONAI's habit: what is undefined is left out, and counted.
+    # nnU-Net's habit: what is undefined is left out, and counted.
     "nan": Convention(
         "nan", "voxel", dict(both_empty=nan, missed=0, false=0), dict(both_empty=nan, missed=nan, false=nan)
     ),

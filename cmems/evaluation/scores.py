@@ -39,6 +39,8 @@ def assd(reference, prediction, spacing=(1.0, 1.0, 1.0)):
 
     Args, returns and errors are those of :func:`hd95`.
     """
+    if (one := np.shape(reference)) != (other := np.shape(prediction)):
+        raise ValueError(f"assd: expected masks of equal shape, got {one} and {other}")
     borders = []
     for mask in (reference, prediction):
         mask = np.asarray(mask, bool).view(np.uint8)

@@ -127,7 +127,8 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None):
         """Remember the score and clear the bar."""
-        found = (metrics or {}).get("ensemble/DSC", (metrics or {}).get("network_1/DSC"))
+        known = (f"{model}/DSC" for model in ("cleaned", "ensemble", "network_1"))
+        found = next((metrics[key] for key in known if key in (metrics or {})), None)
         self._score = self._score if found is None else float(found)
         self._end("validate")
 

@@ -85,6 +85,7 @@ def write_metrics(path_stem, metrics, header, values=None):
         cases=rows,
     )
     files = [Path(f"{path_stem}{end}") for end in (".json", ".csv", "_summary.csv")]
+    files[0].unlink(missing_ok=True)  # of an earlier test, whose tables these replace
     write_csv(files[1], rows, ["case", "model", "class"])
     write_csv(files[2], _summary_rows(metrics, values), ["metric", "model", "class", "mean", "sd", "median"])
     with whole_file(files[0]) as part:  # the last, by which a comparison knows that a run was tested
@@ -191,8 +192,8 @@ def table_cell(metric, model, column, key, spread):
 
 
 def known_value(name, status, value):
-    """Return a volume's value of a class, NaN for a distance to what was not found, which some count as 0."""
-    return math.nan if name in DISTANCES and status == "missed" and value == 0 else float(value)
+    """Return a volume's value of a class; NaN for a distance to what was not found or is not there, counted as 0."""
+    return math.nan if name in DISTANCES and status in ("missed", "false") and value == 0 else float(value)
 
 
 def lost(convention, summary, column):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmems.datasets.names import each_once, name_problem, near
+from cmems.datasets.names import each_once, name_problem, near, patient_of
 from cmems.datasets.prepared import AXES, file_sha256
 from cmems.datasets.readers.files import MAPS, file_parts, nifti_stem
 from cmems.datasets.readers.geometry import LEFT, is_to_turn, known_axes, lay_on, turned
@@ -136,7 +136,7 @@ class Reader:
         for split, names in named.items():
             for name in names:
                 hits = matches(name, splits)
-                if len(hits) > 1 and nifti_stem(name).isdecimal() and len(set(map(_patient, hits))) > 1:
+                if len(hits) > 1 and nifti_stem(name).isdecimal() and len(set(map(patient_of, hits))) > 1:
                     some = ", ".join(sorted(hits)[:3]) + ", …" * (len(hits) > 3)
                     problems.append(f"{option}{split} {name}: {len(hits)} cases have that number, {some}; name one")
                     continue
@@ -283,13 +283,8 @@ def matches(name, cases):
         return [name]
     if patient := [case for case in cases if case.startswith(f"{name}_")]:
         return patient
-    numbers = {case: re.search(r"(\d+)$", _patient(case)) for case in cases}
+    numbers = {case: re.search(r"(\d+)$", patient_of(case)) for case in cases}
     return [c for c, number in numbers.items() if number and name.isdecimal() and int(number[1]) == int(name)]
-
-
-def _patient(case):
-    """Return the name of a case without the phase that ACDC adds."""
-    return re.sub(r"_frame\d+$", "", case)
 
 
 def _read_splits(path, fold):

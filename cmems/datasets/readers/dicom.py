@@ -1,6 +1,7 @@
 """Reading DICOM: a series of slices as a volume."""
 
 import functools
+import os
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -55,7 +56,7 @@ def dicom_series(root, files):
     homes, problems = defaultdict(dict), []
     for folder in sorted({path.parent for path in files}):
         try:
-            series, odd = _folder(folder, folder.stat().st_mtime_ns)
+            series, odd = _folder(folder, _state(folder))
         except InputError as error:
             return {}, error.problems
         problems += odd
@@ -157,9 +158,16 @@ def refuse_deflated(path):
         raise InputError(f"{path}: deflated DICOM is not read; save it under another transfer syntax")
 
 
+def _state(folder):
+    """Return by what it is seen that a folder's files are others, or were written anew."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, stat.st_size, stat.st_mtime_ns) for entry in entries if (stat := entry.stat())]
+    return tuple(sorted(found))
+
+
 @functools.lru_cache(maxsize=64)
-def _folder(folder, changed):
-    """Return the slices of a folder by series, (file, header) each, and problems; ``changed`` is when it was."""
+def _folder(folder, state):
+    """Return the slices of a folder by series, (file, header) each, and problems; ``state`` is of :func:`_state`."""
     dicom, found, problems = need("pydicom", folder, "dicom"), defaultdict(list), []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.is_dir() or not is_dicom(path):
@@ -191,6 +199,8 @@ def _is_slice(header):
         placed = ("Rows", "Columns", "ImagePositionPatient")
         if kind.name != kind or not all(header[name] for name in placed):
             return False
+    if kind and "Secondary Capture" in kind.name and not header["ImagePositionPatient"]:  # a picture of a screen
+        return False
     return "LOCALIZER" not in list(header["ImageType"] or ())
 
 
@@ -199,7 +209,7 @@ def sorted_slices(path):
     folder = path.parent
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    series, problems = _folder(folder, folder.stat().st_mtime_ns)
+    series, problems = _folder(folder, _state(folder))
     slices = next((each for each in series.values() if path in [file for file, _ in each]), None)
     if slices is None:
         own = [problem for problem in problems if problem.startswith(f"{path}: ")]
@@ -215,7 +225,7 @@ def _stack(path, slices):
             raise InputError(
                 f"{file}: expected one slice in each file, got {header['NumberOfFrames']}; convert to NIfTI"
             )
-        if int(header["SamplesPerPixel"] or 1) > 1:
+        if int(header["SamplesPerPixel"] or 1) > 1 or header["PhotometricInterpretation"] == "PALETTE COLOR":
             raise InputError(f"{file}: expected one real number per voxel, got {header['PhotometricInterpretation']}")
         for name, length in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
             if header[name] is None or len(header[name]) != length or not np.isfinite(_floats(header[name])).all():

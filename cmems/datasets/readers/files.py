@@ -147,7 +147,7 @@ def files_below(folder, aside=(), above=()):
         if not path.is_dir():
             if len(above) > 1:
                 yield path
-        elif path.resolve() not in (*above, *aside) and not _ours(path):
+        elif path.resolve() not in (*above, *aside) and not (os.access(path, os.R_OK | os.X_OK) and _ours(path)):
             yield from files_below(path, aside, above)
 
 

@@ -153,6 +153,11 @@ def lay_on(label, image, label_path, image_path):
                 f"{label_path}: lies between the voxels of {image_path.name}, {between:.2g} mm off its grid; resample "
                 "it to the scan's grid"
             )
+        if label.frames and image.frames and all((frame == image.frames[0]).all() for frame in label.frames):
+            raise InputError(
+                f"{label_path}: expected shape {image.voxels.shape} of {image_path.name}, got {label.voxels.shape} at "
+                "the same origin, which does not tell where it was cut out; save labels of the whole scan"
+            )
         sizes = f", voxels of {_sizes(label.spacing)} mm beside {_sizes(image.spacing)}"
         raise InputError(
             f"{label_path}: expected shape {image.voxels.shape} of {image_path.name}, got {label.voxels.shape}"

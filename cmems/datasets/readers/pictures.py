@@ -22,7 +22,7 @@ _ORIENTATION, _DESCRIPTION, _PHOTOMETRIC, _FORMAT, _BITS = 274, 270, 262, 339, 2
 # Pixels of TIFF that Pillow reads as others of as many bits, by format (1 without a sign, 2 with one) and bits.
 _AS_STORED = {(2, 8): np.int8, (1, 32): np.uint32}
 # By what Pillow multiplies pixels of two and four bits, so that they take all of eight.
-_SPREAD = {"L;2": 85, "L;4": 17}
+_SPREAD = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}
 # How ImageJ and OME say what the pages of a TIFF are.
 _PAGES = re.compile(r'^(images|channels|slices|frames)=(\d{1,9})|\bSize([CZT])="(\d{1,9})"', re.MULTILINE)
 _SHAPE = re.compile(r'\{"shape": \[(\d{1,9}(?:, \d{1,9})*)\]')  # as tifffile says it

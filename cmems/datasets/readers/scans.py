@@ -238,7 +238,8 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
     """Tell several channels of a scan, nnU-Net's ``NAME_0000``, ``NAME_0001``, from several scans.
 
     They are channels where a label is called NAME, or where several scans, and all that there are, have the same, from
-    0 on; but for those of whose very name a label is, which is warned of.
+    0 on, or, where one is asked for, some has up to four; but for those of whose very name a label is, which is warned
+    of.
 
     Args:
         scans (dict[str, Path]): By name.
@@ -254,6 +255,7 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
     matched = {stem: match for stem, match in named.items() if stem not in known}
     bases = {match[1] for match in matched.values() if match}
     always = always or not bases.isdisjoint(known) or _alike(matched.values())
+    always = always or channel is not None and _few(matched.values())
     if not always and len(matched) < len(named) and _alike(named.values()):
         stem, path = next((stem, path) for stem, path in scans.items() if stem in known)
         warn_once(
@@ -293,6 +295,17 @@ def _alike(matches):
         numbers.setdefault(match[1], set()).add(int(match[2]))
     first = next(iter(numbers.values()), set())
     return len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers.values())
+
+
+def _few(matches):
+    """Tell whether names, by their matches of :data:`_CHANNEL`, are channels of up to four, some scan's of several."""
+    numbers = {}
+    for match in matches:
+        if match is None:
+            return False
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    few = all(0 in each and max(each) < 4 for each in numbers.values())
+    return few and any(len(each) > 1 for each in numbers.values())
 
 
 def _is_picture(path):

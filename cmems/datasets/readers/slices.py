@@ -30,7 +30,7 @@ class _SliceReader(Reader):
         super().__init__(root, val, test, splits, fold)
         self.spacing = tuple(float(s) for s in spacing or (1, 1, 1))
         if not all(0 < s < np.inf for s in self.spacing):
-            raise InputError(f"--spacing: expected three positive numbers of mm, got {self.spacing}")
+            raise InputError(f"--voxel: expected three positive numbers of mm, got {self.spacing}")
 
     def settings(self):
         """Return what every reader does, and the spacing."""

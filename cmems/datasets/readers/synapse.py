@@ -5,6 +5,7 @@ import numpy as np
 from cmems.datasets.readers.base import SPLITS, NiftiReader, read_list, split_of, whole_labels
 from cmems.datasets.readers.files import nifti_files
 from cmems.errors import InputError
+from cmems.labels import UNKNOWN
 from cmems.registry import READERS
 
 # TransUNet's test cases. Of its 18 training cases, four choose the checkpoint here; --val none gives all 18 back.
@@ -51,10 +52,11 @@ class SynapseReader(NiftiReader):
             return None
         volume = whole_labels(case.labels[0], volume)
         seen = np.unique(volume.voxels)
-        if seen.min() < 0 or seen.max() > 13:
+        if any(not 0 <= value <= 13 and value != UNKNOWN for value in seen):
             raise InputError(f"{case.labels[0]}: expected the BTCV labels 0 to 13, got {_some(seen)}")
-        table = np.zeros(14, dtype=np.uint8)
+        table = np.zeros(UNKNOWN + 1, dtype=np.uint8)
         table[list(_ORGANS)] = np.arange(1, 9)
+        table[UNKNOWN] = UNKNOWN
         return volume._replace(voxels=table[volume.voxels.astype(np.int64)])
 
 

@@ -65,7 +65,7 @@ class LocalGlobalAttention(nn.Module):
 
     def attend_within(self, windows, real):
         """Attend within each of ``(B, windows, tokens, C)``; ``real`` is false where a token is padding."""
-        batch = len(windows)
+        batch = windows.shape[0]
         q, k, v = (part.flatten(0, 1) for part in split_heads(self.local_qkv(windows), 3, self.heads))
         mask = None if real is None else real.expand(batch, -1, -1).flatten(0, 1)[:, None, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -49,7 +49,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x):
         """Map ``(B, H, W, C)`` to the same shape, for any H and W."""
-        size, batch = x.shape[1:3], len(x)
+        size, batch = x.shape[1:3], x.shape[0]
         window = [min(self.window, side) for side in size]
         shift = [w // 2 if self.shifted and w < side else 0 for w, side in zip(window, size, strict=True)]
         x = pad_to_multiple(x, *window)

@@ -1,7 +1,5 @@
 """Square windows of a token grid, and resizing a grid, for the transformer networks; grids are channels-last."""
 
-from functools import lru_cache
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -52,9 +50,11 @@ def resize_grid(x, height, width):
     return (rows @ x.flatten(2)).unflatten(2, (width, -1))
 
 
-@lru_cache
 def _interpolation(old, new, dtype, device):
-    """Return the ``(new, old)`` matrix of the interpolation along one axis."""
+    """Return the ``(new, old)`` matrix of the interpolation along one axis.
+
+    It is small, and not kept: what is made while a network is traced, or in inference mode, serves nothing else.
+    """
     unit = torch.eye(old, device=device).unsqueeze(0)
     return F.interpolate(unit, size=new, mode="linear", align_corners=False)[0].T.to(dtype)
 

@@ -1,6 +1,7 @@
 """The mutual learner: any number of networks that learn from labels and from each other (Algorithm 1)."""
 
 import copy
+import difflib
 
 import torch
 from mmengine.logging import print_log
@@ -170,6 +171,12 @@ class MutualLearner(BaseModel):
             losses.update(step.monitors(monitor))
         return losses
 
+    def parse_losses(self, losses):
+        """Add up the terms, and leave out the monitors, of which a class's name may have ``loss`` in it."""
+        total, logs = super().parse_losses({k: v for k, v in losses.items() if k.startswith("loss_")})
+        logs.update({k: v.mean() for k, v in losses.items() if k not in logs})
+        return total, logs
+
     @torch.no_grad()
     def _update_teachers(self, draws):
         """Bring the teachers to a step from the weights that the last one left."""
@@ -252,10 +259,24 @@ def _build_networks(configs):
                 if memory_problem(error) is not None:
                     raise
                 raise InputError(f"model.backbone: {str(error).splitlines()[0][:200]}") from error
+            except AssertionError as error:  # by which mmcv refuses the settings of a layer
+                reason = str(error) or "norm_cfg, act_cfg or conv_cfg lacks a setting, as GN does without num_groups"
+                raise InputError(f"model.backbone: {reason.splitlines()[0][:200]}") from error
 
 
 def _build_objective(config):
-    built = (LOSSES if config.get("type") in LOSSES else CONSISTENCY_LOSSES).build(config)
+    name = config.get("type")
+    if isinstance(name, str) and name not in LOSSES and name not in CONSISTENCY_LOSSES:
+        known = sorted(
+            key
+            for registry in (LOSSES, CONSISTENCY_LOSSES)
+            for key in registry.names()
+            if isinstance(kind := registry.get(key), type) and issubclass(kind, Objective)
+        )
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"objective '{name}' is not registered: {hint}known names: {', '.join(known)}")
+    built = (LOSSES if name in LOSSES else CONSISTENCY_LOSSES).build(config)
     if not isinstance(built, Objective):
         raise InputError(
             f"model.objectives: expected objectives, as Supervised and Consistency, got {type(built).__name__}, "

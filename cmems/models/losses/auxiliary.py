@@ -157,6 +157,8 @@ class GlobalContrast(_HeadObjective):
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every objective.
     """
 
+    reaches_all = False
+
     def __init__(self, source="unlabeled", channels=128, temperature=0.1, name="loss_global", **schedule):
         super().__init__(name, source, **schedule)
         self.channels, self.temperature = channels, temperature
@@ -211,6 +213,8 @@ class LocalContrast(_HeadObjective):
         temperature (float): t (their 0.1).
         **schedule: ``weight``, ``ramp_up``, ``begin``, ``end`` of every objective.
     """
+
+    reaches_all = False
 
     def __init__(
         self, source="unlabeled", level=3, cells=4, channels=64, temperature=0.1, name="loss_local", **schedule

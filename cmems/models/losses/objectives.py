@@ -29,11 +29,13 @@ class Objective(nn.Module):
         teacher (str | None): ``cross``, ``self``, ``ema`` or ``static``: whose pseudo-label it answers to.
         needs_levels (bool): It reads the decoder's feature maps.
         takes_unknown (bool): It knows what to do with labels of 255, unknown.
+        reaches_all (bool): Every weight of a network takes a gradient from it.
     """
 
     teacher = None
     needs_levels = False
     takes_unknown = False
+    reaches_all = True
 
     def __init__(self, name, source, weight=1.0, ramp_up=0, begin=0, end=None):
         super().__init__()
