@@ -77,7 +77,7 @@ def whole_file(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             yield part
-            with open(part, "rb") as handle:
+            with open(part, "r+b") as handle:  # as Windows flushes no other
                 os.fsync(handle.fileno())
             os.replace(part, path)
     finally:

@@ -28,6 +28,7 @@ from cmems.datasets.prepared import PreparedDataset
 from cmems.datasets.sources import TrainData, need_every_label
 from cmems.datasets.store import SliceStore
 from cmems.errors import InputError
+from cmems.memory import free_bytes
 from cmems.registry import READERS
 from cmems.resize import resize_images, resize_labels
 from cmems.seeding import Draws
@@ -759,3 +760,29 @@ def test_real_synapse_has_eight_organs_and_the_usual_split(real_data, tmp_path):
     splits.write_text(json.dumps(dict(train=["case0033"], val=[], test=[])))
     data = run_prepare("synapse", real_data / "synapse", tmp_path / "out", size=64, splits=splits)
     assert ("case0033", 70) in data.eligible_exemplars()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "folder", "names"),
+    [
+        ("", "", ("memory.max", "memory.current", "inactive_file")),
+        ("4:cpu,memory", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_memory_is_no_more_than_a_container_or_a_job_has_left(kinds, folder, names, tmp_path, monkeypatch):
+    number, kinds = kinds.split(":") if kinds else ("0", "")
+    (tmp_path / "own").write_text(f"9:pids:/x\n{number}:{kinds}:/slurm/job_1\n")
+    monkeypatch.setattr("cmems.memory._GROUP", tmp_path / "own")
+    monkeypatch.setattr("cmems.memory._GROUPS", tmp_path / "groups")
+    whole, group = free_bytes(), tmp_path / "groups" / folder / "slurm" / "job_1"
+    group.mkdir(parents=True)
+    limit, taken, files = names
+    for where, most in ((group, "max"), (group.parent, str(3 << 20))):
+        (where / limit).write_text(f"{most}\n")
+        (where / taken).write_text(f"{2 << 20}\n")
+        (where / "memory.stat").write_text(f"anon 1\n{files} {1 << 19}\n")
+    assert free_bytes() == (1 << 20) + (1 << 19)
+    (group / limit).write_text(f"{1 << 20}\n")  # less than was taken
+    assert free_bytes() == 0
+    monkeypatch.setattr("cmems.memory._GROUP", tmp_path / "none")
+    assert free_bytes() > whole // 2

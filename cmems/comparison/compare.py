@@ -18,7 +18,7 @@ from cmems.comparison.plan import plan_own, plan_runs
 from cmems.comparison.report import write_report
 from cmems.comparison.suites import get_suite
 from cmems.engine.checkpoint import LAST, PREVIOUS
-from cmems.errors import InputError
+from cmems.errors import InputError, warn_once
 from cmems.files import naming, whole_file
 from cmems.launching import launch, run_command
 
@@ -215,6 +215,7 @@ def _alone(folder, stop):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                warn_once(f"{folder}: another command makes this run, or tests it; waiting for its end")
                 if stop.wait(0.5):
                     raise KeyboardInterrupt from None
         yield handle.fileno()
