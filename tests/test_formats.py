@@ -1232,6 +1232,7 @@ def test_a_picture_of_a_screen_beside_a_series_is_passed_over(tmp_path):
     dicom(tmp_path / "p", IMAGE)
     screen = dict(SOPClassUID=pydicom.uid.SecondaryCaptureImageStorage, ImagePositionPatient=None)
     dicom(tmp_path / "p", IMAGE, slices=[0], series="1.2.9", number=99, names="SC{}.dcm", **screen)
+    (tmp_path / "p/link").symlink_to(tmp_path / "nowhere")
     found, problems = scan_files(tmp_path)
     assert (list(found), problems) == (["p"], [])
 

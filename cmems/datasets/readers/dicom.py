@@ -4,6 +4,7 @@ import functools
 import os
 import warnings
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -160,8 +161,11 @@ def refuse_deflated(path):
 
 def _state(folder):
     """Return by what it is seen that a folder's files are others, or were written anew."""
+    found = []
     with os.scandir(folder) as entries:
-        found = [(entry.name, stat.st_size, stat.st_mtime_ns) for entry in entries if (stat := entry.stat())]
+        for entry in entries:
+            with suppress(OSError):  # a link that leads to no file
+                found.append((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns))
     return tuple(sorted(found))
 
 
