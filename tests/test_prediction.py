@@ -163,6 +163,22 @@ def test_the_part_beside_another_class_is_kept_though_a_larger_one_touches_its_t
     assert np.array_equal(KeepLargest(classes=[1], beside=2)(apart, (1, 1, 1)), KeepLargest()(apart, (1, 1, 1)))
 
 
+def test_a_part_that_a_gap_parts_from_what_it_lies_along_is_kept_for_one_that_touches_its_tip():
+    labels = np.zeros((4, 16, 16), np.uint8)
+    labels[:, 2:14, 8] = 2
+    labels[:, 2:10, 5:7] = 1  # along it, a pixel of 2 mm away but for one
+    labels[0, 2, 7] = 1
+    labels[2:, 14:, 2:14] = 1  # larger than that is near, and touches the tip
+    own = labels[:, :10] == 1
+    for within, kept in ((0.0, False), (3.9, False), (4.0, True), (8, True)):
+        found = KeepLargest(classes=[1], beside=2, within=within)(labels, (8, 2, 2)) == 1
+        assert found[:, :10].sum() == (own.sum() if kept else 0)
+    with pytest.raises(InputError, match="within: expected a label of beside too"):
+        KeepLargest(within=3)
+    with pytest.raises(InputError, match="within: expected a number of 0 or more, in mm, got -1"):
+        KeepLargest(beside=2, within=-1)
+
+
 def test_small_parts_are_measured_in_cubic_millimetres():
     labels = spots()
     assert RemoveSmall(15)(labels, (10, 1, 1.5))[0, 16, 16] == 2  # one voxel of 15 mm³ is not smaller

@@ -46,21 +46,28 @@ class KeepLargest(PostProcessor):
         beside (int | None): A label that the wanted part lies along: the largest part is then the one with most voxels
             times voxels next to that label, wherever some touch it. A right ventricle lies along the myocardium; a
             liver taken for one may be larger, and touches its tip.
+        within (float): How far from that label a voxel of the same slice is next to it, in mm, beside those that touch
+            it: networks leave a gap where they are not sure of a border.
     """
 
     of_labels, one_label = ("classes", "beside"), ("beside",)
 
-    def __init__(self, of="class", classes=None, beside=None):
+    def __init__(self, of="class", classes=None, beside=None, within=0.0):
         if of not in ("foreground", "class"):
             raise InputError(f"KeepLargest: of: expected 'foreground' or 'class', got {of!r}")
         self.of, self.classes, self.beside = of, _classes(self, classes), beside
         if beside is not None and beside in (self.classes or ()):
             raise InputError(f"KeepLargest: classes: expected labels other than that of beside, got {classes!r}")
+        if isinstance(within, bool) or not isinstance(within, (int, float)) or not 0 <= within < math.inf:
+            raise InputError(f"KeepLargest: within: expected a number of 0 or more, in mm, got {within!r}")
+        if within and beside is None:
+            raise InputError("KeepLargest: within: expected a label of beside too, which it is the distance from")
+        self.within = within
 
     def __call__(self, labels, spacing):
         """Keep the part with most voxels; face neighbours are connected."""
         labels = labels.copy()
-        near = None if self.beside is None else ndimage.binary_dilation(labels == self.beside)
+        near = None if self.beside is None else self._near(labels == self.beside, spacing)
         wanted = [k for k in _present(labels, self.classes) if k != self.beside]
         for group in [wanted] if self.of == "foreground" else [[k] for k in wanted]:
             parts, count = ndimage.label(np.isin(labels, group))
@@ -70,6 +77,12 @@ class KeepLargest(PostProcessor):
                 touching = sizes if near is None else sizes * np.bincount(parts[near], minlength=count + 1)
                 labels[(parts > 0) & (parts != (touching if touching.any() else sizes).argmax())] = 0
         return labels
+
+    def _near(self, mask, spacing):
+        near = ndimage.binary_dilation(mask)
+        for z in np.flatnonzero(mask.any((1, 2))) if self.within else ():
+            near[z] |= ndimage.distance_transform_edt(~mask[z], spacing[1:]) <= self.within
+        return near
 
 
 @POST_PROCESSORS.register_module()

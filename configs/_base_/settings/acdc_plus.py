@@ -60,7 +60,7 @@ _heart = dict(
         clean=[
             dict(type="KeepLargest", of="foreground"),
             dict(type="KeepLargest", classes=(2, 3)),
-            dict(type="KeepLargest", classes=(1,), beside=2),
+            dict(type="KeepLargest", classes=(1,), beside=2, within=8),
             dict(type="CutAtBase", classes=(1,), wall=2),
         ],
     ),
