@@ -50,8 +50,8 @@ train_dataloader = dict(
 del affine, shapes, strands, look
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
-# Of the model: the heart is one piece, and so are the left ventricle with its wall, and the right one beside them,
-# which ends where the wall opens at the base.
+# Of the model: the heart is one piece, and so are the left ventricle, the wall around it, and the right one beside
+# that, which ends where the wall opens at the base.
 _heart = dict(
     backbone=dict(num_classes=4),
     weak=dict(degrees=45, flip=0.0, quarter_turns=False),
@@ -59,7 +59,8 @@ _heart = dict(
         views=1,
         clean=[
             dict(type="KeepLargest", of="foreground"),
-            dict(type="KeepLargest", classes=(2, 3)),
+            dict(type="KeepLargest", classes=(3,)),
+            dict(type="KeepLargest", classes=(2,), beside=3, within=8),
             dict(type="KeepLargest", classes=(1,), beside=2, within=8),
             dict(type="CutAtBase", classes=(1,), wall=2),
         ],
