@@ -12,10 +12,9 @@ from scipy.stats import wilcoxon
 from cmems.datasets.names import patient_of
 from cmems.datasets.prepared import file_sha256
 from cmems.errors import InputError
-from cmems.visualization.tables import DISTANCES, known_value, model_label
+from cmems.visualization.tables import BEST_FIRST, DISTANCES, known_value, model_label
 
 COLUMNS = ("metric", "class", "a", "b", "difference", "low", "high", "p", "n")
-_MODELS = ("cleaned", "ensemble", "network_1")  # of a run, the first that it has
 
 
 def compare_scores(a, b):
@@ -110,7 +109,7 @@ def case_means(a, b):
     return tuple({case: sum(p[i] for p in pairs) / len(pairs) for case, pairs in found.items()} for i in (0, 1))
 
 
-def read_scores(path, models=_MODELS):
+def read_scores(path, models=BEST_FIRST):
     """Read scores per case.
 
     A distance to what was never found is NaN, also where the convention counts it as 0.

@@ -12,7 +12,7 @@ from cmems.visualization.collapse import collapse_signs
 from cmems.visualization.curves import plot_curves, read_history
 from cmems.visualization.panels import FILL, contact_sheet, panel, write_png
 from cmems.visualization.progress import say
-from cmems.visualization.tables import metric_table, model_label, write_metrics
+from cmems.visualization.tables import BEST_FIRST, metric_table, model_label, write_metrics
 
 EXEMPLARS = "exemplars.png"
 
@@ -214,7 +214,7 @@ def validation_line(metrics, classes, step=None):
         classes (sequence[str]): Foreground classes.
         step (int | None): Training steps done.
     """
-    model = next((m for m in ("cleaned", "ensemble", "network_1") if f"{m}/DSC" in metrics), None)
+    model = next((m for m in BEST_FIRST if f"{m}/DSC" in metrics), None)
     if model is None:
         return ""
     each = " ".join(f"{c} {metrics[f'{model}/DSC_{c}']:.2f}" for c in classes if f"{model}/DSC_{c}" in metrics)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cmems.registry import HOOKS
+from cmems.visualization.tables import BEST_FIRST
 
 
 class _Lasting:
@@ -127,7 +128,7 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None):
         """Remember the score and clear the bar."""
-        known = (f"{model}/DSC" for model in ("cleaned", "ensemble", "network_1"))
+        known = (f"{model}/DSC" for model in BEST_FIRST)
         found = next((metrics[key] for key in known if key in (metrics or {})), None)
         self._score = self._score if found is None else float(found)
         self._end("validate")

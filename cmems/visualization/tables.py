@@ -191,6 +191,9 @@ def table_cell(metric, model, column, key, spread):
     return f"{value:.{decimals}f}" + (f"±{sd:.{min(decimals, 2) if name not in DISTANCES else 1}f}" if known else "")
 
 
+BEST_FIRST = ("cleaned", "ensemble", "network_1")  # of a run's models, the first that it has stands for it
+
+
 def known_value(name, status, value):
     """Return a volume's value of a class; NaN for a distance to what was not found or is not there, counted as 0."""
     return math.nan if name in DISTANCES and status in ("missed", "false") and value == 0 else float(value)

@@ -288,24 +288,23 @@ def choose_channel(scans, channel, known=(), always=False, advice="--channel pic
 
 def _alike(matches):
     """Tell whether names, by their matches of :data:`_CHANNEL`, are the same channels, from 0 on, of several scans."""
-    numbers = {}
-    for match in matches:
-        if match is None:
-            return False
-        numbers.setdefault(match[1], set()).add(int(match[2]))
-    first = next(iter(numbers.values()), set())
-    return len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers.values())
+    numbers = _numbers(matches)
+    first = next(iter(numbers), set())
+    return len(numbers) > 1 and len(first) > 1 and all(each == set(range(len(first))) for each in numbers)
 
 
 def _few(matches):
     """Tell whether names, by their matches of :data:`_CHANNEL`, are channels of up to four, some scan's of several."""
-    numbers = {}
-    for match in matches:
-        if match is None:
-            return False
+    numbers = _numbers(matches)
+    return all(0 in each and max(each) < 4 for each in numbers) and any(len(each) > 1 for each in numbers)
+
+
+def _numbers(matches):
+    """Return the numbers of each scan's channels, none where some name has no number."""
+    matches, numbers = list(matches), {}
+    for match in matches if all(matches) else ():
         numbers.setdefault(match[1], set()).add(int(match[2]))
-    few = all(0 in each and max(each) < 4 for each in numbers.values())
-    return few and any(len(each) > 1 for each in numbers.values())
+    return list(numbers.values())
 
 
 def _is_picture(path):
