@@ -179,6 +179,58 @@ def test_a_part_that_a_gap_parts_from_what_it_lies_along_is_kept_for_one_that_to
         KeepLargest(beside=2, within=-1)
 
 
+def test_parts_of_a_share_of_the_largest_stay():
+    labels = np.zeros((10, 8, 8), np.uint8)
+    labels[0:4, 2:4, 2:4], labels[5:7, 2:4, 2:4], labels[8, 2:4, 2:4] = (
+        1,
+        1,
+        1,
+    )  # 16, 8 and 4 voxels, as a tube with gaps
+    labels[:4, 2:4, 6] = 2
+    spacing = (1, 1, 1)
+    for share, slices in ((1.0, 4), (0.51, 4), (0.5, 6), (0.26, 6), (0.25, 7)):
+        assert (KeepLargest(classes=[1], share=share)(labels, spacing) == 1).any((1, 2)).sum() == slices
+    labels[:4] = np.where(labels[:4] == 1, 0, labels[:4])
+    labels[5:7, 2:4, 4] = labels[8, 2:4, 4:6] = 1  # 12, and 8 of which two are beside 2 below
+    labels[8, 2:4, 6] = 2
+    assert (KeepLargest(classes=[1], beside=2, share=0.1)(labels, spacing) == 1).any((1, 2)).tolist() == [False] * 8 + [
+        True,
+        False,
+    ]
+    even = np.zeros((3, 2, 2), np.uint8)
+    even[::2] = 1
+    assert KeepLargest()(even, spacing)[:, 0, 0].tolist() == [1, 0, 0]  # one of two alike
+    for odd in (0, 1.1, True, "a"):
+        with pytest.raises(InputError, match="share: expected a number above 0, to 1, got"):
+            KeepLargest(share=odd)
+
+
+def test_what_hangs_on_an_organ_by_a_neck_is_another_part():
+    labels = np.zeros((9, 30, 70), np.uint8)
+    liver = np.s_[:, 2:28, 2:30]
+    heart = np.s_[:, 5:25, 40:60]
+    labels[liver] = labels[heart] = 1
+    labels[:, 12:16, 30:40] = 1  # 4 voxels of 2 mm thick; slices of 5 mm, which the scan's ends cut
+    labels[4, 28:, 2] = 1  # a tip of the liver, which is no part of its own
+    spacing = (5, 2, 2)
+    assert np.array_equal(KeepLargest()(labels, spacing), labels)
+    assert np.array_equal(KeepLargest(neck=7.9)(labels, spacing), labels)
+    kept = KeepLargest(neck=10)(labels, spacing) == 1
+    assert kept[liver].all()
+    assert kept[4, 28:, 2].all()
+    assert not kept[heart].any()
+    assert kept[0, 13, 30:40].tolist() == [True] * 5 + [False] * 5  # the neck, to its middle
+    # A part without a thick place stays whole, and a second label chooses among what necks part.
+    assert np.array_equal(KeepLargest(neck=100)(labels, spacing), labels)
+    labels[0, 5:25, 60:] = 2
+    beside = KeepLargest(classes=[1], beside=2, neck=10)(labels, spacing) == 1
+    assert beside[heart].all()
+    assert not beside[liver].any()
+    assert (KeepLargest(neck=10)(np.ones((3, 4, 4), np.uint8), spacing) == 1).all()
+    with pytest.raises(InputError, match="neck: expected a number of 0 or more, in mm, got inf"):
+        KeepLargest(neck=float("inf"))
+
+
 def test_small_parts_are_measured_in_cubic_millimetres():
     labels = spots()
     assert RemoveSmall(15)(labels, (10, 1, 1.5))[0, 16, 16] == 2  # one voxel of 15 mm³ is not smaller

@@ -37,7 +37,7 @@ class PostProcessor:
 
 @POST_PROCESSORS.register_module()
 class KeepLargest(PostProcessor):
-    """Keep the largest connected part in 3-D; everything smaller becomes background.
+    """Keep the largest connected part in 3-D; what is smaller becomes background.
 
     Args:
         of (str): ``"foreground"``: of all classes together, where they touch each other (a heart); ``"class"``: of
@@ -48,21 +48,28 @@ class KeepLargest(PostProcessor):
             liver taken for one may be larger, and touches its tip.
         within (float): How far from that label a voxel of the same slice is next to it, in mm, beside those that touch
             it: networks leave a gap where they are not sure of a border.
+        neck (float): Where a part is thinner than this, in mm, between two of its thicker ones, it is taken for two,
+            each voxel going with the nearer: a heart taken for liver hangs on it. 0: what touches is one.
+        share (float): What is at least this share of the largest, above 0 to 1, stays too: an aorta that is missed
+            in a slice is in two parts.
     """
 
     of_labels, one_label = ("classes", "beside"), ("beside",)
 
-    def __init__(self, of="class", classes=None, beside=None, within=0.0):
+    def __init__(self, of="class", classes=None, beside=None, within=0.0, neck=0.0, share=1.0):
         if of not in ("foreground", "class"):
             raise InputError(f"KeepLargest: of: expected 'foreground' or 'class', got {of!r}")
         self.of, self.classes, self.beside = of, _classes(self, classes), beside
         if beside is not None and beside in (self.classes or ()):
             raise InputError(f"KeepLargest: classes: expected labels other than that of beside, got {classes!r}")
-        if isinstance(within, bool) or not isinstance(within, (int, float)) or not 0 <= within < math.inf:
-            raise InputError(f"KeepLargest: within: expected a number of 0 or more, in mm, got {within!r}")
+        for name, mm in (("within", within), ("neck", neck)):
+            if isinstance(mm, bool) or not isinstance(mm, (int, float)) or not 0 <= mm < math.inf:
+                raise InputError(f"KeepLargest: {name}: expected a number of 0 or more, in mm, got {mm!r}")
         if within and beside is None:
             raise InputError("KeepLargest: within: expected a label of beside too, which it is the distance from")
-        self.within = within
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise InputError(f"KeepLargest: share: expected a number above 0, to 1, got {share!r}")
+        self.within, self.neck, self.share = within, neck, share
 
     def __call__(self, labels, spacing):
         """Keep the part with most voxels; face neighbours are connected."""
@@ -70,13 +77,37 @@ class KeepLargest(PostProcessor):
         near = None if self.beside is None else self._near(labels == self.beside, spacing)
         wanted = [k for k in _present(labels, self.classes) if k != self.beside]
         for group in [wanted] if self.of == "foreground" else [[k] for k in wanted]:
-            parts, count = ndimage.label(np.isin(labels, group))
+            parts, count = self._parts(np.isin(labels, group), spacing)
             if count > 1:
                 sizes = np.bincount(parts.ravel())
                 sizes[0] = 0
                 touching = sizes if near is None else sizes * np.bincount(parts[near], minlength=count + 1)
-                labels[(parts > 0) & (parts != (touching if touching.any() else sizes).argmax())] = 0
+                weights = touching if touching.any() else sizes
+                gone = weights < self.share * weights.max()
+                if self.share == 1:  # of equals the first
+                    gone[:] = np.arange(count + 1) != weights.argmax()
+                labels[(parts > 0) & gone[parts]] = 0
         return labels
+
+    def _parts(self, mask, spacing):
+        """Number the connected parts of a mask from 1, those that a neck joins apart; return (numbers, their count)."""
+        parts, count = ndimage.label(mask)
+        for k, box in enumerate(ndimage.find_objects(parts) if self.neck else (), 1):
+            part = parts[box] == k
+            # Nothing is known beyond the scan: organs that its border cuts are no thinner there.
+            around = [(int(s.start > 0), int(s.stop < n)) for s, n in zip(box, mask.shape, strict=True)]
+            whole = np.pad(part, around)
+            if whole.all():
+                continue
+            depth = ndimage.distance_transform_edt(whole, spacing)
+            cores, found = ndimage.label(depth > self.neck / 2)
+            if found > 1:
+                nearest = ndimage.distance_transform_edt(cores == 0, spacing, False, True)
+                inside = tuple(slice(a, a + n) for (a, _), n in zip(around, part.shape, strict=True))
+                number = np.where(part, cores[tuple(nearest)][inside], 0)
+                parts[box][number > 1] = count + number[number > 1] - 1
+                count += found - 1
+        return parts, count
 
     def _near(self, mask, spacing):
         near = ndimage.binary_dilation(mask)

@@ -29,9 +29,10 @@ class Prediction:
         clean (sequence[dict]): Post-processors, in their order. Their result is ``cleaned``, made of the ensemble, or
             of network 1 where it is alone; the networks' own labels stay beside it.
         bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
-        unknown_below (float): In masks that a further round learns from, what is called background with a probability
-            below this is unknown, 255: organs are missed far more often than they are invented, and what a round
-            learns as background it misses again.
+        unknown_below (float): In masks that a further round learns from, what the networks call background with a
+            probability below this is unknown, 255: organs are missed far more often than they are invented, and what a
+            round learns as background it misses again. What the clean-up takes away is background, which the round
+            so learns not to invent.
     """
 
     def __init__(
@@ -156,8 +157,10 @@ class Prediction:
         labels = self._segment(networks, [volume], heard)[0][self.names(len(networks))[-1]]
         if heard:
             best = self._softened(torch.cat([best for _, best in heard]))
-            background = self._whole(best[:, :1], volume)[0]
-            labels[(labels == 0) & (background < self.unknown_below * 65535)] = UNKNOWN
+            unsure = self._whole(best[:, :1], volume)[0] < self.unknown_below * 65535
+            if self.clean:
+                unsure &= self._to_grid(best, volume) == 0
+            labels[unsure & (labels == 0)] = UNKNOWN
         return labels
 
     def _segment(self, networks, volumes, heard=None):
