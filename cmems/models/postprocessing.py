@@ -76,17 +76,24 @@ class KeepLargest(PostProcessor):
         labels = labels.copy()
         near = None if self.beside is None else self._near(labels == self.beside, spacing)
         wanted = [k for k in _present(labels, self.classes) if k != self.beside]
-        for group in [wanted] if self.of == "foreground" else [[k] for k in wanted]:
-            parts, count = self._parts(np.isin(labels, group), spacing)
+        boxes = ndimage.find_objects(labels)
+        for group in [wanted] if self.of == "foreground" and wanted else [[k] for k in wanted]:
+            # With a voxel about it, but at the scan's border.
+            box = tuple(
+                slice(max(0, min(s.start for s in each) - 1), max(s.stop for s in each) + 1)
+                for each in zip(*(boxes[k - 1] for k in group), strict=True)
+            )
+            here = labels[box]
+            parts, count = self._parts(np.isin(here, group), spacing)
             if count > 1:
                 sizes = np.bincount(parts.ravel())
                 sizes[0] = 0
-                touching = sizes if near is None else sizes * np.bincount(parts[near], minlength=count + 1)
+                touching = sizes if near is None else sizes * np.bincount(parts[near[box]], minlength=count + 1)
                 weights = touching if touching.any() else sizes
                 gone = weights < self.share * weights.max()
                 if self.share == 1:  # of equals the first
                     gone[:] = np.arange(count + 1) != weights.argmax()
-                labels[(parts > 0) & gone[parts]] = 0
+                here[(parts > 0) & gone[parts]] = 0
         return labels
 
     def _parts(self, mask, spacing):
