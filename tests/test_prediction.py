@@ -307,6 +307,30 @@ def test_what_a_further_round_learns_is_unsure_by_the_probabilities_that_its_lab
     assert (found == 255).all()
 
 
+@pytest.mark.parametrize("resize", ["labels", "probabilities"])
+def test_what_the_clean_up_takes_from_a_class_goes_to_the_next_most_probable(resize):
+    volume = dict(image=np.zeros((4, 16, 16), np.float32), spacing=(1, 1, 1), frame=Frame(16))
+    prediction = Prediction(bfloat16=False, resize=resize, clean=[dict(type="KeepLargest")])
+    p = torch.zeros(1, 4, 3, 16, 16)
+    p[0, :, 0] = 1
+    spleen, kidney = (0.05, 0.9, 0.05), (0.1, 0.5, 0.4)  # a kidney that is called spleen
+    for place, each in (
+        (np.s_[:, :, :5], spleen),
+        (np.s_[1:3, 2:8, 12:], kidney),
+        (np.s_[1:3, 14:, 8:12], (0.4, 0.5, 0.1)),  # neither
+        (np.s_[:1, 2:8, 7:9], (0.4, 0.5, 0.1)),  # hardly a kidney: its lesser half
+        (np.s_[:1, 2:6, 9:11], (0.1, 0.5, 0.4)),
+        (np.s_[3:, :2, 14:], (0.1, 0.1, 0.8)),  # a speck of it
+    ):
+        p[0].movedim(1, -1)[place] = torch.tensor(each)
+    prediction._soft = lambda logits: p
+    found = prediction.segment([torch.nn.Conv2d(1, 3, 1).eval()], [volume])[0]
+    wanted = np.zeros((4, 16, 16), np.uint8)
+    wanted[:, :, :5], wanted[1:3, 2:8, 12:] = 1, 2
+    assert np.array_equal(found["cleaned"], wanted)
+    assert (found["network_1"][1:3, 2:8, 12:] == 1).all()
+
+
 def test_a_part_of_the_least_volume_stays_whatever_its_spacing_is_rounded_to():
     labels = np.ones((1, 1, 3), np.uint8)
     assert RemoveSmall(1.47)(labels, (1, 0.7, 0.7)).all()

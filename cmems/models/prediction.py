@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from cmems import geometry, ops
 from cmems.errors import InputError
@@ -27,12 +28,13 @@ class Prediction:
             and SSL4MIS do; or ``"probabilities"``, bilinearly, before the arg max: no staircase at the borders.
         averaged (bool): Predict with the exponential moving average of the weights instead of the last ones.
         clean (sequence[dict]): Post-processors, in their order. Their result is ``cleaned``, made of the ensemble, or
-            of network 1 where it is alone; the networks' own labels stay beside it.
+            of network 1 where it is alone; the networks' own labels stay beside it. A part that they take from a class
+            goes to the next most probable ones, unless that is background in half of it or more, and they look once
+            more: a kidney taken for spleen is one then.
         bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
-        unknown_below (float): In masks that a further round learns from, what the networks call background with a
-            probability below this is unknown, 255: organs are missed far more often than they are invented, and what a
-            round learns as background it misses again. What the clean-up takes away is background, which the round
-            so learns not to invent.
+        unknown_below (float): In masks that a further round learns from, what is called background with a probability
+            below this is unknown, 255: organs are missed far more often than they are invented, and what a round
+            learns as background it misses again.
     """
 
     def __init__(
@@ -157,10 +159,8 @@ class Prediction:
         labels = self._segment(networks, [volume], heard)[0][self.names(len(networks))[-1]]
         if heard:
             best = self._softened(torch.cat([best for _, best in heard]))
-            unsure = self._whole(best[:, :1], volume)[0] < self.unknown_below * 65535
-            if self.clean:
-                unsure &= self._to_grid(best, volume) == 0
-            labels[unsure & (labels == 0)] = UNKNOWN
+            background = self._whole(best[:, :1], volume)[0]
+            labels[(labels == 0) & (background < self.unknown_below * 65535)] = UNKNOWN
         return labels
 
     def _segment(self, networks, volumes, heard=None):
@@ -256,11 +256,31 @@ class Prediction:
     def _finish_soft(self, probabilities, volume):
         found = [self._to_grid(p, volume) for p in probabilities]
         if self.clean:
-            labels = self._to_grid(self._softened(probabilities[-1]), volume)
-            for step in self.clean:
-                labels = step(labels, volume["spacing"]) if callable(step) else labels
-            found.append(labels)
+            found.append(self._cleaned(self._softened(probabilities[-1]), volume))
         return found
+
+    def _cleaned(self, probabilities, volume):
+        """Label ``(D, K, S, S)`` probabilities on the volume's grid, cleaned up."""
+        called = self._to_grid(probabilities, volume)
+        labels = self._run_steps(called.copy(), volume)
+        gone = (called > 0) & (labels == 0)
+        slices = np.flatnonzero(gone.any((1, 2)))
+        if len(slices):
+            next_best = self._to_grid(probabilities[slices], volume, _next_best)
+            parts, count = ndimage.label(gone)
+            parts = parts[slices]
+            organs = np.bincount(parts.ravel(), next_best.ravel() > 0, count + 1)
+            other = organs > np.bincount(parts.ravel(), minlength=count + 1) / 2
+            other[0] = False
+            if other.any():
+                called[slices] = np.where(other[parts], next_best, called[slices])
+                labels = self._run_steps(called, volume)
+        return labels
+
+    def _run_steps(self, labels, volume):
+        for step in self.clean:
+            labels = step(labels, volume["spacing"]) if callable(step) else labels
+        return labels
 
     def _softened(self, probabilities):
         """Change ``(D, K, S, S)`` probabilities as the clean-up does before labels are taken."""
@@ -268,13 +288,14 @@ class Prediction:
             probabilities = step.soften(probabilities) if hasattr(step, "soften") else probabilities
         return probabilities
 
-    def _to_grid(self, probabilities, volume):
-        """Bring ``(D, K, S, S)`` probabilities to ``(D, H, W)`` labels of the volume's grid."""
+    def _to_grid(self, probabilities, volume, choose=None):
+        """Bring ``(D, K, S, S)`` probabilities to ``(D, H, W)`` labels of the volume's grid, the most probable ones."""
         shape, spacing, frame = _shape(volume)[1:], volume["spacing"][1:], volume["frame"]
+        choose = choose or _arg_max
         if self.resize == "labels":
-            return frame.labels_back(_arg_max(probabilities), shape, spacing).cpu().numpy()
+            return frame.labels_back(choose(probabilities), shape, spacing).cpu().numpy()
         parts = probabilities.split(_CHUNK)  # a scan's whole probabilities may be gigabytes
-        return torch.cat([_arg_max(frame.probabilities_back(p, shape, spacing)) for p in parts]).cpu().numpy()
+        return torch.cat([choose(frame.probabilities_back(p, shape, spacing)) for p in parts]).cpu().numpy()
 
 
 def _shape(volume):
@@ -312,3 +333,8 @@ def _enlarge(images, scale):
 
 def _arg_max(probabilities):
     return probabilities.max(-3).indices.to(torch.uint8)  # several times faster than argmax on CPUs
+
+
+def _next_best(probabilities):
+    best = probabilities.max(-3, keepdim=True).indices
+    return _arg_max(probabilities.scatter(-3, best, -1))
