@@ -521,7 +521,11 @@ def test_background_that_is_not_sure_is_unknown_to_a_further_round(settings):
     labels = model.segment([each])[0][model.prediction.names(2)[-1]]
     background = model.probabilities(torch.from_numpy(each["image"])[:, None]).mean(0)[:, 0].numpy()
     found = model.prediction.segment_to_learn(model.networks, each)
-    unsure = (labels == 0) & (background < 0.3)
+    called = model.segment([each])[0]["ensemble"]
+    unsure = (called == 0) & (labels == 0) & (background < 0.3)
+    removed = (called > 0) & (labels == 0)  # by the clean-up: background, which is not to be invented again
+    assert removed.any() == ("clean" in settings)
+    assert (found[removed] == 0).all()
     assert 0 < unsure.sum() < (labels == 0).sum()
     assert ((found == 255) == unsure).all()
     assert (found == labels)[~unsure].all()

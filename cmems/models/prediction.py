@@ -32,9 +32,10 @@ class Prediction:
             goes to the next most probable ones, unless that is background in half of it or more, and they look once
             more: a kidney taken for spleen is one then.
         bfloat16 (bool): Predict in bfloat16 where the machine computes in it.
-        unknown_below (float): In masks that a further round learns from, what is called background with a probability
-            below this is unknown, 255: organs are missed far more often than they are invented, and what a round
-            learns as background it misses again.
+        unknown_below (float): In masks that a further round learns from, what the networks call background with a
+            probability below this is unknown, 255: organs are missed far more often than they are invented, and what a
+            round learns as background it misses again. What the clean-up makes background is that, so that the round
+            learns not to invent it.
     """
 
     def __init__(
@@ -159,8 +160,10 @@ class Prediction:
         labels = self._segment(networks, [volume], heard)[0][self.names(len(networks))[-1]]
         if heard:
             best = self._softened(torch.cat([best for _, best in heard]))
-            background = self._whole(best[:, :1], volume)[0]
-            labels[(labels == 0) & (background < self.unknown_below * 65535)] = UNKNOWN
+            unsure = self._whole(best[:, :1], volume)[0] < self.unknown_below * 65535
+            if self.clean:
+                unsure &= self._to_grid(best, volume) == 0
+            labels[unsure & (labels == 0)] = UNKNOWN
         return labels
 
     def _segment(self, networks, volumes, heard=None):
