@@ -66,7 +66,9 @@ def _clean(part, data, rows, masks):
     for case in data.cases("train"):
         if (there := data.rows(case)).start in at:
             held = slice(at[there.start], at[there.start] + len(there))
-            masks[held] = part(masks[held], data.case(case)["spacing"])
+            entry, size = data.case(case), data.frame.size
+            mm = zip(entry["spacing"][1:], entry["shape"][1:], strict=True)
+            masks[held] = part(masks[held], (entry["spacing"][0], *(data.frame.pixel or a * n / size for a, n in mm)))
 
 
 def _by_place(data, true, masks, folder):
