@@ -270,13 +270,10 @@ class Prediction:
         slices = np.flatnonzero(gone.any((1, 2)))
         if len(slices):
             next_best = self._to_grid(probabilities[slices], volume, _next_best)
-            parts, count = ndimage.label(gone)
-            parts = parts[slices]
-            organs = np.bincount(parts.ravel(), next_best.ravel() > 0, count + 1)
-            other = organs > np.bincount(parts.ravel(), minlength=count + 1) / 2
-            other[0] = False
+            part, next_best = ndimage.label(gone)[0][gone], next_best[gone[slices]]
+            other = np.bincount(part, next_best > 0) > np.bincount(part) / 2
             if other.any():
-                called[slices] = np.where(other[parts], next_best, called[slices])
+                called[gone] = np.where(other[part], next_best, called[gone])
                 labels = self._run_steps(called, volume)
         return labels
 
